@@ -1,0 +1,1 @@
+"""Growing a forest: questions, prompts, the tree, values and labels, the build."""

@@ -1,0 +1,378 @@
+"""A build: every question becomes a tree, every finished tree is kept.
+
+Trees start while the engine has room, a writer thread adds finished ones to the forest within
+a second, and a run that was interrupted in any way is completed by starting it again.
+
+    report = build_forest(make_spec({"n": 3, "limit": 20}), Path("forest"))
+    report.grown, report.failed
+"""
+
+import asyncio
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pyarrow as pa
+
+from malt_data.builders.prompts import load_prompts, merge_prompts
+from malt_data.builders.tree import grade, grow
+from malt_data.builders.values import assign
+from malt_data.engines import Completion, Engine
+from malt_data.engines.opening import DEFAULT_MAX_TOKENS, open_engine
+from malt_data.errors import EngineDown, EngineError, MaltError
+from malt_data.forests.forest import Forest, create_forest, open_forest, refuse_mix
+from malt_data.forests.parts import LABELS, TREES_A_PART, Claims
+from malt_data.graders import Grader
+from malt_data.schemas.forest import NODES
+from malt_data.schemas.manifest import MANIFEST, Labels, Spec, read_manifest
+
+if TYPE_CHECKING:
+    from malt_data.builders.questions import Loaded, Question
+
+_FLUSH_SECONDS = 1.0
+_FAILURES_IN_A_ROW = 20
+
+
+@dataclass
+class Report:
+    """What a build did. Trees: asked = before + grown + failed + elsewhere, unless interrupted."""
+
+    asked: int = 0
+    before: int = 0
+    grown: int = 0
+    elsewhere: int = 0
+    completions: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+    interrupted: bool = False
+    failed: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, int] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def summary(self, folder: Path) -> str:
+        """Return what was done in one line."""
+        trees = f"{self.before + self.grown} of {self.asked} trees in {folder}"
+        beside = f", {self.elsewhere} with another process" if self.elsewhere else ""
+        if not self.completions:
+            return f"{trees}{beside}: nothing to do."
+        return (
+            f"{trees} ({self.grown} new{beside}): {self.completions} completions, "
+            f"{self.completion_tokens} tokens in {self.seconds:.1f} s."
+        )
+
+    @property
+    def missing(self) -> int:
+        """Trees that were asked for and are in nobody's hands."""
+        return self.asked - self.before - self.grown - self.elsewhere
+
+
+Watch = Callable[[Report], None]
+"""Called often, on the event loop, with the report so far."""
+
+
+def resolve(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return settings completed by those of the forest in `folder`, if there is one.
+
+    What is not asked for on resuming is what the forest has, so that `malt-data build` alone
+    continues it. Only `limit`, which says how many trees, starts at the source's whole.
+    """
+    if not (folder / MANIFEST).exists():
+        return values
+    manifest = read_manifest(folder)
+    kept = manifest.spec.model_dump(exclude={"limit", "shard"}, exclude_none=True)
+    if "n" in values:  # --n sets all three roles
+        for role in ("n_generator", "n_verifier", "n_refiner"):
+            kept.pop(role, None)
+    if "questions" not in values and "limit" not in values:
+        values = {"limit": manifest.spec.limit, **values}
+    return {**kept, **manifest.labels.model_dump(), **values}
+
+
+def complete(spec: Spec, prompts_file: Path | None) -> Spec:
+    """Return `spec` with model, token limit and prompts spelt out, as the manifest keeps it."""
+    prompts = load_prompts(prompts_file)
+    if spec.prompts and prompts_file is None:
+        prompts = merge_prompts(prompts, spec.prompts, "prompts")
+    from malt_data.engines.embedded import EMBEDDED
+
+    model = spec.model or (None if spec.engine == "openai" else EMBEDDED)
+    limit = spec.max_tokens or DEFAULT_MAX_TOKENS.get(model or "", DEFAULT_MAX_TOKENS[""])
+    return spec.model_copy(update={"model": model, "max_tokens": limit, "prompts": prompts})
+
+
+def build_forest(
+    spec: Spec,
+    folder: Path,
+    *,
+    prompts_file: Path | None = None,
+    watch: Watch = lambda _: None,
+    note: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """Grow the trees of `spec` that `folder` lacks; return what was done.
+
+    Ctrl-C ends it cleanly with `interrupted` set; every finished tree is kept.
+    Raises a MaltError for settings, questions, an engine or a folder that cannot work.
+    """
+    from malt_data.builders.questions import load_questions
+
+    spec = complete(spec, prompts_file)
+    loaded = load_questions(
+        spec.questions, split=spec.split, limit=spec.limit, grader=spec.grader, fields=spec.fields
+    )
+    spec = spec.model_copy(update={"split": loaded.split})
+    return asyncio.run(_build(spec, folder, loaded, watch, note))
+
+
+def plan(spec: Spec, folder: Path, *, prompts_file: Path | None = None) -> dict[str, Any]:
+    """Return what `build_forest` would do: trees, requests, completions, the most tokens."""
+    from malt_data.builders.questions import load_questions
+
+    spec = complete(spec, prompts_file)
+    loaded = load_questions(
+        spec.questions, split=spec.split, limit=spec.limit, grader=spec.grader, fields=spec.fields
+    )
+    questions = [q for q in loaded.questions if _in_shard(q.question_id, spec.shard)]
+    done: set[str] = set()
+    if (folder / MANIFEST).exists():
+        forest = open_forest(folder)
+        refuse_mix(folder, forest.manifest.spec, spec.model_copy(update={"split": loaded.split}))
+        done = forest.done
+    todo = sum(q.question_id not in done for q in questions)
+    g, v, _ = spec.branching
+    return {
+        "forest": str(folder),
+        "engine": spec.engine,
+        "model": spec.model,
+        "questions": len(questions),
+        "refused": loaded.counts(),
+        "trees_done": len(questions) - todo,
+        "trees_to_grow": todo,
+        "requests": todo * (1 + g + g * v),
+        "completions": todo * spec.nodes_a_tree,
+        "completion_tokens_at_most": todo * spec.nodes_a_tree * (spec.max_tokens or 0),
+    }
+
+
+async def _build(
+    spec: Spec, folder: Path, loaded: "Loaded", watch: Watch, note: Callable[[str], None]
+) -> Report:
+    questions = [q for q in loaded.questions if _in_shard(q.question_id, spec.shard)]
+    report = Report(asked=len(questions), refused=loaded.counts())
+    todo = questions
+    if (
+        folder / MANIFEST
+    ).exists():  # refuse a mix, or see that all is done, before loading a model
+        forest = create_forest(folder, spec, loaded.questions, loaded.report())
+        done = forest.parts.trees()
+        todo = [q for q in questions if q.question_id not in done]
+        report.before = len(questions) - len(todo)
+    if not todo:
+        return report
+    engine = await open_engine(spec, note)
+    try:
+        forest = create_forest(
+            folder,
+            spec.model_copy(update={"model": engine.model}),
+            loaded.questions,
+            loaded.report(),
+        )
+        await run(forest, spec, todo, engine, report, watch)
+    finally:
+        await engine.close()
+    return report
+
+
+async def run(
+    forest: Forest,
+    spec: Spec,
+    questions: "list[Question]",
+    engine: Engine,
+    report: Report,
+    watch: Watch = lambda _: None,
+) -> None:
+    """Grow a tree for each question that no other process has or is growing."""
+    started = time.monotonic()
+    with Grader() as grader, _Writer(forest) as writer, _stoppable():
+        build = _Run(forest, spec, engine, grader, writer, report, watch)
+        try:
+            await build.all(questions)
+        except asyncio.CancelledError:
+            report.interrupted = True
+        finally:
+            report.seconds = round(time.monotonic() - started, 3)
+    forest.parts.compact()
+
+
+@dataclass
+class _Run:
+    forest: Forest
+    spec: Spec
+    engine: Engine
+    grader: Grader
+    writer: "_Writer"
+    report: Report
+    watch: Watch
+    failures_in_a_row: int = 0
+
+    async def all(self, questions: "list[Question]") -> None:
+        trees = asyncio.Semaphore(2 * self.engine.gate.width)  # trees being graded hold no slot
+        try:
+            async with asyncio.TaskGroup() as group:
+                for question in questions:
+                    await trees.acquire()
+                    await self.engine.gate.has_room()
+                    if not self._claim(question.question_id):
+                        self.report.elsewhere += 1
+                        trees.release()
+                        continue
+                    task = group.create_task(self.one(question))
+                    task.add_done_callback(lambda _: trees.release())
+                    await asyncio.sleep(0)  # let it take its slot before asking for room again
+        except* MaltError as failed:  # the engine is down, or the disk is full
+            raise failed.exceptions[0] from None
+
+    def _claim(self, question_id: str) -> bool:
+        if not self.writer.claims.take(question_id):
+            return False
+        if question_id in self.forest.parts.trees():  # another process finished it meanwhile
+            self.writer.claims.release(question_id)
+            return False
+        return True
+
+    async def one(self, question: "Question") -> None:
+        try:
+            nodes = await grow(question, self.spec, self.spec.prompts, self.engine, self._landed)
+            rows = await grade(question, nodes, self.spec, self.engine.model, self.grader)
+        except EngineDown:
+            raise
+        except EngineError as error:
+            self._failed(question.question_id, error)
+            return
+        self.writer.add(question.question_id, rows)
+        self.failures_in_a_row = 0
+        self.report.grown += 1
+        self.watch(self.report)
+
+    def _landed(self, completion: Completion) -> None:
+        self.report.completions += 1
+        self.report.prompt_tokens += completion.prompt_tokens or 0
+        self.report.completion_tokens += completion.completion_tokens or 0
+        self.watch(self.report)
+
+    def _failed(self, question_id: str, error: EngineError) -> None:
+        self.writer.claims.release(question_id)
+        self.report.failed[question_id] = str(error)
+        self.failures_in_a_row += 1
+        self.watch(self.report)
+        if self.failures_in_a_row >= _FAILURES_IN_A_ROW:
+            raise EngineDown(
+                f"{self.failures_in_a_row} trees in a row failed, the last one with: {error} "
+                "Every finished tree is kept; mend the engine and run the same command again."
+            )
+
+
+class _Writer:
+    """A thread that turns finished trees into parts, within a second of their end."""
+
+    def __init__(self, forest: Forest) -> None:
+        self.forest = forest
+        self.claims = Claims(forest.parts.folder)
+        self._queue: queue.SimpleQueue[tuple[str, list[dict[str, Any]]] | None]
+        self._queue = queue.SimpleQueue()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="malt-writer", daemon=True)
+
+    def __enter__(self) -> "_Writer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        self.claims.close()
+        if self._error is not None and kind is None:
+            raise self._error
+
+    def add(self, question_id: str, rows: list[dict[str, Any]]) -> None:
+        """Hand over a finished tree; raises what stopped the thread, e.g. a full disk."""
+        if self._error is not None:
+            raise self._error
+        self._queue.put((question_id, rows))
+
+    def _work(self) -> None:
+        more = True
+        while more:
+            trees, more = self._gather()
+            try:
+                if trees and self._error is None:
+                    self._write(trees)
+            except BaseException as error:  # noqa: BLE001 - carried over to the build's thread
+                self._error = error
+
+    def _gather(self) -> tuple[dict[str, list[dict[str, Any]]], bool]:
+        """Return the trees of about a second, at most a part's worth, and whether to go on."""
+        trees: dict[str, list[dict[str, Any]]] = {}
+        end = None
+        while len(trees) < TREES_A_PART:
+            try:
+                item = self._queue.get(timeout=end and max(0.0, end - time.monotonic()))
+            except queue.Empty:
+                break
+            if item is None:
+                return trees, False
+            trees[item[0]] = item[1]
+            end = end or time.monotonic() + _FLUSH_SECONDS
+        return trees, True
+
+    def _write(self, trees: dict[str, list[dict[str, Any]]]) -> None:
+        rows = [row for tree in trees.values() for row in tree]
+        self.forest.parts.write(node_table(rows, self.forest.manifest.labels))
+        for question_id in trees:
+            self.claims.release(question_id)
+
+
+def node_table(rows: list[dict[str, Any]], labels: Labels) -> pa.Table:
+    """Return graded rows of whole trees as a part: values, labels, column order, metadata."""
+    computed = {"value", "label", "leaves"}
+    schema = pa.schema([f for f in NODES if f.name not in computed])
+    frame = pl.from_arrow(pa.Table.from_pylist(rows, schema=schema))
+    assert isinstance(frame, pl.DataFrame)
+    return stamped(assign(frame, labels.threshold, labels.pooling), labels)
+
+
+def stamped(frame: pl.DataFrame, labels: Labels) -> pa.Table:
+    """Return labelled nodes as the stored table, its footer saying how they were labelled."""
+    table = frame.select(NODES.names).to_arrow().cast(NODES)
+    metadata = {**NODES.metadata, LABELS: labels.model_dump_json().encode()}
+    return table.replace_schema_metadata(metadata)
+
+
+def _in_shard(question_id: str, shard: str | None) -> bool:
+    if shard is None:
+        return True
+    index, count = map(int, shard.split("/"))
+    return int(question_id, 16) % count == index - 1
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let SIGTERM (a cluster's notice) end a build as cleanly as Ctrl-C does."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    main = threading.current_thread() is threading.main_thread()
+    if main and task is not None:
+        loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        yield
+    finally:
+        if main:
+            loop.remove_signal_handler(signal.SIGTERM)

@@ -1,0 +1,125 @@
+"""Prompts: one template per kind of question and role, the same for build, training, inference.
+
+Templates stand in `prompts.toml`; a file of the user's own overrides any of them. What was used
+is kept whole in the forest's manifest, so an export renders, character for character, the
+messages that the role was sampled with.
+
+    >>> prompts = load_prompts(None)
+    >>> [m["role"] for m in render(prompts, "numeric", "What is 2 + 2?", None, ())]
+    ['user']
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+
+from malt_data.engines import Messages
+from malt_data.errors import SpecError
+from malt_data.schemas.ids import ROLES
+
+Prompts = Mapping[str, Mapping[str, Mapping[str, str]]]
+"""kind → role → {"user": template, "system": template (optional)}."""
+
+KINDS = ("numeric", "choice", "math")
+
+_REQUIRED = {
+    "generator": {"question"},
+    "verifier": {"question", "initial_answer"},
+    "refiner": {"question", "initial_answer", "verification"},
+}
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+
+def load_prompts(path: Path | None) -> dict[str, dict[str, dict[str, str]]]:
+    """Return the templates, those in the TOML file at `path` in place of ours.
+
+    Raises SpecError for an unreadable file, an unknown kind, role or placeholder, or a template
+    that leaves out what its role must see (*MALT* §4.1).
+    """
+    ours = tomllib.loads(resources.files(__package__).joinpath("prompts.toml").read_text("utf-8"))
+    if path is None:
+        return ours
+    try:
+        theirs = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise SpecError(f"prompts file {path} cannot be read: {error.strerror}.") from None
+    except ValueError as error:  # TOML syntax, UTF-8
+        raise SpecError(f"prompts file {path} is no valid TOML: {error}.") from None
+    return merge_prompts(ours, theirs, str(path))
+
+
+def merge_prompts(
+    ours: Prompts, theirs: object, where: str
+) -> dict[str, dict[str, dict[str, str]]]:
+    """Return `ours` with the templates of `theirs` laid over; errors name `where`."""
+    merged = {kind: {role: dict(parts) for role, parts in ours[kind].items()} for kind in KINDS}
+    for kind, roles in _table(theirs, where).items():
+        if kind not in KINDS:
+            raise SpecError(f"{where}: unknown kind [{kind}]; it is one of {', '.join(KINDS)}.")
+        for role, parts in _table(roles, f"{where}: [{kind}]").items():
+            if role not in ROLES:
+                raise SpecError(
+                    f"{where}: unknown role [{kind}.{role}]; one of {', '.join(ROLES)}."
+                )
+            checked = _table(parts, f"{where}: [{kind}.{role}]")
+            _check(kind, role, checked, where)
+            merged[kind][role] = {key: str(text) for key, text in checked.items()}
+    return merged
+
+
+def render(
+    prompts: Prompts,
+    kind: str,
+    question: str,
+    choices: Sequence[str] | None,
+    path: Sequence[str],
+) -> Messages:
+    """Return the messages for the role that follows `path`.
+
+    path: the texts so far: () for the generator, (answer,) for the verifier,
+    (answer, verification) for the refiner; an empty verification is allowed (§A.9).
+    """
+    parts = prompts[kind][ROLES[len(path)]]
+    values = {
+        "question": question,
+        "choices": render_choices(choices),
+        "initial_answer": path[0] if path else "",
+        "verification": path[1] if len(path) > 1 else "",
+    }
+    return tuple(
+        {"role": speaker, "content": _PLACEHOLDER.sub(lambda m: values[m[1]], parts[speaker])}
+        for speaker in ("system", "user")
+        if parts.get(speaker)
+    )
+
+
+def render_choices(choices: Sequence[str] | None) -> str:
+    """Return `A. bank` lines; empty for a free-form question."""
+    return "\n".join(f"{chr(ord('A') + i)}. {text}" for i, text in enumerate(choices or ()))
+
+
+def _table(value: object, where: str) -> Mapping[str, object]:
+    if not isinstance(value, Mapping):
+        raise SpecError(f"{where} must be a table, not {value!r}.")
+    return value
+
+
+def _check(kind: str, role: str, parts: Mapping[str, object], where: str) -> None:
+    name = f"{where}: [{kind}.{role}]"
+    for key, text in parts.items():
+        if key not in ("user", "system") or not isinstance(text, str):
+            raise SpecError(f"{name} holds 'user' and 'system' strings, not {key} = {text!r}.")
+    if "user" not in parts:
+        raise SpecError(f"{name} needs a 'user' template.")
+    found = set(_PLACEHOLDER.findall("".join(str(text) for text in parts.values())))
+    known = {"question", "choices", "initial_answer", "verification"}
+    needed = _REQUIRED[role] | ({"choices"} if kind == "choice" else set())
+    if unknown := found - known:
+        raise SpecError(f"{name}: unknown placeholder {{{sorted(unknown)[0]}}}.")
+    if missing := needed - found:
+        raise SpecError(f"{name} must show the {role} {{{sorted(missing)[0]}}}.")
+    late = {"generator": {"initial_answer", "verification"}, "verifier": {"verification"}}
+    if early := found & late.get(role, set()):
+        raise SpecError(f"{name}: the {role} comes before {{{sorted(early)[0]}}} is written.")

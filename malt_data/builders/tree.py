@@ -1,0 +1,180 @@
+"""Growing one tree: n answers, n verifications of each, n refinements of each (*MALT* §4.2).
+
+A node's children start the moment it lands; there is no barrier between levels. One failed
+request fails the tree: it stays out of the forest and is grown again on the next run.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from malt_data.builders.prompts import Prompts, render
+from malt_data.engines import Completion, Engine, Request
+from malt_data.errors import EngineDown, EngineError
+from malt_data.graders import Grader, Kind, extract_answer
+from malt_data.schemas.ids import ROLES, child_id, node_seed
+from malt_data.schemas.manifest import Spec
+
+if TYPE_CHECKING:
+    from malt_data.builders.questions import Question
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One completion and its place: `path` holds the ordinals (g, v, r) down to it."""
+
+    node_id: str
+    parent_id: str | None
+    path: tuple[int, ...]
+    text: str
+    completion: Completion
+    latency: float
+
+
+async def grow(
+    question: "Question",
+    spec: Spec,
+    prompts: Prompts,
+    engine: Engine,
+    landed: Callable[[Completion], None] = lambda _: None,
+) -> list[Node]:
+    """Return the tree of one question, parents before children.
+
+    landed: called with each completion as it arrives.
+    Raises EngineError when any request fails for good, EngineDown when no request can succeed.
+    """
+    nodes: list[Node] = []
+
+    async def expand(parent: Node | None, texts: tuple[str, ...]) -> None:
+        request = _request(question, spec, prompts, parent, texts)
+        started = time.monotonic()
+        async with aclosing(engine.complete(request)) as samples:  # type: ignore[type-var]
+            async for sample, completion in samples:
+                node = _node(question, parent, sample, completion, time.monotonic() - started)
+                nodes.append(node)
+                landed(completion)
+                if len(node.path) < len(ROLES):
+                    group.create_task(expand(node, (*texts, node.text)))
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(expand(None, ()))
+    except* EngineError as failed:
+        raise _worst(failed) from None
+    return sorted(nodes, key=lambda node: node.path)
+
+
+def _request(
+    question: "Question",
+    spec: Spec,
+    prompts: Prompts,
+    parent: Node | None,
+    texts: tuple[str, ...],
+) -> Request:
+    depth = len(texts)
+    above = parent.node_id if parent else question.question_id
+    samples = range(spec.branching[depth])
+    return Request(
+        messages=render(prompts, question.kind, question.question, question.choices, texts),
+        seeds=tuple(node_seed(spec.seed, child_id(above, depth, i)) for i in samples),
+        temperature=spec.temperature,
+        max_tokens=spec.max_tokens or 0,
+        adapter=spec.adapters.get(ROLES[depth]),  # type: ignore[call-overload]
+        priority=-depth,  # finish the trees under way before starting others
+    )
+
+
+def _node(
+    question: "Question", parent: Node | None, sample: int, completion: Completion, latency: float
+) -> Node:
+    path = (*(parent.path if parent else ()), sample)
+    above = parent.node_id if parent else question.question_id
+    return Node(
+        node_id=child_id(above, len(path) - 1, sample),
+        parent_id=parent.node_id if parent else None,
+        path=path,
+        text=_storable(completion.text),
+        completion=completion,
+        latency=latency,
+    )
+
+
+def _storable(text: str) -> str:
+    """Return `text` with lone surrogates, which no UTF-8 file can hold, as U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def _worst(failed: BaseExceptionGroup[EngineError]) -> EngineError:
+    leaves = list(_leaves(failed))
+    return next((error for error in leaves if isinstance(error, EngineDown)), leaves[0])
+
+
+def _leaves(group: BaseExceptionGroup[EngineError]) -> "list[EngineError]":
+    found: list[EngineError] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
+
+
+async def grade(
+    question: "Question", nodes: Sequence[Node], spec: Spec, model: str, grader: Grader
+) -> list[dict[str, Any]]:
+    """Return the rows of a tree, answers extracted and graded; values come later, in one place."""
+    kind: Kind = question.kind  # type: ignore[assignment]
+    rows = []
+    for node in nodes:
+        answer = extract_answer(node.text, kind, question.choices)
+        verdict = grader.quick(answer, question.gold, kind, question.choices)
+        if verdict is None:  # computer algebra, in a process that can be killed
+            verdict = await asyncio.to_thread(
+                grader.grade, answer, question.gold, kind, question.choices
+            )
+        rows.append(_row(question, node, spec, model) | judged(answer, verdict, len(node.path)))
+    return rows
+
+
+def judged(answer: str | None, verdict: str, depth: int) -> dict[str, Any]:
+    """Return the columns that follow from grading one answer.
+
+    A time-out of the grader is not a wrong answer: `correct` stays null and `verdict` says so.
+    The reward of such a leaf is 0, since its answer was not shown to equal the gold.
+    """
+    right = verdict == "right"
+    return {
+        "answer": answer,
+        "correct": None if verdict == "timeout" else right,
+        "verdict": "unanswered" if answer is None else verdict,
+        "reward": float(right) if depth == len(ROLES) else None,
+    }
+
+
+def _row(question: "Question", node: Node, spec: Spec, model: str) -> dict[str, Any]:
+    depth = len(node.path)
+    g, v, r = (*node.path, None, None)[:3]
+    role = ROLES[depth - 1]
+    return {
+        "question_id": question.question_id,
+        "node_id": node.node_id,
+        "parent_id": node.parent_id,
+        "role": role,
+        "depth": depth,
+        "sample": node.path[-1],
+        "g": g,
+        "v": v,
+        "r": r,
+        "text": node.text,
+        "finish_reason": node.completion.finish_reason,
+        "prompt_tokens": node.completion.prompt_tokens,
+        "completion_tokens": node.completion.completion_tokens,
+        "model": model,
+        "adapter": spec.adapters.get(role),  # type: ignore[call-overload]
+        "seed": node.completion.seed,
+        "latency": node.latency,
+    }

@@ -1,0 +1,59 @@
+"""Values and labels: the one place that says which node was good (*MALT* §4.2).
+
+The value of a leaf is its reward, the value of any other node the mean over its children, and
+a node is positive if its value is strictly above the threshold. Under `local` pooling (§A.5)
+a parent averages its children's *labels* instead of their values: the majority of direct
+children decides at every level.
+
+Means of means in floating point fall off exact ties (0.5 comes out as 0.5000000000000001), so
+values are compared to nine decimals, which is exact for any tree of fewer than 10⁸ leaves.
+
+    >>> frame = pl.DataFrame({"question_id": ["q"] * 4, "g": [0] * 4, "v": [None, 0, 0, 0],
+    ...     "r": [None, None, 0, 1], "depth": [1, 2, 3, 3], "reward": [None, None, 1.0, 0.0]})
+    >>> assign(frame, 0.5, "global").select("value", "label", "leaves").rows()
+    [(0.5, False, 2), (0.5, False, 2), (1.0, True, 1), (0.0, False, 1)]
+"""
+
+import polars as pl
+
+from malt_data.errors import ForestError
+from malt_data.schemas.manifest import Pooling
+
+_PATH = ["question_id", "g", "v", "r"]
+
+
+def assign(nodes: pl.DataFrame, threshold: float, pooling: Pooling) -> pl.DataFrame:
+    """Return `nodes` in tree order with `value`, `label` and `leaves` set anew.
+
+    nodes: whole trees, any order; needs question_id, g, v, r, depth and, for the leaves, reward.
+    Raises ForestError where a node has no children and is no leaf.
+    """
+    nodes = nodes.drop("value", "label", "leaves", strict=False).sort(_PATH, nulls_last=False)
+    deepest = 3
+    level = nodes.filter(pl.col("depth") == deepest).with_columns(
+        value=pl.col("reward"), leaves=pl.lit(1, pl.Int32)
+    )
+    levels = [_labelled(level, threshold)]
+    for depth in range(deepest - 1, 0, -1):
+        keys = _PATH[: depth + 1]
+        up = pl.col("label").cast(pl.Float64) if pooling == "local" else pl.col("value")
+        children = (
+            levels[-1]
+            .group_by(keys, maintain_order=True)
+            .agg(value=up.mean(), leaves=pl.sum("leaves"))
+        )
+        level = nodes.filter(pl.col("depth") == depth).join(children, on=keys, how="left")
+        levels.append(_labelled(level, threshold))
+    return pl.concat(levels, how="vertical").sort(_PATH, nulls_last=False)
+
+
+def _labelled(level: pl.DataFrame, threshold: float) -> pl.DataFrame:
+    if level["value"].null_count():
+        first = level.filter(pl.col("value").is_null()).row(0, named=True)
+        raise ForestError(
+            f"tree {first['question_id']} is not whole: its node g{first['g']} at depth "
+            f"{first['depth']} has neither children nor a reward."
+        )
+    return level.with_columns(
+        label=pl.col("value").round(9) > round(threshold, 9), leaves=pl.col("leaves").cast(pl.Int32)
+    )

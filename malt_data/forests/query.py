@@ -1,0 +1,128 @@
+"""SQL over a forest, read-only, that cannot leave it.
+
+DuckDB gets no path at all: `allowed_directories` would grant writing too, and a COPY hides
+inside a WITH. The Parquet files are handed over as Arrow datasets, then outside access is
+switched off and the configuration locked. The cost is a slower `LIMIT 10`; scans are alike.
+
+A hostile query can still eat memory (`repeat('x', 3000000000)` ignores DuckDB's limit), so
+the command line runs it in a child process under a limit: `isolated`.
+"""
+
+import os
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import pyarrow as pa
+
+from malt_data.errors import MaltError, QueryError
+
+if TYPE_CHECKING:
+    from malt_data.forests.forest import Forest
+
+VIEWS = ("trajectories", "pairs", "role_stats")
+
+_CONFIG = {
+    "python_enable_replacements": "false",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "allow_community_extensions": "false",
+    "temp_directory": "",
+    "enable_progress_bar": "false",
+    "memory_limit": "8GB",
+}
+
+
+def connect(forest: "Forest") -> duckdb.DuckDBPyConnection:
+    """Return a connection that sees `questions`, `nodes` and VIEWS, and nothing else."""
+    connection = duckdb.connect(":memory:", config=_CONFIG)
+    connection.register("questions", forest.questions_dataset())
+    connection.register("nodes", forest.nodes_dataset())
+    views = resources.files("malt_data.schemas").joinpath("views")
+    for name in VIEWS:
+        connection.execute(views.joinpath(f"{name}.sql").read_text("utf-8"))
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+    return connection
+
+
+def run(forest: "Forest", query: str, parameters: Sequence[Any] = ()) -> pa.Table:
+    """Return the rows of one query; raise QueryError where DuckDB refuses or fails."""
+    with connect(forest) as connection:
+        try:
+            relation = connection.sql(query, params=list(parameters) or None)
+            if relation is None:
+                raise QueryError("The SQL gave no rows: it must be a query, e.g. FROM role_stats")
+            return relation.to_arrow_table()
+        except duckdb.Error as error:
+            raise QueryError(_explain(error)) from None
+        except (MemoryError, pa.ArrowException, UnicodeError) as error:
+            raise QueryError(f"The SQL failed: {error or 'out of memory'}.") from None
+
+
+def isolated(work: Callable[[], None], gibibytes: int = 16) -> int:
+    """Run `work` in a child process under a memory limit; return its exit code.
+
+    Whatever the query does to the child, the caller goes on: a MaltError becomes one line on
+    stderr, a death by signal is reported as what it is. Ctrl-C kills the child at once.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        _child(work, gibibytes)
+    try:
+        _, status = os.waitpid(child, 0)
+    except KeyboardInterrupt:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
+    if os.WIFSIGNALED(status):
+        name = signal.Signals(os.WTERMSIG(status)).name
+        raise QueryError(
+            f"The query was stopped ({name}): it needs more than {gibibytes} GiB of memory. "
+            "Select fewer rows or columns, or aggregate."
+        )
+    return os.waitstatus_to_exitcode(status)
+
+
+def _child(work: Callable[[], None], gibibytes: int) -> None:
+    import resource
+
+    limit = gibibytes * 2**30
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    code = 1
+    try:
+        work()
+        sys.stdout.flush()
+        code = 0
+    except MaltError as error:
+        print(f"Error: {error}", file=sys.stderr)  # noqa: T201
+        code = error.exit_code
+    except BrokenPipeError:  # the reader (head) had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 0
+    except MemoryError:
+        print("Error: The query ran out of memory. Select less.", file=sys.stderr)  # noqa: T201
+    except BaseException:  # noqa: BLE001 - a bug of ours: show it, but never return into the parent's code
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _explain(error: duckdb.Error) -> str:
+    """Return DuckDB's message on one line, with what to do where we know it."""
+    text = re.sub(r"\s+", " ", str(error)).strip()
+    if isinstance(error, duckdb.PermissionException) or "disabled by configuration" in text:
+        return f"The query may only read the forest, not files or the network ({text})."
+    if isinstance(error, duckdb.CatalogException):
+        names = ", ".join(("questions", "nodes", *VIEWS))
+        return f"{text} The views are: {names}."
+    return text[:1000]

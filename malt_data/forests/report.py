@@ -1,0 +1,176 @@
+"""What a person looks at: the health of the roles, one tree in colours, a table of rows.
+
+Texts come from models and may hold anything, so nothing of them is read as markup, and control
+characters are shown as what they are.
+"""
+
+import json
+import re
+from importlib import resources
+from typing import IO, TYPE_CHECKING, Any
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from malt_data.errors import ForestError
+
+if TYPE_CHECKING:
+    from malt_data.forests.forest import Forest
+
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_MOST_ROWS = 100
+
+
+def stats(forest: "Forest") -> dict[str, Any]:
+    """Return {"forest": one row of facts, "roles": [a row a role]}, the `role_stats` view."""
+    query = resources.files("malt_data.schemas").joinpath("views/forest_stats.sql").read_text()
+    return {
+        "forest": forest.sql(query).row(0, named=True),
+        "roles": forest.sql("FROM role_stats").to_dicts(),
+    }
+
+
+def print_stats(facts: dict[str, Any], console: Console) -> None:
+    """Print what `stats` returned, a column a role so that it fits 80 columns."""
+    overall = facts["forest"]
+    console.print(
+        f"{overall['trees']} of {overall['questions']} questions have a tree: "
+        f"{overall['all_right']} all right, {overall['mixed']} mixed, "
+        f"{overall['all_wrong']} all wrong."
+    )
+    console.print(
+        f"The refiner mends {_share(overall['fix_rate'])} of wrong first answers and breaks "
+        f"{_share(overall['break_rate'])} of right ones."
+    )
+    roles = facts["roles"]
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for row in roles:
+        table.add_column(row["role"], justify="right")
+    for name in roles[0] if roles else ():
+        if name != "role":
+            table.add_row(name.replace("_", " "), *(_cell(row[name]) for row in roles))
+    console.print(table)
+
+
+def show(forest: "Forest", name: str | None, console: Console, width: int = 100) -> None:
+    """Print the tree that `name` (a question or node id, or its start) belongs to.
+
+    None: the first tree. width: characters of each text; 0 shows texts whole.
+    Raises ForestError where there is no such tree.
+    """
+    nodes = find_tree(forest, name)
+    question_id = nodes["question_id"][0]
+    question = (
+        forest.questions().filter(pl.col("question_id") == question_id).collect().row(0, named=True)
+    )
+    head = Text.assemble((question_id, "bold"), "  gold ", (clean(question["gold"]), "bold"), "\n")
+    head.append(fold(question["question"], width))
+    for letter, choice in zip(
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZ", question["choices"] or (), strict=False
+    ):
+        head.append(f"\n{letter}. {fold(choice, width)}")
+    root = Tree(head)
+    branches = {question_id: root}
+    for node in nodes.iter_rows(named=True):
+        parent = branches[node["parent_id"] or question_id]
+        branches[node["node_id"]] = parent.add(_line(node, name, width))
+    console.print(root, soft_wrap=not width)
+
+
+def find_tree(forest: "Forest", name: str | None) -> pl.DataFrame:
+    """Return the nodes of one tree in tree order."""
+    wanted = name.partition("/")[0] if name else min(forest.done, default="")
+    nodes = forest.nodes().filter(pl.col("question_id").str.starts_with(wanted)).collect()
+    found = sorted(set(nodes["question_id"]))
+    if not found:
+        what = f"no tree {wanted!r}" if wanted else "no tree yet"
+        raise ForestError(
+            f"{forest.folder} has {what}. List them: "
+            'malt-data sql "SELECT question_id, question FROM questions"'
+        )
+    if len(found) > 1:
+        raise ForestError(f"{wanted!r} begins {len(found)} ids: {', '.join(found[:3])}, …")
+    if "/" in (name or "") and name not in set(nodes["node_id"]):
+        raise ForestError(f"Tree {found[0]} has no node {name!r}.")
+    return nodes.sort("g", "v", "r", nulls_last=False)
+
+
+def _line(node: dict[str, Any], name: str | None, width: int) -> Text:
+    colour = "green" if node["label"] else "red"
+    place = node["node_id"].rpartition("/")[2]
+    answer = "no answer" if node["answer"] is None else fold(node["answer"], 30)
+    mark = {"right": "✓", "wrong": "✗", "timeout": "?"}.get(node["verdict"], "–")
+    cut = " cut off" if node["finish_reason"] == "length" else ""
+    return Text.assemble(
+        (place, f"bold {colour}" + (" reverse" if node["node_id"] == name else "")),
+        (f" {node['value']:.2f} {'+' if node['label'] else '-'}", colour),
+        f" {mark} ",
+        (answer, "bold"),
+        (cut, "yellow"),
+        "  ",
+        (fold(node["text"], width), "dim"),
+    )
+
+
+def clean(text: str) -> str:
+    """Return `text` with control and bidirectional characters spelt out (`\\x1b`)."""
+    return _CONTROL.sub(lambda m: m[0].encode("unicode_escape").decode(), text)
+
+
+def fold(text: str, width: int) -> str:
+    """Return `text` on one line of at most `width` characters; 0 keeps it whole."""
+    if not width:
+        return clean(text)
+    line = " ".join(clean(text[: 4 * width]).split())
+    return line if len(line) <= width and len(text) <= 4 * width else line[: width - 1] + "…"
+
+
+def print_rows(frame: pl.DataFrame, console: Console) -> int:
+    """Print rows as a table that fits the terminal; return how many rows were left out."""
+    table = Table(header_style="bold", row_styles=["", "dim"], box=None, pad_edge=False)
+    for name, kind in frame.schema.items():
+        table.add_column(Text(clean(name)), justify="right" if kind.is_numeric() else "left")
+    for row in frame.head(_MOST_ROWS).iter_rows():
+        table.add_row(*(Text(_cell(value), overflow="fold") for value in row))
+    console.print(table)
+    return max(0, frame.height - _MOST_ROWS)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, str):
+        return fold(value, 200)
+    if isinstance(value, list | dict):
+        return fold(json.dumps(value, ensure_ascii=False, default=str), 200)
+    return str(value)
+
+
+def _share(value: float | None) -> str:
+    return "none (there are none)" if value is None else f"{100 * value:.0f} %"
+
+
+def write_rows(frame: pl.DataFrame, form: str, stream: IO[bytes]) -> None:
+    """Write rows as csv, json, jsonl or parquet. CSV holds nested values as JSON."""
+    if form == "parquet":
+        frame.write_parquet(stream, compression="zstd")
+    elif form == "jsonl":
+        frame.write_ndjson(stream)
+    elif form == "json":
+        stream.write(json.dumps(frame.to_dicts(), ensure_ascii=False, default=str).encode() + b"\n")
+    else:
+        nested = [name for name, kind in frame.schema.items() if kind.is_nested()]
+        as_json = [
+            pl.col(name).map_elements(
+                lambda v: json.dumps(v.to_list() if isinstance(v, pl.Series) else v, default=str),
+                return_dtype=pl.String,
+            )
+            for name in nested
+        ]
+        frame.with_columns(as_json).write_csv(stream)

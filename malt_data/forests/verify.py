@@ -1,0 +1,149 @@
+"""Is this forest what it says it is? Every check recomputes, none trusts a stored number.
+
+problems = verify(open_forest("forest"))    # [] when all is well
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+
+from malt_data.builders.values import assign
+from malt_data.errors import ForestError
+from malt_data.forests.forest import Forest
+from malt_data.schemas.forest import NODES, QUESTIONS
+from malt_data.schemas.ids import question_id
+
+_EXAMPLES = 3
+
+
+def verify(forest: Forest) -> list[str]:
+    """Return what is wrong, a sentence each; an empty list where nothing is.
+
+    Checked: schema of every file, ids against content, whole trees of the manifest's branching,
+    no tree twice, rewards against verdicts, values and labels recomputed, labels against the
+    manifest, leftovers of killed runs.
+    """
+    problems: list[str] = []
+    try:
+        questions = forest.questions().collect()
+        problems += _questions(forest, questions)
+        known = set(questions["question_id"])
+        paths = forest.parts.paths()
+    except ForestError as error:
+        return [*problems, str(error)]
+    owner: dict[str, str] = {}
+    for path in paths:
+        try:
+            problems += [f"{path.name}: {p}" for p in _part(forest, path, known, owner)]
+        except ForestError as error:
+            problems.append(str(error))
+    if left := forest.unlabelled():
+        problems.append(
+            f"{len(left)} parts carry other labels than {forest.folder}/forest.json: a relabel was "
+            "interrupted; run it again."
+        )
+    hidden = set(forest.parts.folder.glob("part-*.parquet")) - set(paths)
+    torn = list(forest.parts.folder.glob(".*.tmp"))
+    if hidden or torn:
+        problems.append(
+            f"{len(hidden) + len(torn)} files are left from a killed run (harmless; the next build "
+            "removes them)."
+        )
+    return problems
+
+
+def _questions(forest: Forest, questions: pl.DataFrame) -> Iterator[str]:
+    if forest.questions_dataset().schema.names != QUESTIONS.names:
+        yield "questions.parquet: its columns differ from the schema's."
+    wrong = [
+        row["question_id"]
+        for row in questions.iter_rows(named=True)
+        if question_id(row["question"], row["choices"]) != row["question_id"]
+    ]
+    if wrong:
+        yield f"questions.parquet: ids do not match their content: {_some(wrong)}."
+    if double := questions.filter(pl.col("question_id").is_duplicated())["question_id"].to_list():
+        yield f"questions.parquet: questions stand twice: {_some(double)}."
+
+
+def _part(forest: Forest, path: Path, known: set[str], owner: dict[str, str]) -> Iterator[str]:
+    table = forest.parts.read(path)
+    if table.schema.names[: len(NODES.names)] != NODES.names:
+        yield "its columns differ from the schema's."
+        return
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    frame = frame.with_columns(pl.col("role").cast(pl.String))
+    trees = frame["question_id"].unique().to_list()
+    if twice := [tree for tree in trees if tree in owner]:
+        yield f"trees that stand in {owner[twice[0]]} too: {_some(twice)}."
+    owner.update(dict.fromkeys(trees, path.name))
+    if unknown := [tree for tree in trees if tree not in known]:
+        yield f"trees of unknown questions: {_some(unknown)}."
+    yield from _shape(forest, frame)
+    yield from _labels(forest, frame)
+
+
+def _shape(forest: Forest, frame: pl.DataFrame) -> Iterator[str]:
+    """Whole trees of the manifest's branching, every id spelling out its place."""
+    branching = forest.manifest.spec.branching
+    expected = [branching[0], branching[0] * branching[1]]
+    expected.append(expected[1] * branching[2])
+    depths = frame.group_by("question_id").agg(
+        *[(pl.col("depth") == d + 1).sum().alias(f"d{d}") for d in range(3)],
+        unique=pl.col("node_id").n_unique(),
+    )
+    whole = pl.col("unique") == sum(expected)
+    for d in range(3):
+        whole &= pl.col(f"d{d}") == expected[d]
+    if broken := depths.filter(~whole)["question_id"].to_list():
+        yield f"trees without exactly {sum(expected)} nodes: {_some(broken)}."
+    generator = pl.format("{}/g{}", "question_id", "g")
+    verifier = pl.format("{}/v{}", generator, "v")
+    refiner = pl.format("{}/r{}", verifier, "r")
+    depth = pl.col("depth")
+    places = frame.with_columns(
+        id=pl.when(depth == 1).then(generator).when(depth == 2).then(verifier).otherwise(refiner),
+        parent=pl.when(depth == 2).then(generator).when(depth == 3).then(verifier),
+        last=pl.when(depth == 1).then("g").when(depth == 2).then("v").otherwise("r"),
+        named=depth.replace_strict({1: "generator", 2: "verifier", 3: "refiner"}, default=None),
+    )
+    wrong = places.filter(
+        pl.col("id").ne_missing(pl.col("node_id"))
+        | pl.col("parent").ne_missing(pl.col("parent_id"))
+        | pl.col("last").ne_missing(pl.col("sample"))
+        | pl.col("named").ne_missing(pl.col("role"))
+    )
+    if wrong.height:
+        yield f"ids, parents, samples or roles that disagree: {_some(wrong['node_id'].to_list())}."
+
+
+def _labels(forest: Forest, frame: pl.DataFrame) -> Iterator[str]:
+    """Rewards follow from verdicts; values, labels and leaf counts from rewards."""
+    leaf = pl.col("depth") == 3
+    reward = pl.when(leaf).then((pl.col("verdict") == "right").cast(pl.Float64))
+    if bad := frame.filter(reward.ne_missing(pl.col("reward")))["node_id"].to_list():
+        yield f"rewards that do not follow from the verdict: {_some(bad)}."
+        return
+    labels = forest.manifest.labels
+    try:
+        fresh = assign(frame, labels.threshold, labels.pooling)
+    except ForestError as error:
+        yield str(error)
+        return
+    stored = frame.select("node_id", old_value="value", old_label="label", old_leaves="leaves")
+    both = fresh.join(stored, on="node_id", how="left")
+    wrong = both.filter(
+        ((pl.col("value") - pl.col("old_value")).abs() > 1e-9)
+        | pl.col("label").ne_missing(pl.col("old_label"))
+        | pl.col("leaves").ne_missing(pl.col("old_leaves"))
+    )
+    if wrong.height:
+        names = _some(wrong["node_id"].to_list())
+        yield f"values, labels or leaf counts that recompute differently: {names}."
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _EXAMPLES} more" if len(names) > _EXAMPLES else ""
+    return ", ".join(sorted(set(names))[:_EXAMPLES]) + more

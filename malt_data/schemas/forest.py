@@ -1,0 +1,69 @@
+"""The columns of a forest, declared once: `forest/1`.
+
+Whoever reads this module knows the data. `questions.parquet` has a row a question,
+`nodes/part-*.parquet` a row a node; every part holds whole trees. A released version never
+changes (tests/schemas freezes it); a new one adds a step to `versions.py`.
+
+    >>> NODES.field("value").metadata[b"doc"].decode()
+    'reward of a leaf, else mean over the children (MALT §4.2)'
+"""
+
+import pyarrow as pa
+
+NAME = "forest"
+VERSION = 1
+SCHEMA_KEY = b"malt.schema"
+"""Key in the footer metadata of every Parquet file; its value is `forest/1`."""
+
+
+def _column(name: str, kind: pa.DataType, doc: str, *, null: bool = False) -> pa.Field:
+    return pa.field(name, kind, nullable=null, metadata={"doc": doc})
+
+
+_role = pa.dictionary(pa.int8(), pa.string())
+
+_stamp = {SCHEMA_KEY: f"{NAME}/{VERSION}".encode()}
+
+QUESTIONS = pa.schema(
+    [
+        _column("question_id", pa.string(), "16 hex digits derived from question and choices"),
+        _column("source", pa.string(), "where it came from, e.g. gsm8k or a file's name"),
+        _column("split", pa.string(), "train, test, … as the source calls it"),
+        _column("question", pa.string(), "the text asked"),
+        _column("choices", pa.list_(pa.string()), "texts of A, B, …; null: free-form", null=True),
+        _column("gold", pa.string(), "canonical gold answer; a letter where there are choices"),
+        _column("meta", pa.string(), "JSON: level, subject, the full gold solution, …"),
+        _column("kind", pa.string(), "numeric, choice or math: the prompt and grader it gets"),
+    ],
+    metadata=_stamp,
+)
+
+NODES = pa.schema(
+    [
+        _column("question_id", pa.string(), "the tree it belongs to"),
+        _column("node_id", pa.string(), "unique and readable: <question_id>/g0/v2/r1"),
+        _column("parent_id", pa.string(), "the parent's node_id; null for a generator", null=True),
+        _column("role", _role, "generator, verifier or refiner"),
+        _column("depth", pa.int8(), "1 generator, 2 verifier, 3 refiner"),
+        _column("sample", pa.int16(), "index among its siblings, from 0"),
+        _column("g", pa.int16(), "ordinal of the generator node on its path"),
+        _column("v", pa.int16(), "ordinal of the verifier node on its path", null=True),
+        _column("r", pa.int16(), "ordinal of the refiner node on its path", null=True),
+        _column("text", pa.string(), "the completion, exactly as the model returned it"),
+        _column("answer", pa.string(), "answer extracted from text; null: none", null=True),
+        _column("correct", pa.bool_(), "answer equals gold; null: could not be graded", null=True),
+        _column("verdict", pa.string(), "right, wrong, unanswered or timeout (of the grader)"),
+        _column("reward", pa.float64(), "leaf: 1.0 right, else 0.0; null above", null=True),
+        _column("value", pa.float64(), "reward of a leaf, else mean over the children (MALT §4.2)"),
+        _column("label", pa.bool_(), "value > threshold, strictly (MALT §4.2)"),
+        _column("leaves", pa.int32(), "leaves under it (1 for a leaf): samples behind its value"),
+        _column("finish_reason", pa.string(), "stop, length, … as the engine said"),
+        _column("prompt_tokens", pa.int32(), "as the engine counted; null: it did not", null=True),
+        _column("completion_tokens", pa.int32(), "as the engine counted", null=True),
+        _column("model", pa.string(), "what produced it"),
+        _column("adapter", pa.string(), "LoRA adapter on top of the model", null=True),
+        _column("seed", pa.int64(), "sampling seed asked of the engine", null=True),
+        _column("latency", pa.float64(), "seconds from request to completion", null=True),
+    ],
+    metadata=_stamp,
+)

@@ -1,0 +1,173 @@
+"""`forest.json`: what a forest was asked to be, and what made it.
+
+The resolved build spec stands here in full, prompts included, so that a forest says by itself
+how to grow it again. `Spec` is also what `malt-data build` and its TOML files are checked
+against: frozen, and an unknown key is an error.
+
+    >>> Spec(n=2, n_refiner=3).branching
+    (2, 2, 3)
+"""
+
+import datetime as dt
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from malt_data.errors import ForestError, SpecError
+from malt_data.schemas.forest import NAME, VERSION
+from malt_data.schemas.versions import check
+
+MANIFEST = "forest.json"
+
+Grader = Literal["auto", "numeric", "choice", "math"]
+Pooling = Literal["global", "local"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Labels(_Frozen):
+    """How answers were graded and values turned into labels (*MALT* §4.2, §A.5)."""
+
+    grader: Grader = "auto"
+    threshold: float = Field(0.5, ge=0, lt=1)
+    pooling: Pooling = "global"
+
+
+class Spec(_Frozen):
+    """Everything a build can be asked. The defaults are *MALT*'s where it has one (§A.9)."""
+
+    questions: str = Field("embedded", min_length=1)
+    split: str | None = None
+    limit: int | None = Field(None, ge=1)
+    fields: dict[str, str] = {}
+    shard: str | None = Field(None, pattern=r"^\d+/\d+$")
+
+    n: int = Field(3, ge=1, le=64)
+    n_generator: int | None = Field(None, ge=1, le=64)
+    n_verifier: int | None = Field(None, ge=1, le=64)
+    n_refiner: int | None = Field(None, ge=1, le=64)
+
+    engine: Literal["transformers", "vllm", "openai"] = "transformers"
+    model: str | None = None
+    base_url: str | None = None
+    concurrency: int | None = Field(None, ge=1, le=4096)
+    adapters: dict[Literal["generator", "verifier", "refiner"], str] = {}
+
+    temperature: float = Field(0.3, ge=0, le=5)
+    max_tokens: int | None = Field(None, ge=1)
+    seed: int = 0
+    prompts: dict[str, dict[str, dict[str, str]]] = {}
+
+    grader: Grader = "auto"
+    threshold: float = Field(0.5, ge=0, lt=1)
+    pooling: Pooling = "global"
+
+    @model_validator(mode="after")
+    def _shard_in_range(self) -> "Spec":
+        if self.shard is not None:
+            index, count = map(int, self.shard.split("/"))
+            if not 1 <= index <= count:
+                raise ValueError(f"shard {self.shard}: write I/K with I from 1 to K")
+        return self
+
+    @property
+    def branching(self) -> tuple[int, int, int]:
+        """Samples a parent for generator, verifier, refiner."""
+        return (
+            self.n_generator or self.n,
+            self.n_verifier or self.n,
+            self.n_refiner or self.n,
+        )
+
+    @property
+    def nodes_a_tree(self) -> int:
+        """n + n² + n³ where the branching is even (*MALT* §4.2)."""
+        g, v, r = self.branching
+        return g + g * v + g * v * r
+
+    @property
+    def labels(self) -> Labels:
+        return Labels(grader=self.grader, threshold=self.threshold, pooling=self.pooling)
+
+    def essence(self) -> dict[str, Any]:
+        """The settings that make a tree what it is; builds that differ here do not mix.
+
+        Left out: how many trees (`limit`), where and how fast they are sampled (`base_url`,
+        `concurrency`, `shard`), and how they are labelled, which `relabel` may change.
+        """
+        outside = {"limit", "shard", "base_url", "concurrency", "threshold", "pooling", "n"}
+        facts = self.model_dump(exclude=outside)
+        facts["n_generator"], facts["n_verifier"], facts["n_refiner"] = self.branching
+        return facts
+
+
+class Manifest(_Frozen):
+    """The content of `forest.json`."""
+
+    format: str = Field(f"{NAME}/{VERSION}", alias="schema")
+    created: dt.datetime
+    malt_data: str
+    spec: Spec
+    labels: Labels
+    questions: dict[str, Any] = {}
+    provenance: dict[str, Any] = {}
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=2, by_alias=True) + "\n"
+
+
+def make_spec(values: dict[str, Any]) -> Spec:
+    """Return a checked Spec; raise SpecError that names each wrong key and value."""
+    try:
+        return Spec.model_validate(values)
+    except ValidationError as error:
+        raise SpecError(_sentence(error)) from None
+
+
+def make_labels(old: Labels, asked: dict[str, Any]) -> Labels:
+    """Return `old` with what is asked (None: as it was); raise SpecError for impossible values."""
+    try:
+        changed = {key: value for key, value in asked.items() if value is not None}
+        return Labels.model_validate(old.model_dump() | changed)
+    except ValidationError as error:
+        raise SpecError(_sentence(error)) from None
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read `folder`/forest.json; raise ForestError where it is missing, torn or too new."""
+    path = folder / MANIFEST
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ForestError(
+            f"{folder} holds no forest (no {MANIFEST}). Grow one: malt-data build --out {folder}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ForestError(
+            f"{path} cannot be read ({error}). Restore it, or build into a new folder; "
+            f"the trees in {folder / 'nodes'} are untouched."
+        ) from None
+    check(data.get("schema") if isinstance(data, dict) else None, str(path))
+    try:
+        return Manifest.model_validate(data)
+    except ValidationError as error:
+        raise ForestError(f"{path} is no valid manifest: {_sentence(error)}") from None
+
+
+def _sentence(error: ValidationError) -> str:
+    """Return what pydantic found as one line: `n: Input should be ≥ 1 (got 0); …`."""
+    parts = []
+    for issue in error.errors(include_url=False):
+        key = ".".join(str(step) for step in issue["loc"])
+        if issue["type"] == "extra_forbidden":
+            parts.append(f"unknown setting '{key}'")
+        else:
+            got = f" (got {issue['input']!r})" if key else ""
+            parts.append(f"{key + ': ' if key else ''}{issue['msg']}{got}")
+    return "; ".join(parts)

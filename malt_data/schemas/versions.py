@@ -1,0 +1,47 @@
+"""Reading any released schema version as the newest one.
+
+Every Parquet file says in its footer what it is (`malt.schema = forest/1`). A file of an older
+version is upgraded step by step when it is read; a newer or foreign one is refused by name.
+
+    >>> check("forest/1", "nodes/part-0.parquet")
+    1
+"""
+
+from collections.abc import Callable
+
+import pyarrow as pa
+
+from malt_data.errors import ForestError
+from malt_data.schemas.forest import NAME, SCHEMA_KEY, VERSION
+
+UPGRADES: dict[int, Callable[[pa.Table], pa.Table]] = {}
+"""Step n turns a table of version n into one of version n + 1. Empty: there is one version."""
+
+
+def stamp_of(schema: pa.Schema) -> str | None:
+    """Return what a file's own metadata says it is, e.g. `forest/1`; None where it says nothing."""
+    value = (schema.metadata or {}).get(SCHEMA_KEY)
+    return None if value is None else value.decode("utf-8", "replace")
+
+
+def check(stamp: str | None, where: str) -> int:
+    """Return the version number in `stamp`; raise ForestError where it cannot be read."""
+    name, _, number = (stamp or "").partition("/")
+    if name != NAME or not number.isdecimal():
+        raise ForestError(
+            f"{where} is no part of a forest: its malt.schema is {stamp!r}, expected "
+            f"'{NAME}/{VERSION}'. Move it out of the folder."
+        )
+    if not 1 <= int(number) <= VERSION:
+        raise ForestError(
+            f"{where} has schema {stamp}, this malt-data reads up to {NAME}/{VERSION}. "
+            "Upgrade malt-data: pip install -U malt-data"
+        )
+    return int(number)
+
+
+def upgrade(table: pa.Table, where: str) -> pa.Table:
+    """Return `table` as the newest version, applying each step of UPGRADES in turn."""
+    for version in range(check(stamp_of(table.schema), where), VERSION):
+        table = UPGRADES[version](table)
+    return table

@@ -1,0 +1,18 @@
+-- Every sibling pair of differing label, before any cap (MALT §4.3). Joins on the tree and the
+-- parent's ordinals: a join on the string parent_id takes four times as long.
+CREATE VIEW pairs AS
+SELECT
+    chosen.role::VARCHAR AS role,
+    chosen.parent_id,
+    chosen.question_id,
+    chosen.node_id AS chosen_id,
+    rejected.node_id AS rejected_id,
+    chosen.value AS chosen_value,
+    rejected.value AS rejected_value
+FROM nodes AS chosen
+JOIN nodes AS rejected
+    ON rejected.question_id = chosen.question_id
+    AND rejected.depth = chosen.depth
+    AND (chosen.depth = 1 OR rejected.g = chosen.g)
+    AND (chosen.depth < 3 OR rejected.v = chosen.v)
+WHERE chosen.label AND NOT rejected.label;

@@ -1,0 +1,25 @@
+-- The health of each role: a row a role, in the order of the roles.
+CREATE VIEW role_stats AS
+WITH usable AS (
+    SELECT role, count(*) AS pairs, count(DISTINCT coalesce(parent_id, question_id)) AS parents
+    FROM pairs
+    GROUP BY role
+)
+SELECT
+    n.role::VARCHAR AS role,
+    count(*) AS nodes,
+    count(*) FILTER (n.label) AS positives,
+    count(*) FILTER (NOT n.label) AS negatives,
+    avg(n.value) AS mean_value,
+    avg(n.correct::DOUBLE) AS accuracy,
+    coalesce(any_value(usable.pairs), 0) AS usable_pairs,
+    coalesce(any_value(usable.parents), 0) AS parents_with_pairs,
+    coalesce(sum(n.prompt_tokens), 0)::BIGINT AS prompt_tokens,
+    coalesce(sum(n.completion_tokens), 0)::BIGINT AS completion_tokens,
+    count(*) FILTER (n.finish_reason = 'length') AS truncated,
+    count(*) FILTER (n.answer IS NULL) AS unanswered,
+    count(*) FILTER (n.verdict = 'timeout') AS grading_timeouts
+FROM nodes AS n
+LEFT JOIN usable ON usable.role = n.role::VARCHAR
+GROUP BY n.role, n.depth
+ORDER BY n.depth;

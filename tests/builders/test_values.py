@@ -1,0 +1,127 @@
+"""Values and labels against a definition so plain that it cannot be wrong (MALT §4.2, §A.5)."""
+
+import random
+from fractions import Fraction
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from malt_data.builders.values import assign
+from malt_data.errors import ForestError
+
+Rewards = list[list[list[int]]]
+"""rewards[g][v][r]: 0 or 1."""
+
+trees = st.tuples(*[st.integers(1, 6)] * 3).flatmap(
+    lambda n: st.lists(
+        st.lists(
+            st.lists(st.integers(0, 1), min_size=n[2], max_size=n[2]), min_size=n[1], max_size=n[1]
+        ),
+        min_size=n[0],
+        max_size=n[0],
+    )
+)
+ragged = st.lists(
+    st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=4), min_size=1, max_size=4),
+    min_size=1,
+    max_size=4,
+)
+
+
+def frame_of(rewards: Rewards, question_id: str = "q") -> pl.DataFrame:
+    rows: list[dict[str, Any]] = []
+    for g, verifications in enumerate(rewards):
+        rows.append({"g": g, "v": None, "r": None, "depth": 1, "reward": None})
+        for v, leaves in enumerate(verifications):
+            rows.append({"g": g, "v": v, "r": None, "depth": 2, "reward": None})
+            rows += [
+                {"g": g, "v": v, "r": r, "depth": 3, "reward": float(reward)}
+                for r, reward in enumerate(leaves)
+            ]
+    schema = {"g": pl.Int16, "v": pl.Int16, "r": pl.Int16, "depth": pl.Int8, "reward": pl.Float64}
+    return pl.DataFrame(rows, schema=schema).with_columns(question_id=pl.lit(question_id))
+
+
+def brute_force(rewards: Rewards, threshold: Fraction, pooling: str) -> dict[tuple[int, ...], Any]:
+    """Return path → (value, label, leaves) in exact arithmetic."""
+    found: dict[tuple[int, ...], Any] = {}
+
+    def visit(node: Any, path: tuple[int, ...]) -> tuple[Fraction, int]:
+        if isinstance(node, int):
+            value, leaves = Fraction(node), 1
+        else:
+            below = [visit(child, (*path, i)) for i, child in enumerate(node)]
+            if pooling == "local" and len(path) < 3:
+                parts = [Fraction(found[(*path, i)][1]) for i in range(len(below))]
+            else:
+                parts = [value for value, _ in below]
+            value, leaves = sum(parts, Fraction()) / len(parts), sum(n for _, n in below)
+        found[path] = (value, value > threshold, leaves)
+        return value, leaves
+
+    visit(rewards, ())
+    del found[()]
+    return found
+
+
+def by_path(frame: pl.DataFrame) -> dict[tuple[int, ...], Any]:
+    return {
+        tuple(i for i in (row["g"], row["v"], row["r"]) if i is not None): (
+            row["value"],
+            row["label"],
+            row["leaves"],
+        )
+        for row in frame.iter_rows(named=True)
+    }
+
+
+@settings(max_examples=300, deadline=None)
+@given(trees | ragged, st.sampled_from([0, 1, 2, 3, 5, 6, 9]), st.sampled_from(["global", "local"]))
+def test_values_and_labels_equal_the_definition(
+    rewards: Rewards, tenths: int, pooling: Any
+) -> None:
+    expected = brute_force(rewards, Fraction(tenths, 10), pooling)
+    found = by_path(assign(frame_of(rewards), tenths / 10, pooling))
+    assert found.keys() == expected.keys()
+    for path, (value, label, leaves) in expected.items():
+        assert found[path][0] == pytest.approx(float(value), abs=1e-12)
+        assert found[path][1:] == (label, leaves), (path, value)
+
+
+def test_a_tie_is_negative_even_where_floating_point_is_not_exact() -> None:
+    source = random.Random(0)
+    ties = 0
+    for _ in range(300):
+        leaves = [0, 1] * 108  # n = 6: 216 leaves, half of them right
+        source.shuffle(leaves)
+        rewards = [
+            [leaves[36 * g + 6 * v : 36 * g + 6 * v + 6] for v in range(6)] for g in range(6)
+        ]
+        found = by_path(assign(frame_of(rewards), 0.5, "global"))
+        for path, (value, label, _) in brute_force(rewards, Fraction(1, 2), "global").items():
+            assert found[path][1] == label
+            ties += value == Fraction(1, 2) and len(path) == 1
+    assert ties > 50  # the test met what it is for
+
+
+@settings(max_examples=50, deadline=None)
+@given(trees, st.randoms(use_true_random=False))
+def test_the_order_of_rows_does_not_matter(rewards: Rewards, source: random.Random) -> None:
+    frame = pl.concat([frame_of(rewards, "a"), frame_of(rewards, "b")])
+    order = list(range(frame.height))
+    source.shuffle(order)
+    assert assign(frame, 0.5, "global").equals(assign(frame[order], 0.5, "global"))
+
+
+def test_labelling_again_replaces_the_old_labels() -> None:
+    once = assign(frame_of([[[1, 0, 1]]]), 0.5, "global")
+    assert by_path(assign(once, 0.7, "global"))[(0,)] == (pytest.approx(2 / 3), False, 3)
+
+
+def test_a_tree_that_is_not_whole_is_an_error() -> None:
+    frame = frame_of([[[1], [0]]]).filter(~((pl.col("v") == 1) & (pl.col("depth") == 3)))
+    with pytest.raises(ForestError, match="tree q is not whole"):
+        assign(frame, 0.5, "global")
