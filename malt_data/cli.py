@@ -113,8 +113,9 @@ def build(
 
     \b
     malt-data build --n 3
-    malt-data build --questions gsm8k --engine vllm --model Qwen/Qwen2.5-1.5B-Instruct
-    malt-data build --questions mine.jsonl --engine openai --base-url http://127.0.0.1:8000/v1
+    malt-data build --questions gsm8k --engine vllm --model Qwen/Qwen3-4B
+    malt-data build --questions mine.jsonl \\
+        --engine openai --base-url http://127.0.0.1:8000/v1
     """
     from malt_data.builders.build import build_forest, plan, resolve
     from malt_data.forests.forest import default_folder

@@ -33,7 +33,6 @@ _CONFIG = {
     "autoload_known_extensions": "false",
     "allow_community_extensions": "false",
     "temp_directory": "",
-    "enable_progress_bar": "false",
     "memory_limit": "8GB",
 }
 
@@ -46,6 +45,7 @@ def connect(forest: "Forest") -> duckdb.DuckDBPyConnection:
     views = resources.files("malt_data.schemas").joinpath("views")
     for name in VIEWS:
         connection.execute(views.joinpath(f"{name}.sql").read_text("utf-8"))
+    connection.execute("SET enable_progress_bar = false")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
     return connection

@@ -139,9 +139,9 @@ def _count(flips: Flips, before: pl.DataFrame, after: pl.DataFrame) -> None:
             pairs_after=new.sum().cast(pl.Int64) * (~new).sum(),
             kept=(old & new).sum().cast(pl.Int64) * (~old & ~new).sum(),
         )
+        .drop("parent")
         .group_by("role")
         .sum()
-        .drop("parent")
         .with_columns(
             pairs_lost=pl.col("pairs_before") - pl.col("kept"),
             pairs_gained=pl.col("pairs_after") - pl.col("kept"),

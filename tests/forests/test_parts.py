@@ -144,7 +144,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_debris(
 
     Parts(tmp_path).write(trees("a"))
     monkeypatch.setattr(parts_module.os, "fsync", full)
-    with pytest.raises(ForestError, match="No space left on device. Free some space"):
+    with pytest.raises(ForestError, match=r"No space left on device\. Free some space"):
         Parts(tmp_path).write(trees("b"))
     monkeypatch.undo()
     assert visible(tmp_path) == ["a"]
@@ -154,7 +154,8 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_debris(
 def test_a_claim_is_seen_by_other_processes_and_dies_with_its_owner(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from malt_data.forests.parts import Claims\n"
-        "claims = Claims(Path(sys.argv[1])); print(claims.take('00ff'), flush=True); sys.stdin.read()"
+        "claims = Claims(Path(sys.argv[1])); print(claims.take('00ff'), flush=True)\n"
+        "sys.stdin.read()"
     )
     other = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)],

@@ -1,0 +1,368 @@
+"""A build against real servers over real sockets, recomputed by code of its own."""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from openai_server import OpenAIServer, Reply
+
+MALT = [sys.executable, "-m", "malt_data"]
+
+
+def answer(messages: list[dict[str, str]], seed: int | None, sample: int) -> Reply:
+    """Decide by the prompt and the seed alone: right, wrong, unanswered or cut off."""
+    key = json.dumps([messages, seed, sample]).encode()
+    die = hashlib.sha256(key).digest()[0]
+    a, b = map(int, re.findall(r"(\d+) plus (\d+)", messages[-1]["content"])[0])
+    if die % 11 == 0:
+        return Reply("I do not know.")
+    if die % 7 == 0:
+        return Reply(f"Let me see: {a} and", finish_reason="length")
+    return Reply(f"{a} plus {b} is easy.\nFinal Answer: {a + b + (die % 2)}")
+
+
+def write_questions(path: Path, count: int) -> Path:
+    rows = [
+        {"question": f"What is {i} plus {i + 3}?", "answer": f"#### {2 * i + 3}"}
+        for i in range(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def malt(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [*MALT, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+
+
+def build_command(server: OpenAIServer, questions: Path, out: Path, *more: object) -> list[object]:
+    return [
+        "build", "--questions", questions, "--engine", "openai", "--model", "m",
+        "--base-url", server.base_url, "--out", out, *more,
+    ]  # fmt: skip
+
+
+def node_rows(forest: Path) -> list[dict[str, Any]]:
+    """Read the parts with nothing of ours."""
+    return [
+        row
+        for path in sorted(forest.glob("nodes/part-*.parquet"))
+        for row in pq.read_table(path).to_pylist()
+    ]
+
+
+def recompute(forest: Path, n: tuple[int, int, int], count: int) -> Counter[str]:
+    """Check every id, count, reward, value and label of `forest` by independent code."""
+    golds = {
+        row["question_id"]: row["gold"]
+        for row in pq.read_table(forest / "questions.parquet").to_pylist()
+    }
+    assert len(golds) == count
+    rows = node_rows(forest)
+    assert len(rows) == count * (n[0] + n[0] * n[1] + n[0] * n[1] * n[2])
+    by_id = {row["node_id"]: row for row in rows}
+    assert len(by_id) == len(rows)
+    children: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    labels: Counter[str] = Counter()
+    for row in rows:
+        children[row["parent_id"] or row["question_id"]].append(row)
+    assert set(children) == set(golds) | {r["node_id"] for r in rows if r["depth"] < 3}
+    for parent, below in children.items():
+        depth = parent.count("/")
+        assert sorted(row["node_id"] for row in below) == sorted(
+            f"{parent}/{'gvr'[depth]}{i}" for i in range(n[depth])
+        )
+    for row in sorted(rows, key=lambda row: -row["depth"]):
+        assert row["role"] == ("generator", "verifier", "refiner")[row["depth"] - 1]
+        assert row["question_id"] == row["node_id"].partition("/")[0]
+        assert row["sample"] == int(re.search(r"\d+$", row["node_id"])[0])  # type: ignore[index]
+        found = re.search(r"Final Answer: (\d+)$", row["text"])
+        assert row["answer"] == (found[1] if found else None)
+        right = bool(found) and found[1] == golds[row["question_id"]]  # type: ignore[index]
+        assert row["correct"] is right
+        if row["depth"] == 3:
+            assert row["reward"] == float(right)
+            row["exact"], row["count"] = Fraction(right), 1
+        else:
+            below = [by_id[child["node_id"]] for child in children[row["node_id"]]]
+            assert row["reward"] is None
+            row["exact"] = sum(child["exact"] for child in below) / len(below)
+            row["count"] = sum(child["count"] for child in below)
+        assert abs(row["value"] - float(row["exact"])) < 1e-12
+        assert row["label"] == (row["exact"] > Fraction(1, 2))
+        assert row["leaves"] == row["count"]
+        assert row["finish_reason"] == ("length" if row["text"].endswith("and") else "stop")
+        assert row["model"] == "m"
+        labels[f"{row['role']} {row['label']}"] += 1
+    return labels
+
+
+@pytest.mark.parametrize("n", [(2, 2, 2), (3, 3, 3), (2, 3, 1), (1, 2, 4)])
+@pytest.mark.parametrize("ignore_n", [False, True])
+def test_every_number_of_a_forest_recomputes(
+    tmp_path: Path, n: tuple[int, int, int], ignore_n: bool
+) -> None:
+    with OpenAIServer(answer=answer, ignore_n=ignore_n) as server:
+        branching = ["--n", n[0], "--n-verifier", n[1], "--n-refiner", n[2]]
+        run = malt(
+            *build_command(
+                server, write_questions(tmp_path / "q.jsonl", 12), tmp_path / "f", *branching
+            )
+        )
+        assert run.returncode == 0, run.stderr
+    labels = recompute(tmp_path / "f", n, 12)
+    assert len(labels) >= 5  # both labels in (nearly) every role, or the test tests nothing
+    check = malt("verify", tmp_path / "f")
+    assert check.returncode == 0, check.stdout
+
+
+@pytest.mark.parametrize("fault", ["500", "429", "close"])
+def test_a_server_that_fails_every_fifth_request_changes_nothing(
+    tmp_path: Path, fault: str
+) -> None:
+    questions = write_questions(tmp_path / "q.jsonl", 8)
+    with OpenAIServer(answer=answer) as server:
+        assert malt(*build_command(server, questions, tmp_path / "calm", "--n", 2)).returncode == 0
+    with OpenAIServer(answer=answer, fail_every=5, faults=(fault,)) as server:
+        run = malt(*build_command(server, questions, tmp_path / "rough", "--n", 2))
+        assert run.returncode == 0, run.stderr
+    recompute(tmp_path / "rough", (2, 2, 2), 8)
+    volatile = {"latency"}
+    calm, rough = (
+        {
+            r["node_id"]: {k: v for k, v in r.items() if k not in volatile}
+            for r in node_rows(tmp_path / name)
+        }
+        for name in ("calm", "rough")
+    )
+    assert calm == rough
+
+
+def test_children_start_before_their_uncles_land(tmp_path: Path) -> None:
+    """No level barrier: while one answer is slow, the other one is verified and refined."""
+
+    with OpenAIServer(
+        answer=answer, ignore_n=True, delay=lambda body, index: 1.0 if index == 1 else 0.0
+    ) as server:
+        run = malt(
+            *build_command(
+                server, write_questions(tmp_path / "q.jsonl", 1), tmp_path / "f", "--n", 2
+            )
+        )
+        assert run.returncode == 0, run.stderr
+        arrivals = [request["arrived"] for request in server.requests]
+    recompute(tmp_path / "f", (2, 2, 2), 1)
+    assert sum(t < arrivals[0] + 0.9 for t in arrivals) >= 1 + 2 + 4
+
+
+def spent(server: OpenAIServer) -> Counter[str]:
+    """Count the server's requests by question."""
+    return Counter(
+        re.search(r"What is \d+ plus \d+", request["messages"][-1]["content"])[0]  # type: ignore[index]
+        for request in server.requests
+    )
+
+
+def finished(forest: Path) -> set[str]:
+    texts = {
+        row["question_id"]: row["question"].rstrip("?")
+        for row in pq.read_table(forest / "questions.parquet").to_pylist()
+    }
+    return {texts[row["question_id"]] for row in node_rows(forest)}
+
+
+def grown_since(forest: Path, before: int) -> bool:
+    return any(forest.glob("nodes/part-*")) and len(finished(forest)) > before
+
+
+def wait_for(condition: Any, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.02)
+
+
+def test_kill_dash_nine_three_times_then_complete(tmp_path: Path) -> None:
+    questions, out = write_questions(tmp_path / "q.jsonl", 30), tmp_path / "f"
+    with OpenAIServer(answer=answer, delay=0.03) as server:
+        command = [
+            *MALT,
+            *map(str, build_command(server, questions, out, "--n", 2, "--concurrency", 8)),
+        ]
+        for kill in range(3):
+            before = len(finished(out)) if kill else 0
+            child = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            wait_for(lambda before=before: grown_since(out, before))
+            os.kill(child.pid, signal.SIGKILL)
+            child.wait()
+        kept = finished(out)
+        assert 3 <= len(kept) < 30
+        server.requests.clear()
+        run = malt(*command[3:])
+        assert run.returncode == 0, run.stderr
+        assert not kept & set(spent(server))  # no finished tree is sampled again
+        recompute(out, (2, 2, 2), 30)
+        server.requests.clear()
+        again = malt(*command[3:], "--json")
+        assert again.returncode == 0
+        assert json.loads(again.stdout)["completions"] == 0
+        assert server.requests == []
+
+
+def test_ctrl_c_keeps_every_finished_tree(tmp_path: Path) -> None:
+    questions, out = write_questions(tmp_path / "q.jsonl", 30), tmp_path / "f"
+    for name in (signal.SIGINT, signal.SIGTERM):
+        with OpenAIServer(answer=answer, delay=0.05) as server:
+            command = [
+                *MALT,
+                *map(str, build_command(server, questions, out, "--n", 2, "--concurrency", 4)),
+            ]
+            child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+            before = len(finished(out)) if out.exists() else 0
+            wait_for(lambda before=before: grown_since(out, before))
+            child.send_signal(name)
+            _, stderr = child.communicate(timeout=20)
+            assert child.returncode == 1
+            assert "Interrupted; every finished tree is kept" in stderr
+            assert "Traceback" not in stderr
+    assert malt("verify", out).returncode == 0
+
+
+def test_two_builds_at_once_share_the_work(tmp_path: Path) -> None:
+    questions, out = write_questions(tmp_path / "q.jsonl", 24), tmp_path / "f"
+    with OpenAIServer(answer=answer, delay=0.02) as server:
+        command = [
+            *MALT,
+            *map(str, build_command(server, questions, out, "--n", 2, "--concurrency", 4)),
+        ]
+        both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+        for child in both:
+            _, stderr = child.communicate(timeout=120)
+            assert child.returncode == 0, stderr
+        assert set(spent(server).values()) == {1 + 2 + 4}  # nothing was sampled twice
+    recompute(out, (2, 2, 2), 24)
+
+
+def test_shards_are_disjoint_and_complete(tmp_path: Path) -> None:
+    questions, out = write_questions(tmp_path / "q.jsonl", 20), tmp_path / "f"
+    with OpenAIServer(answer=answer) as server:
+        for shard in ("1/3", "2/3", "3/3"):
+            run = malt(*build_command(server, questions, out, "--n", 2, "--shard", shard))
+            assert run.returncode == 0, run.stderr
+        assert set(spent(server).values()) == {1 + 2 + 4}
+    recompute(out, (2, 2, 2), 20)
+
+
+@pytest.fixture
+def grown(tmp_path: Path) -> Iterator[tuple[OpenAIServer, Path, Path]]:
+    questions = write_questions(tmp_path / "q.jsonl", 4)
+    with OpenAIServer(answer=answer) as server:
+        assert malt(*build_command(server, questions, tmp_path / "f", "--n", 2)).returncode == 0
+        yield server, questions, tmp_path / "f"
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        (["--n", "3"], "n_generator 2 there, 3 here"),
+        (["--temperature", "0.9"], "temperature 0.3 there, 0.9 here"),
+        (["--model", "other"], "model 'm' there, 'other' here"),
+        (["--seed", "5"], "seed 0 there, 5 here"),
+        (["--max-tokens", "7"], "max_tokens 1024 there, 7 here"),
+    ],
+)
+def test_other_settings_are_not_mixed_in(
+    grown: tuple[OpenAIServer, Path, Path], option: list[str], named: str
+) -> None:
+    server, questions, out = grown
+    asked = len(server.requests)
+    run = malt(*build_command(server, questions, out, *option))
+    assert run.returncode == 1
+    assert named in run.stderr
+    assert "--out" in run.stderr
+    assert len(server.requests) == asked
+    recompute(out, (2, 2, 2), 4)
+
+
+def test_a_bare_build_continues_with_the_forests_settings(
+    grown: tuple[OpenAIServer, Path, Path],
+) -> None:
+    server, questions, out = grown
+    write_questions(questions, 9)  # the file has grown since
+    run = malt("build", "--out", out)
+    assert run.returncode == 0, run.stderr
+    recompute(out, (2, 2, 2), 9)
+    assert set(spent(server).values()) == {1 + 2 + 4}
+
+
+def test_a_tree_with_a_failed_request_stays_out_and_is_grown_on_the_next_run(
+    tmp_path: Path,
+) -> None:
+    questions, out = write_questions(tmp_path / "q.jsonl", 6), tmp_path / "f"
+
+    def choosy(messages: list[dict[str, str]], seed: int | None, sample: int) -> Reply:
+        if "What is 3 plus" in messages[-1]["content"]:
+            return Reply("this prompt is refused", status=400)
+        return answer(messages, seed, sample)
+
+    with OpenAIServer(answer=choosy) as server:
+        run = malt(*build_command(server, questions, out, "--n", 2))
+        assert run.returncode == 1
+        assert "1 trees failed" in run.stderr
+        assert "this prompt is refused" in run.stderr
+        assert finished(out) == {f"What is {i} plus {i + 3}" for i in (0, 1, 2, 4, 5)}
+    with OpenAIServer(answer=answer) as server:
+        run = malt(*build_command(server, questions, out, "--n", 2))
+        assert run.returncode == 0, run.stderr
+        assert set(spent(server)) == {"What is 3 plus 6"}
+    recompute(out, (2, 2, 2), 6)
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path: Path) -> None:
+    questions, out = write_questions(tmp_path / "q.jsonl", 10), tmp_path / "f"
+    with OpenAIServer(answer=answer) as server:
+        run = malt(*build_command(server, questions, out, "--n", 3, "--dry-run", "--json"))
+        assert server.requests == []
+    plan = json.loads(run.stdout)
+    assert (plan["trees_to_grow"], plan["requests"], plan["completions"]) == (10, 130, 390)
+    assert not out.exists()
+
+
+def test_hostile_texts_are_kept_byte_for_byte(tmp_path: Path) -> None:
+    nasty = (
+        "\x00\x1b[31m\r\n\t{question} {0} %s \\boxed{ </s> ‮ \U0010ffff 日本語 ```sql DROP```"
+        + "x" * 100_000
+    )
+
+    def hostile(messages: list[dict[str, str]], seed: int | None, sample: int) -> Reply:
+        return Reply(nasty + f"\nFinal Answer: {seed}")
+
+    with OpenAIServer(answer=hostile) as server:
+        run = malt(
+            *build_command(
+                server, write_questions(tmp_path / "q.jsonl", 2), tmp_path / "f", "--n", 1
+            )
+        )
+        assert run.returncode == 0, run.stderr
+        told = {request["messages"][-1]["content"].count(nasty) for request in server.requests}
+    assert told == {
+        0,
+        1,
+        2,
+    }  # each text went into the next prompt whole, and was not expanded again
+    assert all(row["text"].startswith(nasty) for row in node_rows(tmp_path / "f"))
+    shown = malt("show", tmp_path / "f")
+    assert shown.returncode == 0
+    assert "\x1b[31m" not in shown.stdout

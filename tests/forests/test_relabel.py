@@ -1,0 +1,142 @@
+"""Relabelling: same samples, other labels, and a report that counts every flip."""
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from synthetic import make_forest
+
+from malt_data.errors import ForestError
+from malt_data.forests import relabel as module
+from malt_data.forests.forest import Forest, create_forest, open_forest
+from malt_data.forests.relabel import relabel
+from malt_data.forests.verify import verify
+from malt_data.schemas.manifest import Labels
+
+
+@pytest.fixture
+def forest(tmp_path: Path) -> Forest:
+    return make_forest(tmp_path / "f", trees=8, n=(3, 3, 3))
+
+
+def nodes(forest: Forest) -> list[dict[str, Any]]:
+    return open_forest(forest.folder).nodes().sort("node_id").collect().to_dicts()
+
+
+def pairs(rows: list[dict[str, Any]], role: str) -> set[tuple[str, str]]:
+    mine = [row for row in rows if row["role"] == role]
+    return {
+        (a["node_id"], b["node_id"])
+        for a, b in itertools.permutations(mine, 2)
+        if a["question_id"] == b["question_id"]
+        and a["parent_id"] == b["parent_id"]
+        and a["label"]
+        and not b["label"]
+    }
+
+
+@pytest.mark.parametrize(
+    "labels", [Labels(threshold=0.3), Labels(threshold=0.7), Labels(pooling="local")]
+)
+def test_flips_and_pairs_are_counted_exactly(forest: Forest, labels: Labels) -> None:
+    before = nodes(forest)
+    flips = relabel(forest, labels)
+    after = nodes(forest)
+    assert sum(flips["verifier"].values()) > 27
+    for role, counts in flips.items():
+        both = [(a, b) for a, b in zip(before, after, strict=True) if a["role"] == role]
+        old, new = pairs(before, role), pairs(after, role)
+        assert counts == {
+            "nodes": len(both),
+            "to_positive": sum(not a["label"] and b["label"] for a, b in both),
+            "to_negative": sum(a["label"] and not b["label"] for a, b in both),
+            "pairs_before": len(old),
+            "pairs_after": len(new),
+            "pairs_lost": len(old - new),
+            "pairs_gained": len(new - old),
+        }
+    assert open_forest(forest.folder).manifest.labels == labels
+    assert verify(open_forest(forest.folder)) == []
+
+
+def test_only_labels_change_and_going_back_restores_them(forest: Forest) -> None:
+    before = nodes(forest)
+    relabel(forest, Labels(threshold=0.9))
+    for a, b in zip(before, nodes(forest), strict=True):
+        assert {**a, "label": None} == {**b, "label": None}
+    relabel(open_forest(forest.folder), Labels())
+    assert nodes(forest) == before
+
+
+def test_regrading_finds_what_was_graded_wrongly(forest: Forest) -> None:
+    path = forest.parts.paths()[0]
+    frame = pl.read_parquet(path)
+    spoilt = frame.with_columns(
+        answer=pl.lit(None, pl.String), correct=pl.lit(False), verdict=pl.lit("unanswered")
+    ).with_columns(reward=pl.when(pl.col("depth") == 3).then(0.0))
+    before = nodes(forest)
+    labels = forest.manifest.labels
+    module.write_table(path, module.stamped(module.assign(spoilt, 0.5, "global"), labels))
+    assert nodes(forest) != before
+    relabel(open_forest(forest.folder), labels, regrade=True)
+    assert nodes(forest) == before
+
+
+def test_a_dry_run_and_a_copy_leave_the_forest_as_it_is(forest: Forest, tmp_path: Path) -> None:
+    files = {p: p.read_bytes() for p in forest.folder.rglob("*.*") if p.is_file()}
+    told = relabel(forest, Labels(threshold=0.7), dry_run=True)
+    assert relabel(forest, Labels(threshold=0.7), out=tmp_path / "copy") == told
+    assert files == {p: p.read_bytes() for p in files}
+    assert verify(open_forest(tmp_path / "copy")) == []
+    with pytest.raises(ForestError, match="exists already"):
+        relabel(forest, Labels(), out=tmp_path / "copy")
+
+
+def test_an_interrupted_relabel_is_noticed_and_finished(
+    forest: Forest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        relabel(forest, Labels(threshold=0.7), watch=die)
+    torn = open_forest(forest.folder)
+    assert len(torn.unlabelled()) == 5
+    assert any("relabel was interrupted" in problem for problem in verify(torn))
+    with pytest.raises(ForestError, match="middle of a relabel"):
+        create_forest(forest.folder, torn.manifest.spec, [], {})
+    relabel(torn, torn.manifest.labels)
+    assert verify(open_forest(forest.folder)) == []
+
+
+def test_a_grader_that_cannot_read_the_golds_is_refused(tmp_path: Path) -> None:
+    forest = make_forest(tmp_path / "f", trees=2)
+    before = nodes(forest)
+    with pytest.raises(ForestError, match="cannot be graded as 'choice'"):
+        relabel(forest, Labels(grader="choice"))
+    assert nodes(forest) == before
+
+
+def test_the_command_prints_flips(forest: Forest) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "malt_data",
+        "relabel",
+        str(forest.folder),
+        "--threshold",
+        "0.8",
+    ]
+    run = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    told = json.loads(run.stdout)
+    assert told["labels"]["threshold"] == 0.8
+    assert set(told["flips"]) == {"generator", "verifier", "refiner"}
+    wrong = subprocess.run([*command[:-1], "1.5"], capture_output=True, text=True)
+    assert wrong.returncode == 2
+    assert "threshold" in wrong.stderr

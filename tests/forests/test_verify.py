@@ -1,0 +1,80 @@
+"""verify finds each kind of damage, and says nothing where there is none."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from synthetic import make_forest
+
+from malt_data.builders.build import stamped
+from malt_data.forests.forest import Forest, open_forest
+from malt_data.forests.parts import write_table
+from malt_data.forests.verify import verify
+
+
+@pytest.fixture
+def forest(tmp_path: Path) -> Forest:
+    return make_forest(tmp_path / "f", trees=4)
+
+
+def test_a_sound_forest_has_no_problems(forest: Forest) -> None:
+    assert verify(forest) == []
+    forest.parts.compact()
+    assert verify(open_forest(forest.folder)) == []
+
+
+leaf = pl.col("depth") == 3
+DAMAGE: dict[str, tuple[Callable[[pl.DataFrame], pl.DataFrame], str]] = {
+    "label": (lambda f: f.with_columns(label=~pl.col("label")), "recompute differently"),
+    "value": (lambda f: f.with_columns(value=pl.col("value") * 0.9), "recompute differently"),
+    "leaves": (lambda f: f.with_columns(leaves=pl.col("leaves") + 1), "recompute differently"),
+    "reward": (
+        lambda f: f.with_columns(reward=pl.when(leaf).then(1 - pl.col("reward"))),
+        "do not follow from the verdict",
+    ),
+    "missing leaf": (lambda f: f.head(f.height - 1), "without exactly"),
+    "double node": (lambda f: pl.concat([f, f.tail(1)]), "without exactly"),
+    "id": (
+        lambda f: f.with_columns(node_id=pl.col("node_id").str.replace("/g0", "/g7")),
+        "disagree",
+    ),
+    "role": (lambda f: f.with_columns(role=pl.lit("refiner")), "disagree"),
+    "parent": (lambda f: f.with_columns(parent_id=pl.col("parent_id").str.head(5)), "disagree"),
+    "unknown question": (
+        lambda f: f.with_columns(question_id=pl.lit("0" * 16)),
+        "unknown questions",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damage_is_found_and_named(forest: Forest, kind: str) -> None:
+    damage, told = DAMAGE[kind]
+    path = forest.parts.paths()[0]
+    frame = damage(pl.read_parquet(path).with_columns(pl.col("role").cast(pl.String)))
+    write_table(path, stamped(frame, forest.manifest.labels))
+    problems = verify(open_forest(forest.folder))
+    assert any(told in problem and path.name in problem for problem in problems), problems
+
+
+def test_a_tree_in_two_parts_is_found(forest: Forest) -> None:
+    path = forest.parts.paths()[0]
+    write_table(path.with_name("part-copy.parquet"), pq.read_table(path))
+    assert any("stand in" in problem for problem in verify(open_forest(forest.folder)))
+
+
+def test_torn_and_foreign_files_are_found(forest: Forest) -> None:
+    path = forest.parts.paths()[0]
+    path.write_bytes(path.read_bytes()[:100])
+    assert any("torn" in problem for problem in verify(open_forest(forest.folder)))
+
+
+def test_a_changed_question_is_found(forest: Forest) -> None:
+    path = forest.folder / "questions.parquet"
+    table = pq.read_table(path)
+    column = table.schema.get_field_index("question")
+    changed = table.set_column(column, table.schema.field(column), [["other"] * table.num_rows])
+    write_table(path, changed)
+    assert any("do not match their content" in problem for problem in verify(forest))

@@ -1,0 +1,66 @@
+"""Forests of known content, written through the same functions as a build's."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+from malt_data.builders.questions import Question
+
+from malt_data.builders.build import complete, node_table
+from malt_data.builders.tree import judged
+from malt_data.forests.forest import Forest, create_forest
+from malt_data.schemas.ids import ROLES, child_id, question_id
+from malt_data.schemas.manifest import make_spec
+
+
+def make_forest(
+    folder: Path, trees: int = 5, n: tuple[int, int, int] = (2, 3, 2), seed: int = 0, **spec: Any
+) -> Forest:
+    """Write a forest of `trees` trees whose answers are right about half the time, by `seed`."""
+    source = random.Random(seed)
+    golds = [str(source.randrange(100)) for _ in range(trees)]
+    texts = [f"Question {i} of {seed}?" for i in range(trees)]
+    questions = [
+        Question(question_id(text, None), "made", "train", text, None, gold, "{}", "numeric")
+        for text, gold in zip(texts, golds, strict=True)
+    ]
+    settings = {"n_generator": n[0], "n_verifier": n[1], "n_refiner": n[2]}
+    made = complete(make_spec({"engine": "openai", "model": "m", **settings, **spec}), None)
+    forest = create_forest(folder, made, questions, {})
+    for question in questions:
+        rows = [row for g in range(n[0]) for row in _branch(question, (g,), n, source)]
+        forest.parts.write(node_table(rows, forest.manifest.labels))
+    return forest
+
+
+def _branch(
+    question: Question, path: tuple[int, ...], n: tuple[int, int, int], source: random.Random
+) -> list[dict[str, Any]]:
+    depth = len(path)
+    name = question.question_id
+    for level, sample in enumerate(path):
+        parent, name = name, child_id(name, level, sample)
+    answer = source.choice([question.gold, question.gold, "wrong", None, "1000"])
+    verdict = "right" if answer == question.gold else "wrong"
+    g, v, r = (*path, None, None)[:3]
+    row = {
+        "question_id": question.question_id,
+        "node_id": name,
+        "parent_id": parent if depth > 1 else None,
+        "role": ROLES[depth - 1],
+        "depth": depth,
+        "sample": path[-1],
+        "g": g,
+        "v": v,
+        "r": r,
+        "text": "No idea." if answer is None else f"Thinking.\nFinal Answer: {answer}",
+        "finish_reason": source.choice(["stop", "length"]),
+        "prompt_tokens": 10,
+        "completion_tokens": 5,
+        "model": "m",
+        "adapter": None,
+        "seed": source.randrange(2**31),
+        "latency": 0.5,
+    } | judged(answer, verdict, depth)
+    below = range(n[depth]) if depth < len(ROLES) else ()
+    return [row, *(found for i in below for found in _branch(question, (*path, i), n, source))]

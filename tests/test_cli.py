@@ -1,0 +1,182 @@
+"""The command line as a newcomer meets it: help, wrong calls, missing things."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from synthetic import make_forest
+
+from malt_data import cli
+
+COMMANDS = sorted(cli.main.commands)
+ROOT = Path(__file__).parents[1]
+
+
+def malt(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "malt_data", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example_and_stands_in_the_readme(name: str) -> None:
+    command = cli.main.commands[name]
+    text = command.help or ""
+    assert f"malt-data {name}" in text, "the help shows no example"
+    assert f"malt-data {name}" in (ROOT / "README.md").read_text("utf-8")
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and name != "relabel":
+            assert parameter.help, f"{parameter.name} has no help"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fits_80_columns(name: str) -> None:
+    run = malt(name, "--help")
+    assert run.returncode == 0
+    assert max(map(len, run.stdout.splitlines())) <= 80
+
+
+def test_help_imports_no_heavy_library() -> None:
+    code = (
+        "import sys, malt_data\nfrom malt_data.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'vllm', 'polars', 'duckdb', 'pyarrow', "
+        "'pydantic', 'rich'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+def test_the_library_exports_what_it_says() -> None:
+    import malt_data
+
+    for name in malt_data.__all__:
+        assert getattr(malt_data, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = malt_data.nonsense
+
+
+WRONG_CALLS = [
+    ["build", "--n", "0"],
+    ["build", "--n", "three"],
+    ["build", "--n", "65"],
+    ["build", "--temperature", "-1"],
+    ["build", "--max-tokens", "0"],
+    ["build", "--limit", "0"],
+    ["build", "--shard", "4/3"],
+    ["build", "--shard", "x"],
+    ["build", "--engine", "abacus"],
+    ["build", "--grader", "vibes"],
+    ["build", "--config", "nowhere.toml"],
+    ["build", "--prompts", "nowhere.toml"],
+    ["build", "--nonsense"],
+    ["sql"],
+    ["sql", "a", "b", "c"],
+    ["sql", "--format", "xml", "SELECT 1"],
+    ["show", "a", "b", "c"],
+    ["nonsense"],
+]
+
+
+@pytest.mark.parametrize("call", WRONG_CALLS, ids=" ".join)
+def test_a_wrong_call_is_exit_code_2_and_writes_nothing(call: list[str], tmp_path: Path) -> None:
+    run = malt(*call, cwd=tmp_path)
+    assert run.returncode == 2, run.stderr
+    assert "Traceback" not in run.stderr
+    assert "Error" in run.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("n = 'many'", "n:"),
+        ("colour = 1", "unknown setting 'colour'"),
+        ("n = [", "no valid TOML"),
+        ("threshold = 1.0", "threshold"),
+        ("[adapters]\npainter = 'x'", "adapters"),
+    ],
+)
+def test_a_wrong_config_is_exit_code_2(content: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(content)
+    run = malt("build", "--config", "c.toml", cwd=tmp_path)
+    assert run.returncode == 2
+    assert told in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+FAILURES = [
+    (["build", "--questions", "nowhere.jsonl"], "nowhere.jsonl"),
+    (["build", "--questions", "gsm9k"], "gsm8k"),
+    (
+        ["build", "--engine", "openai", "--model", "m", "--base-url", "http://127.0.0.1:9/v1"],
+        "127.0.0.1:9",
+    ),
+    (["build", "--engine", "openai", "--model", "m", "--base-url", "nonsense"], "nonsense"),
+    (["stats"], "malt-data build"),
+    (["show"], "malt-data build"),
+    (["verify"], "malt-data build"),
+    (["relabel", "--threshold", "0.6"], "malt-data build"),
+    (["sql", "SELECT 1"], "malt-data build"),
+]
+
+
+@pytest.mark.parametrize(
+    ("call", "told"), FAILURES, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_a_failure_is_one_sentence_with_the_next_step(
+    call: list[str], told: str, tmp_path: Path
+) -> None:
+    run = malt(*call, cwd=tmp_path)
+    assert run.returncode == 1, run.stderr
+    assert "Traceback" not in run.stderr
+    errors = [line for line in run.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1
+    assert told in errors[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_newer_forest_is_refused_by_version(tmp_path: Path) -> None:
+    make_forest(tmp_path / "f")
+    manifest = tmp_path / "f" / "forest.json"
+    data = json.loads(manifest.read_text()) | {"schema": "forest/7", "something": "new"}
+    manifest.write_text(json.dumps(data))
+    for call in (["stats"], ["sql"], ["build", "--out"]):
+        rest = ["SELECT 1"] if call == ["sql"] else []
+        run = malt(*call, tmp_path / "f", *rest)
+        assert run.returncode == 1
+        assert re.search("forest/7.*forest/1.*pip install", run.stderr)
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"schema": "forest/1"}', "\udcff"])
+def test_a_torn_manifest_is_one_sentence(damage: str, tmp_path: Path) -> None:
+    make_forest(tmp_path / "f")
+    (tmp_path / "f" / "forest.json").write_bytes(damage.encode("utf-8", "surrogateescape"))
+    run = malt("stats", tmp_path / "f")
+    assert run.returncode == 1
+    assert run.stderr.startswith("Error: ")
+    assert "Traceback" not in run.stderr
+
+
+def test_stats_show_and_verify_speak_of_the_forest(tmp_path: Path) -> None:
+    forest = make_forest(tmp_path / "f", trees=3)
+    told = json.loads(malt("stats", tmp_path / "f", "--json").stdout)
+    assert told["forest"]["trees"] == told["forest"]["questions"] == 3
+    assert [row["role"] for row in told["roles"]] == ["generator", "verifier", "refiner"]
+    plain = malt("stats", tmp_path / "f")
+    assert "3 of 3 questions have a tree" in plain.stdout
+    assert max(map(len, plain.stdout.splitlines())) <= 80
+    name = sorted(forest.done)[1]
+    tree = malt("show", tmp_path / "f", f"{name}/g1/v2").stdout
+    assert name in tree
+    assert len(tree.splitlines()) >= 2 + 6 + 12
+    rows = json.loads(malt("show", tmp_path / "f", name[:6], "--json").stdout)
+    assert {row["question_id"] for row in rows} == {name}
+    assert malt("show", tmp_path / "f", "zzz").returncode == 1
+    assert malt("verify", tmp_path / "f").stdout.strip().endswith("is sound: 3 trees.")
+    assert malt("stats", cwd=tmp_path, env={"MALT_FOREST": "f", "PATH": ""}).returncode == 0
