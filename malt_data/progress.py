@@ -36,7 +36,10 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Say one line beside the bar."""
-        click.echo(text, err=True)
+        if self._bar is None:
+            click.echo(text, err=True)
+        else:
+            self._bar.console.print(text, markup=False, highlight=False)
 
     def update(self, report: "Report") -> None:
         total = (report.asked - report.before - report.elsewhere) * self._nodes_a_tree

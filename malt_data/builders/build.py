@@ -95,7 +95,7 @@ def resolve(values: dict[str, Any], folder: Path) -> dict[str, Any]:
             kept.pop(role, None)
     if "questions" not in values and "limit" not in values:
         values = {"limit": manifest.spec.limit, **values}
-    return {**kept, **manifest.labels.model_dump(), **values}
+    return {**kept, **manifest.labels.model_dump(exclude={"grader"}), **values}
 
 
 def complete(spec: Spec, prompts_file: Path | None) -> Spec:
@@ -145,7 +145,7 @@ def plan(spec: Spec, folder: Path, *, prompts_file: Path | None = None) -> dict[
     done: set[str] = set()
     if (folder / MANIFEST).exists():
         forest = open_forest(folder)
-        refuse_mix(folder, forest.manifest.spec, spec.model_copy(update={"split": loaded.split}))
+        refuse_mix(forest, spec.model_copy(update={"split": loaded.split}))
         done = forest.done
     todo = sum(q.question_id not in done for q in questions)
     g, v, _ = spec.branching

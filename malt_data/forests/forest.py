@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from malt_data.errors import ForestError, MixError
-from malt_data.forests.parts import LABELS, Parts, write_table, write_text
+from malt_data.forests.parts import LABELS, Parts, lock, write_table, write_text
 from malt_data.schemas.forest import NODES, QUESTIONS, VERSION
 from malt_data.schemas.manifest import MANIFEST, Labels, Manifest, Spec, read_manifest
 
@@ -95,26 +95,37 @@ def create_forest(
     `report` tells how the questions were loaded (source, refused rows, …). Continuing adds
     questions that are new. Raises MixError where the forest was grown with other settings.
     """
-    if not (folder / MANIFEST).exists():
-        found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        if others := sorted(found - {"nodes", "questions.parquet"}):
-            raise ForestError(
-                f"{folder} holds other files ({others[0]}, …) and no {MANIFEST}. "
-                "Choose an empty folder: --out NAME"
-            )
-        _write_questions(folder, questions)
-        manifest = Manifest(
-            created=dt.datetime.now(dt.UTC).replace(microsecond=0),
-            malt_data=metadata.version("malt-data"),
-            spec=spec,
-            labels=spec.labels,
-            questions=report,
-            provenance=provenance(),
+    with lock(folder):  # two builds may start at once
+        if (folder / MANIFEST).exists():
+            return _continue(open_forest(folder), spec, questions, report)
+        return _start(folder, spec, questions, report)
+
+
+def _start(folder: Path, spec: Spec, questions: "list[Question]", report: dict[str, Any]) -> Forest:
+    found = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    if others := sorted(found - {"nodes", "questions.parquet"}):
+        raise ForestError(
+            f"{folder} holds other files ({others[0]}, …) and no {MANIFEST}. "
+            "Choose an empty folder: --out NAME"
         )
-        write_text(folder / MANIFEST, manifest.to_json())
-        return Forest(folder, manifest)
-    forest = open_forest(folder)
-    refuse_mix(folder, forest.manifest.spec, spec)
+    _write_questions(folder, questions)
+    manifest = Manifest(
+        created=dt.datetime.now(dt.UTC).replace(microsecond=0),
+        malt_data=metadata.version("malt-data"),
+        spec=spec,
+        labels=spec.labels,
+        questions=report,
+        provenance=provenance(),
+    )
+    write_text(folder / MANIFEST, manifest.to_json())
+    return Forest(folder, manifest)
+
+
+def _continue(
+    forest: Forest, spec: Spec, questions: "list[Question]", report: dict[str, Any]
+) -> Forest:
+    folder = forest.folder
+    refuse_mix(forest, spec)
     if left := forest.unlabelled():
         raise ForestError(
             f"{folder} is in the middle of a relabel ({len(left)} parts left). Finish it first: "
@@ -131,11 +142,17 @@ def create_forest(
     return Forest(folder, manifest)
 
 
-def refuse_mix(folder: Path, old: Spec, new: Spec) -> None:
-    """Raise MixError, naming each setting that differs, unless both grow the same trees."""
-    before, after = old.essence(), new.essence()
+def refuse_mix(forest: Forest, spec: Spec) -> None:
+    """Raise MixError, naming each setting that differs, unless `spec` grows the same trees."""
+    folder, labels = forest.folder, forest.manifest.labels
+    before, after = forest.manifest.spec.essence(), spec.essence()
     differing = [name for name in before if after[name] not in (before[name], None)]
     if not differing:
+        if spec.labels != labels:
+            raise MixError(
+                f"{folder} is labelled with {labels!r}, this build asks for {spec.labels!r}. "
+                "Relabel the forest first (malt-data relabel), or leave the option out."
+            )
         return
     facts = "; ".join(
         "prompts differ"

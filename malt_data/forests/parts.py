@@ -163,7 +163,7 @@ class Parts:
 
         One process at a time; safe beside writers, who only ever add.
         """
-        with lock(self.folder / ".compact.lock") as mine:
+        with lock(self.folder, wait=False) as mine:
             if not mine:
                 return
             self._sweep()
@@ -230,11 +230,15 @@ def _tree_ids(path: Path) -> list[str]:
 
 
 @contextmanager
-def lock(path: Path) -> Iterator[bool]:
-    """Try to hold an advisory lock file; yields whether this process has it."""
-    with path.open("a") as handle:
+def lock(folder: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the advisory lock of a folder; yields whether this process has it.
+
+    It guards what rewrites (the manifest, a compaction, a relabel); adding parts needs none.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             yield False
             return

@@ -58,9 +58,8 @@ def relabel(
     questions = _Questions(forest, labels) if regrade or _regraded(forest, labels) else None
     paths = forest.parts.paths()
     flips: Flips = {role: dict.fromkeys(_COUNTS, 0) for role in ROLES}
-    target = (out or forest.folder) / "nodes"
-    target.mkdir(parents=True, exist_ok=True)
-    with Grader() as grader, lock(target / ".compact.lock") as mine:
+    target = (forest.folder if dry_run or out is None else out) / "nodes"
+    with Grader() as grader, lock(target, wait=False) as mine:
         if not mine:
             raise ForestError(f"{target} is being rewritten by another process. Wait for it.")
         if not dry_run:

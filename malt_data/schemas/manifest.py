@@ -101,6 +101,8 @@ class Spec(_Frozen):
         """
         outside = {"limit", "shard", "base_url", "concurrency", "threshold", "pooling", "n"}
         facts = self.model_dump(exclude=outside)
+        if "/" in self.questions and Path(self.questions).suffix:  # the same file, moved
+            facts["questions"] = Path(self.questions).name
         facts["n_generator"], facts["n_verifier"], facts["n_refiner"] = self.branching
         return facts
 
