@@ -25,16 +25,19 @@ MAX_ANSWER = 2_000  # a longer "answer" is a whole text; no grader reads more th
 _BOXES_JOINED = 16
 _SPECIAL = re.compile(r"<\|[a-zA-Z_]{1,24}\|>|</s>|<end_of_turn>")
 
-_OF = r"(?:\s{1,3}(?:to|for|of)\b[^.:\n]{1,80}?)?"
+_TAG = re.compile(r"</?answer>", re.IGNORECASE)
+
+_OF = r"(?:\s{1,3}(?:to|for|of)\b(?!\s+be\b)[^.:\n]{1,60}?)?"
+_COMMENT = r"(?!\s+(?:(?:in)?correct|right|wrong|verified|below|above|given|the same)\b)"
 _FINAL = re.compile(
     rf"final\s{{1,3}}answers?{_OF}[ \t*_\"']{{0,8}}"
-    r"(?::|=|(?:is|are|as)\b(?!\s+(?:in)?correct\b|\s+(?:right|wrong|verified|below|above|given)\b)"
+    rf"(?::|=|(?:is|are|as)\b{_COMMENT}"
     r"|(?=\n|$|\\|\$|[-(\[]?\d))",
     re.IGNORECASE,
 )
 _THE = re.compile(
     rf"\b(?:the|our|my)\s{{1,3}}(?:[a-z]{{1,12}}\s{{1,3}})?answer{_OF}\s{{0,3}}[*_]{{0,3}}"
-    r"(?:is\b|are\b|would\s+be\b|=|:)",
+    rf"(?:(?:is|are|would\s+be)\b{_COMMENT}|=|:)",
     re.IGNORECASE,
 )
 _HASHES = re.compile(r"####(?!#)")
@@ -42,7 +45,7 @@ _HEADING = re.compile(r"\d{1,3}[.)]\s+[A-Za-z]|[A-Za-z]{2}")
 _LABEL = re.compile(r"[*_#>\s]{0,8}(?:(A)|answer|ans\.?)[*_]{0,3}\s{0,3}:[*_]{0,3}", re.IGNORECASE)
 _ANSWER_MATH = re.compile(r"answer\s{0,3}:?\s{0,3}(?=\$|\\\(|\\\[)", re.IGNORECASE)
 
-_OPENERS = " \t\n\r*_:#=>~"
+_OPENERS = " \t\n\r*_:#=~"
 _LEAD = re.compile(
     r"(?:(?:so|thus|therefore|hence|then|indeed|simply|now),?\s+)*"
     r"(?:(?:the|our|my)\s+)?(?:(?:correct|right|best|final)\s+){0,2}"
@@ -55,10 +58,16 @@ _SEGMENT = re.compile(
     r"|\\\((?P<d>[^\\]*(?:\\(?!\))[^\\]*)*)\\\)",
     re.DOTALL,
 )
-_TEXTUAL = re.compile(r"\\(?:text|mbox|textbf|textrm|mathrm|operatorname)\s*\{[^{}]*\}|\\[a-zA-Z]+")
+_TEXTUAL = re.compile(
+    r"\\(?:text(?:bf|rm|it)?|mbox|mathrm|operatorname|begin|end)\s*\{[^{}]*\}|\\[a-zA-Z]+"
+)
+_NUMBER_AND_UNIT = re.compile(r"[-+$(]{0,3}[\d.][\d.,]*\s*[a-z]+(?:\s+[a-z]+){0,2}\.?")
+_FORMULA_AND_UNIT = re.compile(r"\$[^$]{1,100}\$\s+[a-z]+(?:\s+[a-z]+)?\.?")
 _PROSE = re.compile(r"[A-Za-z]{3,}")
-_SENTENCE_END = re.compile(r"(?<=[^.\s])\.(?=\s+[A-Z\\$]|\s*$)|[;!?](?=\s)")
-_CONCLUDES = re.compile(r"\b(?:is|are|be|equals|that|get|have|thus|therefore|so|hence)\b|:", re.I)
+_SENTENCE_END = re.compile(r"(?<=[^.\s])(?<![ap]\.m)\.(?=\s+[A-Z\\$]|\s*$)|[;!?](?=\s)")
+_STATES = re.compile(r"\b(?:is|are|that|equals|thus|therefore|hence|so)\b|:", re.IGNORECASE)
+_CONCLUDES = re.compile(r"\b(?:thus|therefore|hence|conclusion|solution|result)\b", re.IGNORECASE)
+_CLOSED = re.compile(r"(?:\s+(?:is|are)\s+(?:our|the|my)\s+(?:answer|solution|result)s?)?[\s.!]*")
 
 
 def extract_answer(text: str, kind: Kind, choices: Sequence[str] | None = None) -> str | None:
@@ -82,15 +91,14 @@ def extract_answer(text: str, kind: Kind, choices: Sequence[str] | None = None) 
 
 def _spoken(text: str) -> str:
     """Return the completion without its <think> block and whatever follows the end of its turn."""
-    before, closed, after = text.rpartition("</think>")
+    _, closed, after = text.rpartition("</think>")
     text = after if closed else text
     if (opened := text.find("<think>")) >= 0:
         text = text[:opened]  # cut off while still thinking
-    del before
     text = text.lstrip()
     if (special := _SPECIAL.search(text)) and special.start() > 0:
         text = text[: special.start()]
-    return text.strip()
+    return _TAG.sub(" ", text).strip()
 
 
 # --- the chain ---------------------------------------------------------------------------------
@@ -111,7 +119,15 @@ def _after_marker(text: str, kind: Kind) -> tuple[bool, str | None]:
     committed, boxed = _last_boxes(rest)
     if committed and (boxed is None or len(_line(rest)) > 80 or "\\boxed" in _paragraph(rest)):
         return True, boxed
-    return True, _from_sentence(_paragraph(rest), kind)
+    answer = _from_sentence(_paragraph(rest), kind)
+    if kind == "numeric" and marker[0][-1] in "sSeE" and _says_no_number(answer or ""):
+        return False, None  # "the final answer is positive, because" commits to nothing
+    return True, answer
+
+
+def _says_no_number(sentence: str) -> bool:
+    written = re.search(r"[\d$\\]|\bnone\b", sentence, re.IGNORECASE)
+    return bool(_PROSE.search(sentence)) and not written and numeric.read(sentence) is None
 
 
 def _after_hashes(text: str) -> tuple[bool, str | None]:
@@ -197,16 +213,18 @@ def _bare(text: str, kind: Kind, choices: Sequence[str] | None) -> str | None:
         return text if choices and choice.letter_of(text, choices) else None
     inner = _only_segment(text)
     candidate = text if inner is None else inner
+    if not re.search(r"\w", candidate):
+        return None
     if kind == "numeric":
-        plain = not _has_prose(candidate) or re.match(r"[-+$(]*[\d.]\S*\s*(?:[a-z]+\s*){0,3}$", text)
+        plain = len(text) <= 100 and (
+            not _has_prose(candidate) or _NUMBER_AND_UNIT.fullmatch(text) is not None
+        )
         return candidate if plain and numeric.read(candidate) else None
     if inner is not None or (text and len(text) <= 300 and not _has_prose(text)):
         return candidate
-    tail = text[-600:]
-    tail = tail[tail.rfind("\n\n") + 1 :].strip()
-    if tail != text and not _CONCLUDES.search(tail):
-        return None
-    return _last_segment(tail)
+    if _FORMULA_AND_UNIT.fullmatch(text):
+        return text
+    return _conclusion(text)
 
 
 def _has_prose(text: str) -> bool:
@@ -223,14 +241,20 @@ def _content(found: re.Match[str]) -> str:
     return next(group for group in found.groups() if group is not None).strip()
 
 
-def _last_segment(text: str) -> str | None:
-    """Return the last `$…$` of a short conclusion that ends after it ("Thus $x<2$ is it.")."""
-    found = _last(_SEGMENT, text)
-    if found is None or len(text) - found.end() > 60:
+def _conclusion(text: str) -> str | None:
+    """Return the last `$…$` of a closing sentence (`Thus $x<2$ is our answer.`).
+
+    A chain of thought that was cut off ends on a formula too, so the sentence must say that it
+    concludes; a text of one sentence may just end on "is", and on nothing after the formula.
+    """
+    tail = text[-600:]
+    found = _last(_SEGMENT, tail)
+    if found is None or not _CLOSED.fullmatch(tail, found.end()):
         return None
-    if re.search(r"[\d=+]", text[found.end() :]):
-        return None
-    return _content(found)
+    before = tail[: found.start()]
+    sentence = re.split(r"[.!?]\s|\n", before)[-1]
+    alone = len(text) <= 200 and sentence == before
+    return _content(found) if (_STATES if alone else _CONCLUDES).search(sentence) else None
 
 
 # --- what follows a marker ---------------------------------------------------------------------
@@ -253,7 +277,7 @@ def _paragraph(text: str) -> str:
 
 def _from_sentence(text: str, kind: Kind) -> str | None:
     """Return the answer from the sentence behind a marker, without its wrapping words."""
-    text = text[:MAX_ANSWER].strip(_OPENERS)
+    text = text[:MAX_ANSWER].replace('\\"', '"').lstrip(_OPENERS).rstrip()
     while lead := _LEAD.match(text):
         text = text[lead.end() :].lstrip(_OPENERS)
     if end := _SENTENCE_END.search(text):
@@ -282,7 +306,9 @@ def _trim(answer: str | None) -> str | None:
     """Return the answer without markdown, outer `$` and a trailing period; None where empty."""
     if answer is None:
         return None
-    answer = answer[:MAX_ANSWER].strip().strip("*_`\"").strip()
+    answer = answer[:MAX_ANSWER].strip().strip('*_`"').strip()
+    if answer.endswith("}") and answer.count("{") < answer.count("}"):
+        answer = answer[:-1].strip('" ')  # {"final answer": "12"}
     for opening, closing in (("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"), ("$", "$")):
         body = answer.rstrip(" .")
         inner = body[len(opening) : -len(closing)]

@@ -51,9 +51,9 @@ _DRESS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), new)
     for pattern, new in (
         (r"\\(?:text(?:bf|rm|it)?|mbox|mathrm|mathbf|hbox)\s*\{([^{}]*)\}", r" \1 "),
+        (r"\s*\{\s*,\s*\}\s*|,\s*\\!\s*", ","),
         (r"\^\s*\{?\s*\\circ\s*\}?|\\degrees?\b", " degrees "),
-        (r"\\[!,;: ]|\\q?quad\b|~|\\left\b|\\right\b|\\[()\[\]]|\*\*|__", ""),
-        (r"\{,\}", ","),
+        (r"(?<!\\)\\[!,;: ]|\\q?quad\b|~|\\left\b|\\right\b|\\[()\[\]]|\*\*|__", ""),
         (r"\\%", "%"),
         (r"[$€£¥₹]|\bUSD\b|\\\$", ""),
         (r"\\(?:cdot|times)\b", "*"),
@@ -80,7 +80,9 @@ def undress(text: str) -> str:
 
 # --- arithmetic --------------------------------------------------------------------------------
 
-_NUMBER = r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?(?![\d,])|\d+(?:\.\d*)?(?:[eE][+-]?\d{1,4}(?!\d))?|\.\d+"
+_NUMBER = (
+    r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?(?![\d,])|\d+(?:\.\d*)?(?:[eE][+-]?\d{1,4}(?!\d))?|\.\d+"
+)
 _TOKEN = re.compile(rf"\s*(?:({_NUMBER})|(\\frac|\\sqrt|\\pi)(?![a-zA-Z])|([-+*/^!(){{}}\[\]]))")
 _MIXED = re.compile(r"([-+]?)\s*(\d[\d,]*)\s+(\d+)\s*/\s*(\d+)")
 _GROUPED = re.compile(r"-?[1-9]\d{0,2}(?: \d{3})+(?:\.\d+)?")
@@ -279,13 +281,17 @@ def _root(value: Value) -> Value:
 
 # --- comparison --------------------------------------------------------------------------------
 
+_NOISE = Fraction(1, 10**45)  # what 60 digits leave of sqrt(2)*sqrt(2) - 2
+
 
 def same(a: Value, b: Value) -> bool:
     """Say whether two values are equal, or one is a rounding of the other to six or more digits."""
     if a.exact and b.exact and a.q == b.q:
         return True
-    if not (a.exact and b.exact) and abs(a.q - b.q) <= max(abs(a.q), abs(b.q)) / 10**30:
-        return True
+    if not (a.exact and b.exact):
+        noise = _NOISE if 0 in (a.q, b.q) else max(abs(a.q), abs(b.q)) / 10**30
+        if abs(a.q - b.q) <= noise:
+            return True
     return _rounds(a, b) or _rounds(b, a)
 
 
@@ -297,7 +303,7 @@ def _rounds(short: Value, full: Value) -> bool:
         return False
     if full.exact and _terminates(full.q):
         return False  # 5.0000001 is not a rounding of 5
-    return abs(short.q - full.q) * 10**short.decimals < 1
+    return abs(short.q - full.q) < Fraction(1, 10**short.decimals)
 
 
 def _terminates(q: Fraction) -> bool:
@@ -312,10 +318,15 @@ def _terminates(q: Fraction) -> bool:
 
 _PLAIN = re.compile(r"[-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d{1,300})(?:\.\d{1,100})?\.?")
 _REFUSED = re.compile(
-    r"\bnot\b|n't\b|\bnone\b|\\pm|\d:\d|\b(?:or|to|and|through)\s+\(?[-$]?\.?\d|\d\s*-+\s*\d+ +[a-z]|\d\s+\(",
+    r"\bnot\b|n't\b|\bnone\b|\\pm|\d:\d|\b(?:or|to|and|through)\s+\(?[-$]?\.?\d"
+    r"|\d\s*-+\s*\d+ +[a-z]|\d\s+\(",
     re.IGNORECASE,
 )
-_REMARK = re.compile(r"\s+\((?=[^()\\]*[a-zA-Z]{2})[^()]*\)")
+_ANNOTATION = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator
+_REMARK = re.compile(
+    r"\s+\((?=[^()\\]*[a-zA-Z]{2})[^()]*\)|,?\s+\b(?:which|since|because|where|meaning)\b.*",
+    re.DOTALL,
+)
 _EQUALS = re.compile(r"(?<![<>!\\])=")
 _APPROX = re.compile(r"\\approx(?![a-z])|\\simeq|~")
 _LEADING = re.compile(
@@ -342,8 +353,9 @@ def is_number(text: str) -> bool:
 
 def equal(answer: str, gold: str) -> bool:
     """Say whether `answer` states the number `gold`."""
-    ours, theirs = read(answer), read(gold)
-    return ours is not None and theirs is not None and same(ours, theirs)
+    theirs = read(gold)
+    said = [read(part) for part in answer.split(" or ", 3)] if " or " in answer else [read(answer)]
+    return theirs is not None and all(ours is not None and same(ours, theirs) for ours in said)
 
 
 def read(text: str) -> Value | None:
@@ -353,7 +365,7 @@ def read(text: str) -> Value | None:
         return None
     if _PLAIN.fullmatch(text):
         return _literal(text.lstrip("+-").rstrip(".")) if text[0] not in "+-" else evaluate(text)
-    text = undress(_REMARK.sub("", text))
+    text = undress(_REMARK.sub("", _ANNOTATION.sub("", text)))
     if _REFUSED.search(text):
         return None
     text = _conclusion(text.rstrip(" .,;:\n"))
@@ -379,23 +391,22 @@ def _in_prose(text: str) -> Value | None:
     if after != text and (value := evaluate(after)):
         return value
     found = {match[0] for match in _ANY.finditer(text)}
-    if len(found) != 1 or not re.match(r"[a-zA-Z]{2}", text) or re.search(r"[\\^=_]|\d[a-z]\b", text):
+    if (
+        len(found) != 1
+        or not re.match(r"[a-zA-Z]{2}", text)
+        or re.search(r"[\\^=_]|\d[a-z]\b", text)
+    ):
         return None
     return evaluate(found.pop())
 
 
-_UNITS = {
-    word: number
-    for number, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-        "fifteen sixteen seventeen eighteen nineteen".split()
-    )
-} | {
-    word: 10 * number
-    for number, word in enumerate(
-        "twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2
-    )
-}
+_SMALL = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+    "fifteen sixteen seventeen eighteen nineteen"
+)
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_UNITS = {word: number for number, word in enumerate(_SMALL.split())}
+_UNITS |= {word: 10 * number for number, word in enumerate(_TENS.split(), start=2)}
 
 
 def _in_words(text: str) -> Value | None:

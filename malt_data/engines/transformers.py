@@ -1,0 +1,331 @@
+"""A model in this process, on the CPU or a GPU, through transformers' `generate`.
+
+Sequences queue here, one a seed; a worker thread takes up to `batch_size` of them, the deepest
+in their trees first, and hands each completion over when its batch ends.
+
+What is sampled is softmax(logits / temperature) over the whole vocabulary and nothing else:
+a model's own generation defaults (top_p, top_k, repetition_penalty, …) are dropped, because a
+node's value is an expectation under the model, not under a filter of it. Only the model's end
+tokens are kept. Temperature 0 is the likeliest token.
+
+A seed stands for its own stream of uniform numbers, one a token, so what else is in the batch
+does not matter to it. Padding does change the last bits of the logits, so a seed can still
+give another text alone than in a mixed batch where two tokens are within about 1e-5 of each
+other (in float32; in bfloat16 this happens often).
+
+    engine = await TransformersEngine.open("smollm2-135m", batch_size=32)
+    async for sample, completion in engine.complete(request): ...
+"""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+from malt_data.engines import Completion, Gate, Messages, Request
+from malt_data.engines.embedded import quiet, resolve
+from malt_data.errors import EngineDown, EngineError
+
+if TYPE_CHECKING:
+    import torch
+
+_SETTLE_SECONDS = 0.02
+"""How long a batch with room waits for the next arrival: requests come in bursts."""
+
+
+@dataclass(slots=True, eq=False)
+class _Row:
+    """One sequence, waiting or being sampled. `done` gets the tokens, end token included."""
+
+    prompt: list[int]
+    seed: int
+    temperature: float
+    limit: int
+    adapter: str | None
+    priority: int
+    done: "Future[tuple[list[int], str]]" = field(default_factory=Future)
+
+
+class TransformersEngine:
+    """See the module. `open` returns one whose model is loaded."""
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        batch_size: int = 64,
+        device: str | None = None,
+        dtype: str | None = None,
+        note: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """device: None takes CUDA, then MPS, then the CPU. dtype: a name as in torch; None is
+        float32 on the CPU, where it is the fast one, and bfloat16 elsewhere.
+        """
+        self.model = model
+        self.gate = Gate(2 * batch_size)  # the next batch is ready when one ends
+        self._batch_size = batch_size
+        self._device, self._dtype, self._note = device, dtype, note
+        self._loaded: Future[_Loaded] = Future()
+        self._queue: list[_Row] = []
+        self._changed = threading.Condition()
+        self._closing = False
+        self._thread: threading.Thread | None = None
+
+    @classmethod
+    async def open(cls, model: str, **options: Any) -> Self:
+        """Return an engine with its model loaded; `options` as for the class.
+
+        Raises EngineDown where a library is missing or the model cannot be had.
+        """
+        engine = cls(model, **options)
+        await engine._load()
+        return engine
+
+    async def complete(self, request: Request) -> AsyncIterator[tuple[int, Completion]]:
+        """Yield (sample index, completion) for each seed, as their batches end.
+
+        Raises EngineError where the prompt and `max_tokens` exceed the model's context.
+        """
+        loaded = await self._load()
+        prompt = loaded.encode(request.messages)
+        if len(prompt) + request.max_tokens > loaded.context:
+            raise EngineError(
+                f"A prompt of {len(prompt)} tokens and an answer of up to {request.max_tokens} "
+                f"exceed the context of {self.model} ({loaded.context} tokens): "
+                "lower --max-tokens, or take a model with a longer context."
+            )
+
+        async def sample(index: int, seed: int) -> tuple[int, Completion]:
+            row = _Row(
+                prompt,
+                seed,
+                request.temperature,
+                request.max_tokens,
+                request.adapter,
+                request.priority,
+            )
+            async with self.gate.slot(request.priority):
+                tokens, reason = await self._put(row)
+            text = loaded.decode(tokens)
+            return index, Completion(text, reason, len(prompt), len(tokens), seed)
+
+        tasks = [asyncio.create_task(sample(i, seed)) for i, seed in enumerate(request.seeds)]
+        try:
+            for landed in asyncio.as_completed(tasks):
+                yield await landed
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def close(self) -> None:
+        """End the batch that runs, within a token, and free the model."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
+        self._loaded = Future()
+
+    async def _load(self) -> "_Loaded":
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="malt-transformers")
+            self._thread.start()
+        return await asyncio.wrap_future(self._loaded)
+
+    def _put(self, row: _Row) -> "asyncio.Future[tuple[list[int], str]]":
+        with self._changed:
+            self._queue.append(row)
+            self._changed.notify_all()
+        return asyncio.wrap_future(row.done)
+
+    def _work(self) -> None:
+        self._loaded.set_running_or_notify_cancel()  # a waiter that gives up takes nobody along
+        try:
+            loaded = _load(self.model, self._device, self._dtype, self._note)
+        except BaseException as error:  # noqa: BLE001 - carried over to whoever waits
+            self._loaded.set_exception(error)
+            return
+        self._loaded.set_result(loaded)
+        while rows := self._next():
+            try:
+                _finish(rows, loaded.generate(rows, lambda: self._closing))
+            except BaseException as error:  # noqa: BLE001 - carried over to whoever waits
+                _finish(rows, error)
+        _finish(self._queue, EngineDown("The engine was closed."))
+
+    def _next(self) -> list[_Row]:
+        """Wait for rows and return a batch of one adapter; empty when the engine closes."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._closing)
+                while (
+                    len(self._queue) < self._batch_size
+                    and not self._closing
+                    and self._changed.wait(_SETTLE_SECONDS)
+                ):
+                    pass
+                if self._closing:
+                    return []
+                waiting = [row for row in self._queue if not row.done.cancelled()]
+                waiting.sort(key=lambda row: row.priority)  # stable: then in order of arrival
+                batch = [row for row in waiting if row.adapter == waiting[0].adapter]
+                batch = batch[: self._batch_size]
+                self._queue = [row for row in waiting if row not in batch]
+            if batch:
+                return batch
+
+
+def _finish(rows: list[_Row], outcome: "list[tuple[list[int], str]] | BaseException") -> None:
+    for index, row in enumerate(rows):
+        if not row.done.set_running_or_notify_cancel():
+            continue  # nobody waits any more
+        if isinstance(outcome, BaseException):
+            row.done.set_exception(outcome)
+        else:
+            row.done.set_result(outcome[index])
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """A model with what is needed to go from messages to tokens and back."""
+
+    model: Any
+    tokenizer: Any
+    ends: tuple[int, ...]
+    context: int
+
+    def encode(self, messages: Messages) -> list[int]:
+        ids: list[int] = self.tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=True, return_dict=False
+        )
+        return ids
+
+    def decode(self, tokens: list[int]) -> str:
+        text: str = self.tokenizer.decode(
+            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def generate(
+        self, rows: list[_Row], closing: Callable[[], bool]
+    ) -> list[tuple[list[int], str]]:
+        """Return the tokens and finish reason of each row."""
+        import torch
+
+        device = self.model.device
+        width = max(len(row.prompt) for row in rows)
+        pads = [width - len(row.prompt) for row in rows]
+        ids = [[self.ends[0]] * pad + row.prompt for pad, row in zip(pads, rows, strict=True)]
+        mask = [[0] * pad + [1] * (width - pad) for pad in pads]
+        limits = torch.tensor([row.limit for row in rows], device=device)
+
+        def stop(ids: "torch.Tensor", scores: object, **_: object) -> "torch.Tensor":
+            over = limits <= ids.shape[1] - width
+            if closing():
+                over.fill_(True)
+            for index, row in enumerate(rows):
+                if row.done.cancelled():
+                    over[index] = True
+            return over
+
+        with torch.inference_mode():
+            output = self.model.generate(
+                torch.tensor(ids, device=device),
+                attention_mask=torch.tensor(mask, device=device),
+                max_new_tokens=max(row.limit for row in rows),
+                logits_processor=_samplers(rows, width, device),
+                stopping_criteria=[stop],
+            )
+        if closing():
+            raise EngineDown("The engine was closed.")
+        new = output[:, width:].tolist()
+        return [self._cut(tokens[: row.limit]) for tokens, row in zip(new, rows, strict=True)]
+
+    def _cut(self, tokens: list[int]) -> tuple[list[int], str]:
+        for index, token in enumerate(tokens):
+            if token in self.ends:
+                return tokens[: index + 1], "stop"
+        return tokens, "length"
+
+
+def _samplers(rows: list[_Row], width: int, device: "torch.device") -> list[Any]:
+    """Return what makes `generate`'s argmax a draw from softmax(logits / temperature).
+
+    Each row has one uniform number a token, drawn ahead from its own seed, and takes the first
+    token at which the cumulated probabilities exceed it. The sum is in float64, so that a rare
+    token is as rare as the model says.
+    """
+    import torch
+
+    if not any(row.temperature for row in rows):
+        return []
+    precise = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+    longest = max(row.limit for row in rows)
+    draws = torch.zeros(len(rows), longest, dtype=torch.float64)
+    for draw, row in zip(draws, rows, strict=True):
+        draw[: row.limit].uniform_(generator=torch.Generator().manual_seed(row.seed))
+    draws = draws.to(device, precise)
+    heat = torch.tensor([[row.temperature] for row in rows], device=device)
+    cold = heat == 0
+
+    def choose(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        step = ids.shape[1] - width
+        mass = (scores / heat.masked_fill(cold, 1)).softmax(-1).cumsum(-1, dtype=precise)
+        aim = draws[:, step : step + 1] * mass[:, -1:]
+        token = torch.searchsorted(mass, aim, right=True).clamp_(max=scores.shape[1] - 1)
+        token = torch.where(cold, scores.argmax(-1, keepdim=True), token)
+        return scores.scatter_(1, token, torch.inf)
+
+    return [choose]
+
+
+def _load(
+    name: str, device: str | None, dtype: str | None, note: Callable[[str], None]
+) -> _Loaded:
+    try:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    except ImportError as error:
+        raise EngineDown(
+            f"The transformers engine needs torch and transformers ({error}): "
+            "pip install 'malt-data[local]'"
+        ) from error
+    place = torch.device(device or _best_device())
+    kind = getattr(torch, dtype or ("float32" if place.type == "cpu" else "bfloat16"))
+    source = resolve(name, note)
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=kind).to(place).eval()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise EngineDown(
+            f"The model {name} could not be loaded: {str(error).strip().splitlines()[0]} "
+            "Check its name, the network, and that the device has room for it."
+        ) from error
+    if not tokenizer.chat_template:
+        raise EngineDown(
+            f"{name} has no chat template, so it cannot be given messages: "
+            "take its instruction-tuned variant (…-Instruct, …-it)."
+        )
+    ends = _ends(model, tokenizer)
+    model.generation_config = GenerationConfig(eos_token_id=list(ends), pad_token_id=ends[0])
+    config = model.config.get_text_config()
+    return _Loaded(model, tokenizer, ends, getattr(config, "max_position_embeddings", 1 << 30))
+
+
+def _best_device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _ends(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Return the tokens that end an answer: the model's (one or several) and the tokenizer's."""
+    own = model.generation_config.eos_token_id
+    found = [tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
+    return tuple(dict.fromkeys(token for token in found if token is not None))

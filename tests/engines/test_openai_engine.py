@@ -1,0 +1,562 @@
+"""The HTTP engine against a real server that misbehaves: the real client over real sockets."""
+
+import asyncio
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openai_server import Fault, OpenAIServer, Reply
+
+from malt_data.engines import Completion, Request
+from malt_data.engines import openai as module
+from malt_data.engines.openai import OpenAIEngine, _read, _share
+from malt_data.errors import EngineDown, EngineError
+
+KEY = "sk-secret-0123456789"
+MESSAGES = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "2 + 2?"})
+Landed = list[tuple[int, Completion]]
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+def request(*seeds: int, **changes: Any) -> Request:
+    settings: dict[str, Any] = {"temperature": 0.3, "max_tokens": 50, **changes}
+    return Request(MESSAGES, seeds, **settings)
+
+
+async def ask(
+    url: str | None, requests: Sequence[Request], model: str | None = "test-model", **settings: Any
+) -> list[Landed]:
+    """Open an engine, complete the requests one after the other, close it."""
+    engine = await OpenAIEngine.open(model, base_url=url, **{"backoff_s": 0.01, **settings})
+    try:
+        return [[landed async for landed in engine.complete(each)] for each in requests]
+    finally:
+        await engine.close()
+
+
+def one(server: OpenAIServer, *seeds: int, **settings: Any) -> Landed:
+    return asyncio.run(ask(server.base_url, [request(*(seeds or (7,)))], **settings))[0]
+
+
+def texts(landed: Landed) -> dict[int, str]:
+    return {sample: completion.text for sample, completion in landed}
+
+
+# What is asked, and what is recorded
+
+
+def test_all_samples_come_from_one_request_and_record_the_seed_asked() -> None:
+    with OpenAIServer() as server:
+        landed = one(server, 11, 12, 13)
+    assert server.bodies == [
+        {
+            "model": "test-model",
+            "messages": list(MESSAGES),
+            "n": 3,
+            "seed": 11,
+            "temperature": 0.3,
+            "max_tokens": 50,
+        }
+    ]
+    assert texts(landed) == {i: f"seed 11 sample {i}" for i in range(3)}
+    assert [completion.seed for _, completion in landed] == [11, 11, 11]
+
+
+def test_an_adapter_is_asked_for_as_the_model() -> None:
+    with OpenAIServer(models=()) as server:
+        asyncio.run(ask(server.base_url, [request(1, adapter="verifier-lora")]))
+    assert server.bodies[0]["model"] == "verifier-lora"
+
+
+@pytest.mark.parametrize("text", ["  two\r\n spaces \t", "", "\\boxed{4} ½ 🙂\u2028\x00"])
+def test_the_text_is_kept_exactly(text: str) -> None:
+    with OpenAIServer(answer=lambda *_: text) as server:
+        assert texts(one(server)) == {0: text}
+
+
+def test_no_content_is_an_empty_answer_and_reasoning_is_not_part_of_it() -> None:
+    silent = Reply(None, None, {"reasoning_content": "Let me think."})
+    with OpenAIServer(answer=lambda *_: silent, usage=False) as server:
+        landed = one(server)
+    assert landed == [(0, Completion("", "unknown", None, None, 7))]
+    assert len(server.bodies) == 1
+
+
+def test_half_an_emoji_becomes_a_character_that_utf8_holds() -> None:
+    with OpenAIServer(answer=lambda *_: "\ud83d!") as server:
+        assert texts(one(server)) == {0: "\ufffd!"}
+
+
+def test_the_finish_reason_is_as_said() -> None:
+    with OpenAIServer(answer=lambda *_: Reply("cut", "length")) as server:
+        assert one(server)[0][1].finish_reason == "length"
+
+
+def test_tokens_of_one_choice_are_as_said_and_of_many_sum_to_the_total() -> None:
+    usage = {"prompt_tokens": 9, "completion_tokens": 10}
+    with OpenAIServer(answer=lambda m, s, i: "ab" * (i + 1), usage=usage) as server:
+        (_, alone), *_ = one(server)
+        many = one(server, 1, 2, 3)
+    assert (alone.prompt_tokens, alone.completion_tokens) == (9, 10)
+    assert [c.prompt_tokens for _, c in many] == [9, 9, 9]
+    assert [c.completion_tokens for _, c in many] == [2, 3, 5]
+
+
+@given(st.integers(0, 10**6), st.lists(st.text(max_size=50), min_size=1, max_size=12))
+def test_shares_sum_to_the_total_and_follow_the_lengths(total: int, words: list[str]) -> None:
+    shares = _share(total, words)
+    assert sum(shares) == total
+    whole = sum(map(len, words))
+    if whole:
+        for share, word in zip(shares, words, strict=True):
+            assert abs(share - total * len(word) / whole) < 1
+
+
+def test_choices_beyond_those_asked_are_dropped() -> None:
+    with OpenAIServer(extra_choices=2) as server:
+        assert sorted(texts(one(server, 1, 2))) == [0, 1]
+
+
+# Servers that know less
+
+
+def test_a_server_that_ignores_n_is_asked_one_by_one_and_remembered() -> None:
+    with OpenAIServer(ignore_n=True) as server:
+        url = server.base_url
+        first, second = asyncio.run(ask(url, [request(1, 2, 3), request(4, 5)]))
+    assert texts(first) == {0: "seed 1 sample 0", 1: "seed 2 sample 0", 2: "seed 3 sample 0"}
+    assert {c.seed: c.text for _, c in second} == {4: "seed 4 sample 0", 5: "seed 5 sample 0"}
+    assert [body.get("n", 1) for body in server.bodies] == [3, 1, 1, 1, 1]
+
+
+def test_a_server_that_refuses_n_is_asked_one_by_one_and_remembered() -> None:
+    with OpenAIServer(refuse_n=True) as server:
+        url = server.base_url
+        first, second = asyncio.run(ask(url, [request(1, 2), request(4, 5)]))
+    assert sorted(c.seed or 0 for _, c in first + second) == [1, 2, 4, 5]
+    assert [body.get("n", 1) for body in server.bodies] == [2, 1, 1, 1, 1]
+
+
+def test_a_refused_prompt_does_not_pass_for_a_refused_n() -> None:
+    async def run(server: OpenAIServer) -> Landed:
+        engine = OpenAIEngine("test-model", base_url=server.base_url)
+        with pytest.raises(EngineError, match="too long"):
+            [_ async for _ in engine.complete(request(1, 2))]
+        landed = [landed async for landed in engine.complete(request(1, 2))]
+        await engine.close()
+        return landed
+
+    with OpenAIServer(faults=[Fault(400, "prompt is too long")], fail_first=2) as server:
+        assert len(asyncio.run(run(server))) == 2
+    assert server.bodies[-1]["n"] == 2
+
+
+def test_singles_run_together_and_each_is_handed_over_as_it_lands() -> None:
+    def delay(body: dict[str, Any]) -> float:
+        return {1: 0.0, 2: 0.5, 3: 0.1, 4: 0.3}[body["seed"]]
+
+    with OpenAIServer(ignore_n=True, delay=delay) as server:
+        started = time.monotonic()
+        landed = one(server, 1, 2, 3, 4)
+        took = time.monotonic() - started
+    assert [sample for sample, _ in landed] == [0, 2, 3, 1]
+    assert took < 0.85
+    assert server.in_flight_max == 3
+
+
+def test_max_completion_tokens_is_used_where_the_server_wants_it() -> None:
+    with OpenAIServer(limit_field="max_completion_tokens") as server:
+        asyncio.run(ask(server.base_url, [request(1, 2), request(3)]))
+    sent = [[name for name in body if name.startswith("max_")] for body in server.bodies]
+    assert sent == [["max_tokens"], ["max_completion_tokens"], ["max_completion_tokens"]]
+
+
+def test_no_more_requests_are_in_flight_than_allowed() -> None:
+    async def run(url: str) -> int:
+        engine = OpenAIEngine("test-model", base_url=url, concurrency=4)
+
+        async def count(seed: int) -> int:
+            return len([_ async for _ in engine.complete(request(seed, seed + 1))])
+
+        counts = await asyncio.gather(*(count(seed) for seed in range(20)))
+        await engine.close()
+        return sum(counts)
+
+    with OpenAIServer(delay=0.02) as server:
+        assert asyncio.run(run(server.base_url)) == 40
+    assert server.in_flight_max == 4
+    assert server.connections <= 4, "connections were not kept alive"
+
+
+def test_a_lower_priority_number_goes_first() -> None:
+    async def run(url: str) -> None:
+        engine = OpenAIEngine("test-model", base_url=url, concurrency=1)
+
+        async def one(seed: int, priority: int) -> None:
+            assert [_ async for _ in engine.complete(request(seed, priority=priority))]
+
+        await asyncio.gather(one(1, 0), one(2, -1), one(3, -3), one(4, -2))
+        await engine.close()
+
+    with OpenAIServer(delay=0.02) as server:
+        asyncio.run(run(server.base_url))
+    assert [body["seed"] for body in server.bodies] == [1, 3, 4, 2]
+
+
+# The model
+
+
+def test_the_only_model_is_taken_and_adapters_beside_it_do_not_count() -> None:
+    with OpenAIServer(models=["tiny-llm"]) as server:
+        assert texts(one(server, model=None)) == {0: "seed 7 sample 0"}
+    assert server.bodies[0]["model"] == "tiny-llm"
+    listed = {"data": [{"id": "base", "parent": None}, {"id": "lora", "parent": "base"}]}
+    assert module._base_models(listed) == ["base"]
+
+
+@pytest.mark.parametrize(("models", "listed"), [(["one", "two"], "one, two"), ([], "none")])
+def test_several_models_or_none_are_listed(models: list[str], listed: str) -> None:
+    with (
+        OpenAIServer(models=models) as server,
+        pytest.raises(EngineDown, match=rf"serves {len(models)} models \({listed}\).*--model"),
+    ):
+        one(server, model=None)
+
+
+# Failures that pass
+
+
+FAULTS = ["500", "503", "429", "408", "409", "close", "cut", "garbage", "empty", "no-message"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_passing_fault_is_retried(fault: str) -> None:
+    with OpenAIServer(fail_first=2, faults=[fault]) as server:
+        assert texts(one(server)) == {0: "seed 7 sample 0"}
+    assert len(server.bodies) == 3
+
+
+def test_a_response_that_does_not_come_is_asked_again() -> None:
+    with OpenAIServer(fail_first=1, faults=["hang"]) as server:
+        assert texts(one(server, timeout_s=0.3)) == {0: "seed 7 sample 0"}
+
+
+def test_many_requests_through_all_faults_bring_each_sample_once() -> None:
+    async def run(url: str) -> list[Landed]:
+        engine = OpenAIEngine("test-model", base_url=url, backoff_s=0.01)
+
+        async def one(seed: int) -> Landed:
+            return [landed async for landed in engine.complete(request(seed, seed, seed))]
+
+        landed = await asyncio.gather(*(one(seed) for seed in range(100)))
+        await engine.close()
+        return landed
+
+    with OpenAIServer(fail_every=3, faults=FAULTS) as server:
+        for seed, landed in enumerate(asyncio.run(run(server.base_url))):
+            assert texts(landed) == {i: f"seed {seed} sample {i}" for i in range(3)}
+
+
+def waited(server: OpenAIServer) -> float:
+    first, second = server.requests
+    return second.at - first.at
+
+
+def test_retry_after_in_seconds_is_honoured() -> None:
+    with OpenAIServer(fail_first=1, faults=[Fault(429, headers={"Retry-After": "1"})]) as server:
+        one(server)
+    assert 1.0 <= waited(server) < 1.8
+
+
+def test_retry_after_as_a_date_is_honoured() -> None:
+    date = formatdate(time.time() + 2.5, usegmt=True)  # whole seconds: 1.5 to 2.5 from now
+    with OpenAIServer(fail_first=1, faults=[Fault(503, headers={"Retry-After": date})]) as server:
+        one(server)
+    assert 1.0 <= waited(server) < 3.3
+
+
+def test_retry_after_above_the_limit_of_the_client_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def note(seconds: float) -> None:
+        pauses.append(seconds)
+        await sleep(0)
+
+    with OpenAIServer(fail_first=1, faults=[Fault(429, headers={"Retry-After": "300"})]) as server:
+        monkeypatch.setattr(module.asyncio, "sleep", note)
+        one(server)
+        monkeypatch.undo()
+    assert [seconds for seconds in pauses if seconds >= 300]
+
+
+def test_a_wait_of_hours_is_not_begun() -> None:
+    fault = Fault(429, "daily limit", {"Retry-After": "86400"})
+    with (
+        OpenAIServer(fail_first=9, faults=[fault]) as server,
+        pytest.raises(EngineError, match=r"429.*daily limit.*wait 86400 s"),
+    ):
+        one(server)
+    assert len(server.bodies) == 1
+
+
+# Failures that stay
+
+
+def failure(run: Callable[[], object]) -> EngineError:
+    with pytest.raises(EngineError) as caught:
+        run()
+    assert "\n" not in str(caught.value)
+    assert KEY not in str(caught.value)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("500", "answered 500 after 3 attempts: injected fault"),
+        ("429", "answered 429 after 3 attempts"),
+        ("close", "broke the connection after 3 attempts"),
+        ("cut", "broke the connection after 3 attempts"),
+        ("garbage", "answered without a completion after 3 attempts ('<html>no JSON"),
+        ("hang", "gave no answer within 0.2 s, after 3 attempts"),
+    ],
+)
+def test_a_fault_that_stays_fails_the_request_only(fault: str, said: str) -> None:
+    with OpenAIServer(fail_first=99, faults=[fault]) as server:
+        error = failure(lambda: one(server, max_retries=2, timeout_s=0.2))
+    assert said in str(error)
+    assert not isinstance(error, EngineDown)
+    assert len(server.bodies) == 3
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_refused_request_gives_the_reason_of_the_server_shortened(status: int) -> None:
+    reason = "This prompt\nhas 9000 tokens. " + "x" * 1000
+    with OpenAIServer(fail_first=9, faults=[Fault(status, reason)]) as server:
+        error = failure(lambda: one(server))
+    assert f"({status}): This prompt has 9000 tokens. xxx" in str(error)
+    assert len(str(error)) < 400
+    assert not isinstance(error, EngineDown)
+    assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_key_stops_the_build_and_is_not_shown(status: int) -> None:
+    fault = Fault(status, f"Incorrect API key provided: {KEY}")
+    with OpenAIServer(fail_first=9, faults=[fault]) as server:
+        error = failure(lambda: one(server, api_key=KEY))
+    assert isinstance(error, EngineDown)
+    assert "OPENAI_API_KEY" in str(error)
+    assert len(server.bodies) == 1
+
+
+def test_the_key_is_the_argument_else_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    with OpenAIServer(key=KEY) as server:
+        assert isinstance(failure(lambda: one(server)), EngineDown)
+        assert one(server, api_key=KEY + "\n")
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        assert one(server)
+
+
+def test_an_unknown_model_stops_the_build() -> None:
+    with OpenAIServer() as server:
+        error = failure(lambda: one(server, model="typo"))
+    assert isinstance(error, EngineDown)
+    assert "model 'typo'" in str(error)
+
+
+def test_a_url_without_v1_stops_the_build_and_says_so() -> None:
+    with OpenAIServer() as server:
+        url = server.base_url.removesuffix("/v1")
+        for model in ("test-model", None):
+            error = failure(lambda model=model: asyncio.run(ask(url, [request(1)], model)))
+            assert isinstance(error, EngineDown)
+            assert "--base-url ends in /v1" in str(error)
+
+
+def closed_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+def test_a_server_that_is_not_there_stops_the_build_soon() -> None:
+    url = f"http://127.0.0.1:{closed_port()}/v1"
+    started = time.monotonic()
+    error = failure(lambda: asyncio.run(ask(url, [request(1)], backoff_s=0.5)))
+    assert time.monotonic() - started < 10
+    assert isinstance(error, EngineDown)
+    assert f"{url} could not be reached after 4 attempts" in str(error)
+
+
+def test_an_address_that_swallows_connections_stops_the_build(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "CONNECT_S", 0.2)
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        port = deaf.getsockname()[1]
+        crowd = [socket.socket() for _ in range(3)]  # fills the queue that nobody empties
+        for each in crowd:
+            each.setblocking(False)
+            each.connect_ex(("127.0.0.1", port))
+        error = failure(lambda: asyncio.run(ask(f"http://127.0.0.1:{port}/v1", [request(1)])))
+        for each in crowd:
+            each.close()
+    assert isinstance(error, EngineDown)
+    assert "could not be reached" in str(error)
+
+
+def test_a_server_that_restarts_is_waited_for() -> None:
+    async def run() -> Landed:
+        with OpenAIServer() as before:
+            url, port = before.base_url, before.port
+            engine = OpenAIEngine("test-model", base_url=url, backoff_s=0.1)
+            assert [_ async for _ in engine.complete(request(1))]
+
+        async def revive() -> OpenAIServer:
+            await asyncio.sleep(1.2)  # more than UNREACHED_RETRIES allow for
+            return await asyncio.to_thread(OpenAIServer(port=port).__enter__)
+
+        reviving = asyncio.create_task(revive())
+        landed = [landed async for landed in engine.complete(request(2))]
+        await engine.close()
+        (await reviving).__exit__()
+        return landed
+
+    assert texts(asyncio.run(run())) == {0: "seed 2 sample 0"}
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["localhost:8000/v1", "http://", "http://[::1/v1", "http://u:hunter2@h:no/v1", "http://a b/v1"],
+)
+def test_what_is_no_url_is_said_at_once(url: str) -> None:
+    error = failure(lambda: asyncio.run(ask(url, [request(1)])))
+    assert isinstance(error, EngineDown)
+    assert "--base-url" in str(error)
+    assert "hunter2" not in str(error)
+
+
+def test_a_password_in_the_url_is_not_shown() -> None:
+    url = f"http://user:hunter2@127.0.0.1:{closed_port()}/v1?token=hunter2"
+    error = failure(lambda: asyncio.run(ask(url, [request(1)])))
+    assert "127.0.0.1" in str(error)
+    assert "hunter2" not in str(error)
+
+
+def test_neither_key_nor_server_is_said_at_once() -> None:
+    error = failure(lambda: asyncio.run(ask(None, [request(1)])))
+    assert isinstance(error, EngineDown)
+    assert "OPENAI_API_KEY" in str(error)
+    assert "--base-url" in str(error)
+
+
+@pytest.mark.parametrize("key", ["sk-two\nlines", "sk-ünicode"])
+def test_a_key_that_cannot_be_sent_is_not_shown(key: str) -> None:
+    error = failure(lambda: asyncio.run(ask("http://127.0.0.1:1/v1", [request(1)], api_key=key)))
+    assert isinstance(error, EngineDown)
+    assert "sk-" not in str(error)
+
+
+def test_an_empty_account_stops_the_build() -> None:
+    import json
+
+    body = {"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}}
+
+    class Poor(OpenAIServer):
+        async def _fail(self, fault: object, body_: object) -> tuple[bytes, bool]:
+            content = json.dumps(body)
+            head = (
+                "HTTP/1.1 429 Said\r\nContent-Type: application/json\r\n"
+                f"x-should-retry: false\r\nContent-Length: {len(content)}\r\n\r\n"
+            )
+            return (head + content).encode(), True
+
+    with Poor(fail_first=9) as server:
+        error = failure(lambda: one(server))
+    assert isinstance(error, EngineDown)
+    assert "You exceeded your quota" in str(error)
+    assert len(server.bodies) == 1
+
+
+def test_without_the_client_the_error_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "openai", None)
+    monkeypatch.delitem(sys.modules, "malt_data.engines.openai")
+    with pytest.raises(EngineDown, match=r"pip install 'malt-data\[openai\]'"):
+        __import__("malt_data.engines.openai")
+
+
+# Stopping
+
+
+@pytest.mark.parametrize("ignore_n", [False, True])
+def test_a_cancelled_request_leaves_nothing_behind(ignore_n: bool) -> None:
+    def delay(body: dict[str, Any]) -> float:
+        return 0.0 if body["seed"] == 1 and ignore_n else 30.0
+
+    async def run(url: str) -> None:
+        complaints: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
+        engine = OpenAIEngine("test-model", base_url=url)
+
+        async def all_of() -> Landed:
+            return [landed async for landed in engine.complete(request(1, 2, 3))]
+
+        task = asyncio.create_task(all_of())
+        await asyncio.sleep(0.3)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert engine.gate.running == 0
+        await engine.close()
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert complaints == []
+
+    with OpenAIServer(ignore_n=ignore_n, delay=delay) as server:
+        asyncio.run(run(server.base_url), debug=True)
+    assert len(server.bodies) == (3 if ignore_n else 1)
+
+
+def test_one_lost_sample_stops_its_siblings() -> None:
+    async def run(url: str) -> float:
+        engine = OpenAIEngine("test-model", base_url=url, max_retries=0)
+        started = time.monotonic()
+        with pytest.raises(EngineError, match="500"):
+            [_ async for _ in engine.complete(request(1, 2, 3, 4))]
+        assert engine.gate.running == 0
+        await engine.close()
+        return time.monotonic() - started
+
+    def delay(body: dict[str, Any]) -> float:
+        return {1: 0.0, 2: 0.1}.get(body["seed"], 20.0)
+
+    with OpenAIServer(ignore_n=True, delay=delay, fail_every=2) as server:
+        assert asyncio.run(run(server.base_url)) < 5
+
+
+@pytest.mark.parametrize(
+    "reply", [None, [], "text", {}, {"choices": None}, {"choices": [{"message": {"content": [1]}}]}]
+)
+def test_json_that_is_no_completion_is_garbage(reply: object) -> None:
+    with pytest.raises(module._Garbage):
+        module._parsed(module.json.dumps(reply), lambda parsed: _read(parsed, (1,)))

@@ -1,0 +1,231 @@
+"""The worker process: killed at its limit, replaced when it dies, gone with its parent."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+
+from malt_data.graders import Grader, extract_answer, kind_of
+from malt_data.graders.pool import Pool
+
+HANG = "(a+b+c+d+e+f+g)^{90}"  # passes the cost guard; expanding it takes minutes
+ROOMS = ["kitchen", "garden shed", "attic", "shed"]
+
+
+@pytest.fixture(scope="module")
+def grader() -> Iterator[Grader]:
+    with Grader(limit_s=2.0) as grader:
+        yield grader
+
+
+def _until(condition: Callable[[], bool], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return condition()
+
+
+def test_verdicts_of_each_kind(grader: Grader) -> None:
+    assert grader.grade(None, "4", "numeric") == "wrong"
+    assert grader.grade("4 eggs", "4", "numeric") == "right"
+    assert grader.grade("(D) shed", "D", "choice", ROOMS) == "right"
+    assert grader.grade("(D) attic", "D", "choice", ROOMS) == "wrong"
+    assert grader.grade("x^2-1", "(x-1)(x+1)", "math") == "right"
+    assert grader.grade("x^2-2", "(x-1)(x+1)", "math") == "wrong"
+
+
+def test_quick_leaves_algebra_to_grade_and_then_remembers_it(grader: Grader) -> None:
+    assert grader.quick("x^2-9", "(x-3)(x+3)", "math") is None
+    assert grader.grade("x^2-9", "(x-3)(x+3)", "math") == "right"
+    assert grader.quick("x^2-9", "(x-3)(x+3)", "math") == "right"
+
+
+def test_the_memo_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("malt_data.graders.MEMO_SIZE", 3)
+    with Grader() as grader:
+        for number in range(9):
+            grader.grade(f"x={number}", "x=1", "math")
+        assert len(grader._memo) == 3
+
+
+def test_no_worker_starts_before_algebra_is_needed() -> None:
+    with Grader() as grader:
+        grader.grade("4", "4", "numeric")
+        grader.grade("x+1", "x + 1", "math")
+        assert grader._pool.pids() == []
+
+
+def test_a_hanging_comparison_is_a_timeout_not_wrong_and_the_worker_is_replaced() -> None:
+    with Grader(limit_s=0.7) as grader:
+        assert grader.grade("x^2-1", "(x-1)(x+1)", "math") == "right"  # the worker is up
+        (before,) = grader._pool.pids()
+        start = time.monotonic()
+        assert grader.grade(HANG, GOLD, "math") == "timeout"
+        assert time.monotonic() - start < 1.7
+        assert not psutil.pid_exists(before)
+        start = time.monotonic()
+        assert grader.grade(HANG, GOLD, "math") == "timeout"  # remembered
+        assert time.monotonic() - start < 0.1
+        assert grader.grade("x^2-4", "(x-2)(x+2)", "math") == "right"
+
+
+def test_a_worker_that_dies_counts_as_timeout_and_is_replaced() -> None:
+    pool = Pool(limit_s=20.0)
+    try:
+        assert pool.equal("x+x", "2x") is True
+        (pid,) = pool.pids()
+        with ThreadPoolExecutor(1) as threads:
+            waiting = threads.submit(pool.equal, HANG, GOLD)
+            time.sleep(0.3)
+            os.kill(pid, signal.SIGKILL)  # as the kernel does when memory is short
+            assert waiting.result(timeout=10) is None
+        assert pool.equal("x+x", "2x") is True
+        assert pid not in pool.pids()
+    finally:
+        pool.close()
+
+
+def test_an_idle_worker_that_died_is_replaced_unnoticed() -> None:
+    pool = Pool(limit_s=5.0)
+    try:
+        assert pool.equal("x+x", "2x") is True
+        (pid,) = pool.pids()
+        os.kill(pid, signal.SIGKILL)
+        psutil.Process(pid).wait(5) if psutil.pid_exists(pid) else None
+        assert pool.equal("x+x+x", "3x") is True
+    finally:
+        pool.close()
+
+
+def test_close_frees_a_waiting_thread_and_leaves_no_process() -> None:
+    grader = Grader(limit_s=30.0)
+    assert grader.grade("x+x", "2x", "math") == "right"
+    pids = grader._pool.pids()
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(grader.grade, HANG, GOLD, "math")
+        time.sleep(0.3)
+        grader.close()
+        assert waiting.result(timeout=5) == "timeout"
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    with pytest.raises(RuntimeError, match="closed"):
+        grader.grade("y+y", "2y", "math")
+
+
+def test_threads_and_an_event_loop_share_one_grader(grader: Grader) -> None:
+    def ask(number: int) -> str:
+        return grader.grade(f"x^2+{number % 7}x", f"x(x+{number % 5})", "math")
+
+    async def main() -> list[str]:
+        return await asyncio.gather(*(asyncio.to_thread(ask, number) for number in range(70)))
+
+    expected = ["right" if number % 7 == number % 5 else "wrong" for number in range(70)]
+    assert asyncio.run(main()) == expected
+    assert len(grader._pool.pids()) == 1
+
+
+def test_several_workers_run_at_once() -> None:
+    pool = Pool(limit_s=1.0, workers=2)
+    try:
+        with ThreadPoolExecutor(2) as threads:
+            for verdict in threads.map(lambda n: pool.equal(HANG + f"+{n}", GOLD), (1, 2)):
+                assert verdict is None
+        with ThreadPoolExecutor(2) as threads:
+            assert all(threads.map(lambda n: pool.equal(f"{n}x+x", f"{n + 1}x"), range(2, 8)))
+    finally:
+        pool.close()
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_no_worker_survives_a_killed_parent(busy: bool) -> None:
+    script = (
+        "import threading, time\n"
+        "from malt_data.graders.pool import Pool\n"
+        "pool = Pool(limit_s=0.5 if BUSY else 60)\n"
+        "print(pool.equal('x+x', '2x'), *pool.pids(), flush=True)\n"
+        f"if BUSY: threading.Thread(target=pool.equal, args=('{HANG}', '{GOLD}')).start()\n"
+        "time.sleep(0.2)\n"
+        "print('asked', flush=True)\n"
+        "time.sleep(60)\n"
+    ).replace("BUSY", str(busy))
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        equal, pid = parent.stdout.readline().split()
+        assert equal == "True"
+        parent.stdout.readline()
+        assert psutil.pid_exists(int(pid))
+        parent.kill()
+    assert _until(lambda: not _running(int(pid)), 8)
+
+
+def _running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_ctrl_c_for_the_process_group_leaves_the_worker_alone(grader: Grader) -> None:
+    assert grader.grade("z+z", "2z", "math") == "right"
+    (pid,) = grader._pool.pids()
+    assert os.getpgid(pid) != os.getpgid(0)
+    os.kill(pid, signal.SIGINT)
+    assert grader.grade("z+z+z", "3z", "math") == "right"
+    assert grader._pool.pids() == [pid]
+
+
+PATHOLOGICAL = {
+    "tower": "9^9^9^9",
+    "braced tower": "9^{9^{9^9}}",
+    "factorial": "1000000!",
+    "boxed factorial": r"\boxed{(10^8)!}",
+    "double factorial": "((1000!)!)!",
+    "power": "3^{100000000}",
+    "negative power": "3^{-100000000}",
+    "exponent": "1e999999999",
+    "binomial": r"\binom{100000000}{50000000}",
+    "expansion": HANG,
+    "parentheses": "(" * 500 + "1" + ")" * 500,
+    "braces": "{" * 500 + "1" + "}" * 500,
+    "fractions": r"\frac{1}{" * 100 + "2" + "}" * 100,
+    "roots": r"\sqrt{" * 60 + "2" + "}" * 60,
+    "minus": "-" * 400 + "1",
+    "many numbers": " ".join(str(number) for number in range(100_000)),
+    "long list": ",".join(str(number) for number in range(50_000)),
+    "list of powers": ",".join(f"2^{{{900 + number}}}" for number in range(40)),
+    "long number": "9" * 100_000,
+    "digits": "7" * 499,
+    "megabyte": "x" * 1_000_000,
+    "boxes": r"\boxed{" * 140_000,
+    "dollars": "$" * 1_000_000,
+    "sum": r"\sum_{k=1}^{99999999} \frac{1}{k^2}",
+    "integral": r"\int_0^1 x^x e^{x^2} \sin(x^3) dx",
+    "equation": "x^5 + 3x^4 - y^3 + xy = 7z^2 - 1",
+    "null bytes": "\x00\ud800" * 50,
+    "regex": "a" * 200 + "!" * 200,
+}
+
+
+@pytest.mark.parametrize("name", PATHOLOGICAL)
+def test_no_input_holds_up_the_caller_or_raises(grader: Grader, name: str) -> None:
+    hostile = PATHOLOGICAL[name]
+    grader.grade("x+x", "2x", "math")  # start-up is not on the clock
+    start = time.monotonic()
+    for text in (f"Final Answer: {hostile}", rf"\boxed{{{hostile}}}", hostile):
+        for gold in ("12", "x^2+1"):
+            answer = extract_answer(text, kind_of(gold, None))
+            assert grader.grade(answer, gold, kind_of(gold, None)) in ("wrong", "timeout")
+    assert time.monotonic() - start < 10
+    grader.grade("12", hostile, "math")
+    grader.grade(hostile, "B", "choice", ROOMS)
+    kind_of(hostile, None)
