@@ -11,6 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
+    from rich.progress import TaskID
 
     from malt_data.builders.build import Report
 
@@ -23,7 +24,7 @@ class Progress:
     def __init__(self, nodes_a_tree: int) -> None:
         self._nodes_a_tree = nodes_a_tree
         self._bar: Bar | None = None
-        self._task = 0
+        self._task: TaskID | None = None
         self._started = time.monotonic()
         self._spoken = self._started
 
@@ -55,7 +56,7 @@ class Progress:
             )
 
     def _draw(self, report: "Report", total: int) -> None:
-        if self._bar is None:
+        if self._bar is None or self._task is None:
             self._bar = _bar()
             self._task = self._bar.add_task("", total=total, state="")
             self._bar.start()

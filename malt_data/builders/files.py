@@ -9,7 +9,6 @@ shorter stream: half a benchmark would look like a benchmark.
 
 import csv
 import gzip
-import io
 import json
 import zlib
 from collections.abc import Iterator
@@ -62,11 +61,15 @@ class _Place:
         return f"{self.where} {self.unit} {self.number}" if self.number else self.where
 
 
-def _jsonl(stream: Any, at: _Place) -> Iterator[Row]:
+def _lines(stream: Any, at: _Place) -> Iterator[str]:
     for at.number, line in enumerate(stream, 1):
-        text = line.decode("utf-8-sig" if at.number == 1 else "utf-8")
+        yield line.decode("utf-8-sig" if at.number == 1 else "utf-8")
+
+
+def _jsonl(stream: Any, at: _Place) -> Iterator[Row]:
+    for text in _lines(stream, at):
         if text.strip():
-            yield str(at), _object(json.loads(text), at)
+            yield str(at), _object(json.loads(text))
 
 
 def _json(stream: Any, at: _Place) -> Iterator[Row]:
@@ -78,24 +81,25 @@ def _json(stream: Any, at: _Place) -> Iterator[Row]:
     rows = json.loads(data.decode("utf-8-sig"))
     at.unit = "row"
     for at.number, row in enumerate(rows, 1):
-        yield str(at), _object(row, at)
+        yield str(at), _object(row)
 
 
-def _object(row: object, at: _Place) -> dict[str, Any]:
+def _object(row: object) -> dict[str, Any]:
     if isinstance(row, dict):
         return row
     raise ValueError(f"it holds {type(row).__name__} instead of an object with fields")
 
 
 def _csv(stream: Any, at: _Place) -> Iterator[Row]:
-    text = io.TextIOWrapper(stream, "utf-8-sig", newline="")
-    reader = csv.reader(text, strict=True)
+    """Read a table with a header; a row is named by the line it ends on, as fields may span."""
+    reader = csv.reader(_lines(stream, at), strict=True)
     header = next(reader, [])
+    if len(set(header)) < len(header):
+        raise ValueError("the header names a field twice")
     for fields in reader:
-        at.number = reader.line_num  # where the row ends: a quoted field may span lines
+        if fields and len(fields) != len(header):
+            raise ValueError(f"{len(fields)} fields, the header has {len(header)}")
         if fields:
-            if len(fields) != len(header):
-                raise ValueError(f"{len(fields)} fields, the header has {len(header)}")
             yield str(at), dict(zip(header, fields, strict=True))
 
 

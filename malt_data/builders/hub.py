@@ -102,9 +102,9 @@ def hub_errors(repo: str, also: str = "") -> Iterator[None]:
 
 def _http_error() -> type[Exception]:
     """Return the base of transport errors; hub 1.x has it from httpx, 2.x from httpx2."""
-    from huggingface_hub.errors import HTTPError
+    from huggingface_hub.errors import HfHubHTTPError
 
-    return HTTPError  # type: ignore[no-any-return]
+    return next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
 
 
 def _cached(repo: str) -> bool:

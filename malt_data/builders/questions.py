@@ -26,6 +26,7 @@ from malt_data.builders.rows import (
     as_json,
     canonical,
     choice_letter,
+    is_prose,
     read_choices,
     stated,
     storable,
@@ -192,9 +193,9 @@ class _Reader:
         meta = {key: value for key, value in row.items() if key not in (asked, listed, stating)}
         if choices and shown is None:
             meta["choices"] = choices.texts  # asked free-form: its choices are beside the question
-        if row[stating] != gold:
-            full = isinstance(row[stating], str) and len(row[stating]) > len(gold) + 20
-            meta.setdefault("solution" if full else "answer", row[stating])
+        if (raw := row[stating]) != gold and str(raw) != gold:
+            name = "solution" if isinstance(raw, str) and len(raw) > len(gold) + 20 else "answer"
+            meta[stating if name in meta else name] = raw
         return self._finish(text, shown, gold, kind, meta)
 
     def _finish(
@@ -210,8 +211,9 @@ class _Reader:
         if self.opened.lone and isinstance(own, str) and own.strip() and storable(own):
             source = own
         name = question_id(text, choices)
-        columns = {"question_id": name, "source": source, "split": split, "kind": kind}
-        meta = {key: value for key, value in meta.items() if value != columns.get(key)}
+        columns: dict[str, object] = {"question_id": name, "source": source, "split": split}
+        columns |= {"kind": kind, "choices": None}  # a null of a free-form row says nothing new
+        meta = {k: v for k, v in meta.items() if k not in columns or v != columns[k]}
         return Question(name, source, split, text, choices, gold, as_json(_unfold(meta)), kind)
 
     def _gold(self, row: Mapping[str, Any], choices: Choices | None) -> tuple[str, str, Kind]:
@@ -235,6 +237,8 @@ class _Reader:
         gold = gold if kind == "choice" else canonical(gold, kind)
         if kind == "numeric" and parse_number(gold) is None:
             raise Refused("gold is not a number")
+        if kind == "math" and is_prose(gold):
+            raise Refused("gold is prose, which no grader can compare")
         if not self._gradable(gold, kind, choices.texts if choices else None):
             raise Refused("gold not gradable")
         return gold, kind

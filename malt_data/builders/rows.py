@@ -61,7 +61,7 @@ def _holds(value: object) -> bool:
 # --- choices -----------------------------------------------------------------------------------
 
 
-def read_choices(value: object) -> Choices:
+def read_choices(value: Any) -> Choices:
     """Read a list of texts, {"label": […], "text": […]}, letter → text, or JSON of one of these."""
     if isinstance(value, str):
         try:
@@ -69,9 +69,9 @@ def read_choices(value: object) -> Choices:
         except (ValueError, RecursionError):
             raise Refused("choices are not a list (nor JSON of one)") from None
     labels: object = None
-    if isinstance(value, list) and all(isinstance(item, dict) for item in value):
-        pairs = [(item.get("label"), item.get("text")) for item in value]
-        value, labels = [text for _, text in pairs], [label for label, _ in pairs]
+    if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
+        labels = [entry.get("label") for entry in value]
+        value = [entry.get("text") for entry in value]
     if isinstance(value, dict):
         if isinstance(value.get("text"), list):
             value, labels = value["text"], value.get("label")
@@ -205,13 +205,27 @@ def canonical(gold: str, kind: str) -> str:
     return gold
 
 
+_PROSE_WORDS = 5  # "all real numbers" is an answer of MATH's; a sentence has many right wordings
+
+
+def is_prose(gold: str) -> bool:
+    """Say whether a free-form gold is sentences or lines, so that equal answers may differ."""
+    if "\\" in gold:
+        return False
+    return "\n" in gold or len(re.findall(r"[^\W\d_]{2,}", gold)) > _PROSE_WORDS
+
+
 # --- the rest ----------------------------------------------------------------------------------
 
 
 def as_json(value: Mapping[str, Any]) -> str:
     """Return `value` as strict JSON that Parquet can hold, whatever a source put in it."""
-    text = json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
-    return text if storable(text) else json.dumps(_plain(value), allow_nan=False)
+    try:
+        plain = _plain(value)
+        text = json.dumps(plain, ensure_ascii=False, allow_nan=False)
+        return text if storable(text) else json.dumps(plain, allow_nan=False)
+    except RecursionError:
+        raise Refused("fields nested too deeply") from None
 
 
 def storable(text: str) -> bool:

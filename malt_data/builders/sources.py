@@ -30,6 +30,7 @@ GYM_SIZE = 500
 """Questions of a reasoning-gym task where neither `?size=` nor a larger limit says otherwise."""
 
 _DEV = ("validation", "dev", "val", "valid")
+_SHARD = re.compile(r"-\d+-of-\d+$")
 _SPLITS = ("train", *_DEV, "test", "eval")
 
 
@@ -128,7 +129,8 @@ def pick_split(
     """
     if wanted is None:
         return next((name for name in _SPLITS if name in available), available[0])
-    names = (wanted, (aliases or {}).get(wanted), *(_DEV if wanted in _DEV else ()))
+    names: list[str] = [wanted, *(_DEV if wanted in _DEV else ())]
+    names += [aliases[wanted]] if aliases and wanted in aliases else []
     for name in names:
         if name in available:
             return name
@@ -171,7 +173,7 @@ def _folder(folder: Path, split: str | None) -> Rows:
 
 def _stem(name: str) -> str:
     """Return the split that a file's name states: `train` of train-00000-of-00002.parquet."""
-    return re.sub(r"-\d+-of-\d+$", "", name.split(".")[0] or name)
+    return _SHARD.sub("", name.split(".")[0] or name)
 
 
 def _lone_file(
@@ -272,9 +274,10 @@ def _gym(source: str, split: str | None, limit: int | None) -> Rows:
     settings |= {key: _literal(value) for key, value in parse_qsl(query, keep_blank_values=True)}
     try:
         made = reasoning_gym.create_dataset(name, **settings)
+        indices = range(len(made))
     except (TypeError, ValueError, AssertionError) as error:
         raise QuestionsError(f"{source}: {one_line(error)}. Change what follows the '?'.") from None
-    rows = ((f"{source} row {i + 1}", _gym_row(made[i])) for i in range(len(made)))
+    rows = ((f"{source} row {i + 1}", _gym_row(made[i])) for i in indices)
     return Rows(f"reasoning-gym:{name}", chosen, rows, "Apache-2.0")
 
 

@@ -131,7 +131,7 @@ async def grade(
     rows = []
     for node in nodes:
         answer = extract_answer(node.text, kind, question.choices)
-        verdict = grader.quick(answer, question.gold, kind, question.choices)
+        verdict: str | None = grader.quick(answer, question.gold, kind, question.choices)
         if verdict is None:  # computer algebra, in a process that can be killed
             verdict = await asyncio.to_thread(
                 grader.grade, answer, question.gold, kind, question.choices

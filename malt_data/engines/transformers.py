@@ -18,6 +18,7 @@ other (in float32; in bfloat16 this happens often).
 """
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
@@ -285,6 +286,9 @@ def _samplers(rows: list[_Row], width: int, device: "torch.device") -> list[Any]
 def _load(
     name: str, device: str | None, dtype: str | None, note: Callable[[str], None]
 ) -> _Loaded:
+    # Idle OpenMP threads spin by default: with any other process (graders, a second shard) on
+    # the same cores each layer then waits a scheduler's turn. Measured on 2 cores: 5 times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig

@@ -226,7 +226,8 @@ def _tree_ids(path: Path) -> list[str]:
         column = pq.read_table(path, columns=["question_id"], partitioning=None)["question_id"]
     except (OSError, pa.ArrowException) as error:
         raise torn(path, error) from error
-    return column.unique().to_pylist()
+    ids: list[str] = column.unique().to_pylist()
+    return ids
 
 
 @contextmanager

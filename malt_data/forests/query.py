@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 VIEWS = ("trajectories", "pairs", "role_stats")
 
-_CONFIG = {
+_CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "python_enable_replacements": "false",
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",

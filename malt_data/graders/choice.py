@@ -24,6 +24,7 @@ _LEAD = re.compile(
     re.IGNORECASE,
 )
 _LETTER = re.compile(r"(?:\(\s*([A-Za-z])\s*\)|\[([A-Za-z])\]|([A-Za-z])(?![A-Za-z0-9'’]))\s*")
+_REASON = re.compile(r"\(|because\b|since\b|is\s+(?:the\s+)?(?:correct|right|best)\b")
 _TRAILING = re.compile(r"(.+?)\s*\(\s*([A-Z])\s*\)")
 _DENIED = re.compile(r"\b(?:not|rather than|instead of|over)\s+\(?[A-Z]\b\)?")
 _CLAUSE = re.compile(r"[.,;\n(]|\s+-+\s+")
@@ -33,7 +34,7 @@ def letter_of(answer: str, choices: Sequence[str]) -> str | None:
     """Return the one letter (`A`, `B`, …) that `answer` names, or None for none or several."""
     if len(answer) > MAX_CHARS or not 0 < len(choices) <= MAX_CHOICES:
         return None
-    text = _MARKUP.sub(lambda m: m[1] or "", answer).strip(" \n\t.,;:!")
+    text = _MARKUP.sub(lambda m: m[1] or "", answer).strip(" \n\t.,;:!?")
     text = _LEAD.sub("", text, count=1) if _LEAD.match(text) else text
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(choices)]
     if len(text) == 1 and text.upper() in letters:
@@ -66,7 +67,7 @@ def _letter_first(text: str, letters: str, choices: Sequence[str]) -> str | None
     rest = rest.lstrip(").:,;-–—= \n")
     if not rest or _letter_of_text(rest, choices) == letter:
         return letter
-    if not delimited and not _DENIED.match(rest) and not re.match(r"\(|because\b|since\b", rest):
+    if not delimited and not _DENIED.match(rest) and not _REASON.match(rest):
         return None  # "A place such as the ground" begins with an article, not a letter
     others = {m for m in re.findall(r"\b[A-Z]\b", _DENIED.sub(" ", rest)) if m in letters}
     named = _letter_of_text(_CLAUSE.split(rest, maxsplit=1)[0], choices)

@@ -11,6 +11,9 @@ and its yes is checked at sample points, because its tolerance is absolute.
 
 `quick` never blocks: None means that computer algebra is needed. `equal` supplies it and may
 hang (`(a+b+c+d+e)^{60}`), so only a worker of `pool.py` calls it.
+
+Longer than other modules because its parts call each other in a circle: a list holds tuples, a
+tuple relations, a relation becomes an interval, and all of them end in the same leaf.
 """
 
 import logging

@@ -12,6 +12,9 @@ dress are formatting; "A or B", "not X", a clock time, a range or a list is no n
 Roots and pi are kept to 60 digits and marked inexact: enough to tell any two answers apart.
 A decimal of six or more digits also equals the fraction or root that it is a rounding of
 (`0.333333` and `1/3`); a shorter one does not (`0.33`).
+
+Longer than other modules because it is read as one chain: undress, evaluate, compare, and only then
+read the number out of words and prose.
 """
 
 import re
@@ -58,6 +61,7 @@ _DRESS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"[$€£¥₹]|\bUSD\b|\\\$", ""),
         (r"\\(?:cdot|times)\b", "*"),
         (r"\\div\b", "/"),
+        (r"(?<![a-zA-Z\\])pi\b", r"\\pi "),
         (r"\\[dtc]frac\b", r"\\frac"),
         (r"(\d)\s*[xX]\s*10\s*\^", r"\1*10^"),
         (r"\\frac\s*(\d)", r"\\frac{\1}"),
@@ -318,20 +322,21 @@ def _terminates(q: Fraction) -> bool:
 
 _PLAIN = re.compile(r"[-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d{1,300})(?:\.\d{1,100})?\.?")
 _REFUSED = re.compile(
-    r"\bnot\b|n't\b|\bnone\b|\\pm|\d:\d|\b(?:or|to|and|through)\s+\(?[-$]?\.?\d"
-    r"|\d\s*-+\s*\d+ +[a-z]|\d\s+\(",
+    r"\b(?:not?|none|wrong)\b|n't\b|\\pm|\d:\d|\b(?:or|to|and|through)\s+\(?[-$]?\.?\d"
+    r"|\d\s*-+\s*\d+ +[a-z]|\d\s+\(|\d\s*[a-z]+,?\s+\d+\s*[a-z]+$",
     re.IGNORECASE,
 )
 _ANNOTATION = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator
 _REMARK = re.compile(
-    r"\s+\((?=[^()\\]*[a-zA-Z]{2})[^()]*\)|,?\s+\b(?:which|since|because|where|meaning)\b.*",
+    r"\s+\((?=[^()\\]*[a-zA-Z]{2})[^()]*\)"
+    r"|,?\s+\b(?:which|since|because|where|meaning)\b.*|(?<=\d),\s+not\b.*",
     re.DOTALL,
 )
 _EQUALS = re.compile(r"(?<![<>!\\])=")
 _APPROX = re.compile(r"\\approx(?![a-z])|\\simeq|~")
 _LEADING = re.compile(
     rf"([-+]?(?:\d+\s+\d+/\d+|(?:{_NUMBER})(?:\s*/\s*\d+)?|\(\S{{1,60}}\)|-?\\frac\{{-?\d+\}}\{{\d+\}}))"
-    r"(?:\s*%|\s*[a-zA-Z]{2,}\b[^\\=+*_]*|\s*[mgshlLkK](?:/[a-z]+)?[²³]?(?:\s*\^?\{?[23]\}?)?)[\s.]*"
+    r"(?:\s*%|\s*[a-zA-Z]{2,}\b[^\\=+*_]*|\s*[mgshlL](?:/[a-z]+)?[²³]?(?:\s*\^?\{?[23]\}?)?)[\s.]*"
 )
 _ANY = re.compile(rf"(?<![\w.\\^_{{])[-+]?(?:{_NUMBER})(?:/\d+)?(?![\w^_\\])")
 _AFTER_IS = re.compile(r"\b(?:is|are|was|were|be|equals)\b:?\s*(?=[-+(.\d\\])")
@@ -368,7 +373,7 @@ def read(text: str) -> Value | None:
     text = undress(_REMARK.sub("", _ANNOTATION.sub("", text)))
     if _REFUSED.search(text):
         return None
-    text = _conclusion(text.rstrip(" .,;:\n"))
+    text = _conclusion(text.rstrip(" .,;:?\n"))
     value = evaluate(text)
     if value is None and (leading := _LEADING.fullmatch(text)):
         value = evaluate(leading[1])

@@ -110,7 +110,7 @@ class Spec(_Frozen):
 class Manifest(_Frozen):
     """The content of `forest.json`."""
 
-    format: str = Field(f"{NAME}/{VERSION}", alias="schema")
+    format: str = Field(default=f"{NAME}/{VERSION}", alias="schema")
     created: dt.datetime
     malt_data: str
     spec: Spec

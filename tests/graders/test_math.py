@@ -26,6 +26,7 @@ RIGHT = [
     (r"3\sqrt{8}", r"6\sqrt{2}"),
     (r"\frac{1}{\sqrt{5}}", r"\frac{\sqrt5}{5}"),
     (r"12\pi", r"\pi \cdot 12"),
+    ("12pi", r"12\pi"),
     ("1 1/4", r"\frac{5}{4}"),
     ("2.", "2"),
     (r"7\text{ cm}", "7"),

@@ -16,6 +16,7 @@ from malt_data.graders import Grader, extract_answer, kind_of
 from malt_data.graders.pool import Pool
 
 HANG = "(a+b+c+d+e+f+g)^{90}"  # passes the cost guard; expanding it takes minutes
+GOLD = "x^2+1"
 ROOMS = ["kitchen", "garden shed", "attic", "shed"]
 
 
