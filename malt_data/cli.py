@@ -23,7 +23,7 @@ from malt_data.errors import ForestError, MaltError, SpecError
 if TYPE_CHECKING:
     from malt_data.forests.forest import Forest
 
-DEMO_LIMIT = 20
+DEMO_LIMIT = 16
 """Trees of a build that names neither questions nor a limit: minutes on two cores."""
 
 
@@ -86,7 +86,7 @@ def _setting(name: str, **options: Any) -> Callable[[Any], Any]:
     "--grader", type=click.Choice(["auto", "numeric", "choice", "math"]), help="[default: auto]"
 )
 @_setting("--temperature", type=float, help="[default: 0.3]")
-@_setting("--max-tokens", type=int, help="Tokens a completion.  [default: 1024; embedded: 64]")
+@_setting("--max-tokens", type=int, help="Tokens a completion.  [default: 1024; embedded: 32]")
 @_setting("--seed", type=int, help="Seed of the build.  [default: 0]")
 @click.option(
     "--prompts",

@@ -42,6 +42,7 @@ class Fault:
     status: int
     message: str = "injected fault"
     headers: Mapping[str, str] = field(default_factory=dict)
+    code: str | None = None
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,7 @@ class OpenAIServer:
         if isinstance(fault, str) and fault.isdigit():
             fault = Fault(int(fault))
         if isinstance(fault, Fault):
-            return _refuse(fault.status, fault.message, fault.headers), True
+            return _refuse(fault.status, fault.message, fault.headers, fault.code), True
         whole = self._complete(body)
         match fault:
             case "close":
@@ -292,8 +293,13 @@ def _http(status: int, body: object, headers: Mapping[str, str] | None = None) -
     return f"HTTP/1.1 {status} Said\r\n{head}\r\n".encode() + content
 
 
-def _refuse(status: int, message: str, headers: Mapping[str, str] | None = None) -> bytes:
-    error = {"message": message, "type": "injected", "param": None, "code": None}
+def _refuse(
+    status: int,
+    message: str,
+    headers: Mapping[str, str] | None = None,
+    code: str | None = None,
+) -> bytes:
+    error = {"message": message, "type": "injected", "param": None, "code": code}
     return _http(status, {"error": error}, headers)
 
 

@@ -25,6 +25,7 @@ from malt_data.builders.prompts import load_prompts, merge_prompts
 from malt_data.builders.tree import grade, grow
 from malt_data.builders.values import assign
 from malt_data.engines import Completion, Engine
+from malt_data.engines.embedded import EMBEDDED
 from malt_data.engines.opening import DEFAULT_MAX_TOKENS, open_engine
 from malt_data.errors import EngineDown, EngineError, MaltError
 from malt_data.forests.forest import Forest, create_forest, open_forest, refuse_mix
@@ -100,12 +101,11 @@ def resolve(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def complete(spec: Spec, prompts_file: Path | None) -> Spec:
     """Return `spec` with model, token limit and prompts spelt out, as the manifest keeps it."""
-    prompts = load_prompts(prompts_file)
+    model = spec.model or (None if spec.engine == "openai" else EMBEDDED)
+    ours = "prompts_embedded.toml" if model == EMBEDDED else "prompts.toml"
+    prompts = load_prompts(prompts_file, ours)
     if spec.prompts and prompts_file is None:
         prompts = merge_prompts(prompts, spec.prompts, "prompts")
-    from malt_data.engines.embedded import EMBEDDED
-
-    model = spec.model or (None if spec.engine == "openai" else EMBEDDED)
     limit = spec.max_tokens or DEFAULT_MAX_TOKENS.get(model or "", DEFAULT_MAX_TOKENS[""])
     return spec.model_copy(update={"model": model, "max_tokens": limit, "prompts": prompts})
 

@@ -1,7 +1,7 @@
 """Prompts: one template per kind of question and role, the same for build, training, inference.
 
-Templates stand in `prompts.toml`; a file of the user's own overrides any of them. What was used
-is kept whole in the forest's manifest, so an export renders, character for character, the
+Templates stand in `prompts.toml` (and, for the embedded model, in `prompts_embedded.toml`); a file
+of the user's own overrides any of them. What was used is kept whole in the forest's manifest, so an export renders, character for character, the
 messages that the role was sampled with.
 
     >>> prompts = load_prompts(None)
@@ -32,13 +32,15 @@ _REQUIRED = {
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
-def load_prompts(path: Path | None) -> dict[str, dict[str, dict[str, str]]]:
+def load_prompts(
+    path: Path | None, ours_file: str = "prompts.toml"
+) -> dict[str, dict[str, dict[str, str]]]:
     """Return the templates, those in the TOML file at `path` in place of ours.
 
     Raises SpecError for an unreadable file, an unknown kind, role or placeholder, or a template
     that leaves out what its role must see (*MALT* §4.1).
     """
-    ours = tomllib.loads(resources.files(__package__).joinpath("prompts.toml").read_text("utf-8"))
+    ours = tomllib.loads(resources.files(__package__).joinpath(ours_file).read_text("utf-8"))
     if path is None:
         return ours
     try:

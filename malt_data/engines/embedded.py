@@ -10,6 +10,7 @@ transformers, TRL and vLLM all load. Without the package the same model comes fr
 
 import fcntl
 import hashlib
+import importlib
 import importlib.util
 import os
 import shutil
@@ -119,20 +120,20 @@ def _unpack(packed: Path, folder: Path) -> None:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep transformers' own bars and advice off the terminal; downloads still show theirs."""
-    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
-    from transformers import modeling_gguf_pytorch_utils as gguf
-    from transformers.utils import logging
+    hub: Any = importlib.import_module("huggingface_hub.utils")
+    gguf: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
+    logging: Any = importlib.import_module("transformers.utils.logging")
 
     def silent(*args: Any, **kwargs: Any) -> Any:
         return bar(*args, **kwargs, disable=True)
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    downloads = not are_progress_bars_disabled()
+    downloads = not hub.are_progress_bars_disabled()
     bar = gguf.tqdm  # tqdm's own, which knows no setting of transformers
     logging.set_verbosity_error()
     logging.disable_progress_bar()  # the Hub's too
     if downloads:
-        enable_progress_bars()
+        hub.enable_progress_bars()
     gguf.tqdm = silent
     try:
         yield

@@ -48,6 +48,7 @@ CONNECT_S = 10.0
 UNREACHED_RETRIES = 3
 """Retries where nothing listens and never did: that server is not busy, it is not there."""
 MAX_BACKOFF_S = 30.0
+_PASSING = {408, 409, 429, *range(500, 600)}
 MAX_RETRY_AFTER_S = 600.0
 """The longest wait that a server may ask for; above it the request fails and says so."""
 _NEW_LIMIT = "max_completion_tokens"
@@ -205,10 +206,8 @@ class OpenAIEngine:
         retries, asked = self._max_retries, 0.0
         if isinstance(error, openai.APIStatusError):
             headers = error.response.headers
-            if error.status_code not in (408, 409, 429) and error.status_code < 500:
-                return None
-            if headers.get("x-should-retry") == "false":  # OpenAI's word for an empty account
-                return None
+            if error.status_code not in _PASSING or headers.get("x-should-retry") == "false":
+                return None  # the header is OpenAI's word for an empty account
             asked = _seconds(headers.get("retry-after", ""))
         elif _unreached(error) and not self._answered:
             retries = min(retries, UNREACHED_RETRIES)
@@ -244,8 +243,8 @@ class OpenAIEngine:
         if status in (401, 403):
             why = f": {said}" if status == 403 else ""  # a 401 tends to quote the key
             return EngineDown(
-                f"{self._url} refuses the API key ({status}{why}): set OPENAI_API_KEY to one of its "
-                f"own that may use {self.model!r}."
+                f"{self._url} refuses the API key ({status}{why}): set OPENAI_API_KEY to one of "
+                f"its own that may use {self.model!r}."
             )
         if status in (404, 405):
             lacks = f"does not know model {self.model!r}" if self.model else "lists no models"
@@ -255,7 +254,7 @@ class OpenAIEngine:
             )
         if error.code == "insufficient_quota":
             return EngineDown(f"{self._url}: the account is empty ({status}: {said}); top it up.")
-        if status in (408, 409, 429) or status >= 500:
+        if status in _PASSING:
             asked = _seconds(error.response.headers.get("retry-after", ""))
             later = f" It asks to wait {asked:.0f} s." if asked > MAX_RETRY_AFTER_S else ""
             return EngineError(f"{self._url} answered {status} {tries}: {said}{later}")
@@ -302,15 +301,15 @@ def _checked(url: str) -> str:
     """Return `url` as messages show it, without user, password and query."""
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
+        port = f":{parts.port}" if parts.port else ""
     except ValueError:
-        host = None
-    if not host or not re.fullmatch(r"https?://[!-~]+", url):
+        parts = urlsplit("")
+    if not parts.hostname or not re.fullmatch(r"https?://[!-~]+", url):
         written = url.rpartition("@")[2].partition("?")[0]
         raise EngineDown(
             f"--base-url {written!r} is no URL: write it like http://localhost:8000/v1."
         )
-    return f"{parts.scheme}://{host}{f':{port}' if port else ''}{parts.path}".rstrip("/")
+    return f"{parts.scheme}://{parts.hostname}{port}{parts.path}".rstrip("/")
 
 
 def _unreached(error: Exception) -> bool:

