@@ -72,6 +72,7 @@ class OpenAIServer:
     fail_first, fail_every: the first k and every k-th completion request meet the next of
       `faults`, in turn; 0 is never.
     ignore_n: answers with one choice whatever n says. refuse_n: n > 1 is a 400.
+    refuse: looks at a request's body and says how it is refused, if it is.
     extra_choices: so many more choices than asked.
     usage: False leaves it out; a mapping is sent as it is.
     limit_field: the one name of max_tokens that it takes; the other is a 400. None: both.
@@ -89,6 +90,7 @@ class OpenAIServer:
         faults: Sequence[str | Fault] = ("500",),
         ignore_n: bool = False,
         refuse_n: bool = False,
+        refuse: Callable[[dict[str, Any]], Fault | None] = lambda body: None,
         extra_choices: int = 0,
         usage: bool | Mapping[str, Any] = True,
         limit_field: str | None = None,
@@ -103,6 +105,7 @@ class OpenAIServer:
         self.faults = faults
         self.ignore_n = ignore_n
         self.refuse_n = refuse_n
+        self.refuse = refuse
         self.extra_choices = extra_choices
         self.usage = usage
         self.limit_field = limit_field
@@ -226,6 +229,8 @@ class OpenAIServer:
         raise ValueError(f"no such fault: {fault}")
 
     def _refusal(self, body: dict[str, Any]) -> bytes | None:
+        if fault := self.refuse(body):
+            return _refuse(fault.status, fault.message, fault.headers, fault.code)
         if self.models and body["model"] not in self.models:
             return _refuse(404, f"The model `{body['model']}` does not exist.")
         if self.refuse_n and body.get("n", 1) > 1:

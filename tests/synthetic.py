@@ -4,9 +4,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-from malt_data.builders.questions import Question
-
 from malt_data.builders.build import complete, node_table
+from malt_data.builders.questions import Question
 from malt_data.builders.tree import judged
 from malt_data.forests.forest import Forest, create_forest
 from malt_data.schemas.ids import ROLES, child_id, question_id

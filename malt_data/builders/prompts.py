@@ -1,8 +1,8 @@
 """Prompts: one template per kind of question and role, the same for build, training, inference.
 
 Templates stand in `prompts.toml` (and, for the embedded model, in `prompts_embedded.toml`); a file
-of the user's own overrides any of them. What was used is kept whole in the forest's manifest, so an export renders, character for character, the
-messages that the role was sampled with.
+of the user's own overrides any of them. What was used is kept whole in the forest's manifest, so
+an export renders, character for character, the messages that the role was sampled with.
 
     >>> prompts = load_prompts(None)
     >>> [m["role"] for m in render(prompts, "numeric", "What is 2 + 2?", None, ())]

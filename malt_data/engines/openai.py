@@ -175,10 +175,8 @@ class OpenAIEngine:
             return
         names = await self._send("/models", None, _base_models)
         if len(names) != 1:
-            listed = ", ".join(names[:20]) or "none"
-            raise EngineDown(
-                f"{self._url} serves {len(names)} models ({listed}); name one with --model."
-            )
+            listed = f"{len(names)} models ({', '.join(names[:20]) or 'none'})"
+            raise EngineDown(f"{self._url} serves {listed}: name one with --model.")
         self.model = names[0]
 
     async def _send(self, path: str, body: dict[str, Any] | None, read: Callable[[Any], T]) -> T:

@@ -146,7 +146,9 @@ class VLLMEngine:
         if self._adapters:
             options |= {
                 "enable_lora": True,
-                "max_loras": len(self._adapters),
+                # One more than there are: on a CPU, rows without an adapter get that of the last
+                # slot when both share a batch (vllm-project/vllm#48421), so it must stay empty.
+                "max_loras": len(self._adapters) + current_platform.is_cpu(),
                 "max_lora_rank": _rank(self._adapters),
             }
         source = resolve(self.model, self._note)

@@ -105,7 +105,7 @@ def _line(node: dict[str, Any], name: str | None, width: int) -> Text:
     answer = "no answer" if node["answer"] is None else fold(node["answer"], 30)
     mark = {"right": "✓", "wrong": "✗", "timeout": "?"}.get(node["verdict"], "–")
     cut = " cut off" if node["finish_reason"] == "length" else ""
-    return Text.assemble(
+    line = Text.assemble(
         (place, f"bold {colour}" + (" reverse" if node["node_id"] == name else "")),
         (f" {node['value']:.2f} {'+' if node['label'] else '-'}", colour),
         f" {mark} ",
@@ -114,6 +114,9 @@ def _line(node: dict[str, Any], name: str | None, width: int) -> Text:
         "  ",
         (fold(node["text"], width), "dim"),
     )
+    if width:
+        line.no_wrap, line.overflow = True, "ellipsis"
+    return line
 
 
 def clean(text: str) -> str:

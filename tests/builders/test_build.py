@@ -16,7 +16,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from openai_server import OpenAIServer, Reply
+from openai_server import Fault, OpenAIServer, Reply
+
+from malt_data.schemas.ids import child_id, node_seed, question_id
 
 MALT = [sys.executable, "-m", "malt_data"]
 
@@ -114,7 +116,7 @@ def recompute(forest: Path, n: tuple[int, int, int], count: int) -> Counter[str]
 def test_every_number_of_a_forest_recomputes(
     tmp_path: Path, n: tuple[int, int, int], ignore_n: bool
 ) -> None:
-    with OpenAIServer(answer=answer, ignore_n=ignore_n) as server:
+    with OpenAIServer(models=("m",), answer=answer, ignore_n=ignore_n) as server:
         branching = ["--n", n[0], "--n-verifier", n[1], "--n-refiner", n[2]]
         run = malt(
             *build_command(
@@ -133,9 +135,9 @@ def test_a_server_that_fails_every_fifth_request_changes_nothing(
     tmp_path: Path, fault: str
 ) -> None:
     questions = write_questions(tmp_path / "q.jsonl", 8)
-    with OpenAIServer(answer=answer) as server:
+    with OpenAIServer(models=("m",), answer=answer) as server:
         assert malt(*build_command(server, questions, tmp_path / "calm", "--n", 2)).returncode == 0
-    with OpenAIServer(answer=answer, fail_every=5, faults=(fault,)) as server:
+    with OpenAIServer(models=("m",), answer=answer, fail_every=5, faults=(fault,)) as server:
         run = malt(*build_command(server, questions, tmp_path / "rough", "--n", 2))
         assert run.returncode == 0, run.stderr
     recompute(tmp_path / "rough", (2, 2, 2), 8)
@@ -153,16 +155,16 @@ def test_a_server_that_fails_every_fifth_request_changes_nothing(
 def test_children_start_before_their_uncles_land(tmp_path: Path) -> None:
     """No level barrier: while one answer is slow, the other one is verified and refined."""
 
-    with OpenAIServer(
-        answer=answer, ignore_n=True, delay=lambda body, index: 1.0 if index == 1 else 0.0
-    ) as server:
-        run = malt(
-            *build_command(
-                server, write_questions(tmp_path / "q.jsonl", 1), tmp_path / "f", "--n", 2
-            )
-        )
+    questions = write_questions(tmp_path / "q.jsonl", 1)
+    slow = node_seed(0, child_id(question_id("What is 0 plus 3?", None), 0, 1))
+
+    def delay(body: dict[str, Any]) -> float:
+        return 1.0 if body["seed"] == slow else 0.0
+
+    with OpenAIServer(models=("m",), answer=answer, ignore_n=True, delay=delay) as server:
+        run = malt(*build_command(server, questions, tmp_path / "f", "--n", 2))
         assert run.returncode == 0, run.stderr
-        arrivals = [request["arrived"] for request in server.requests]
+        arrivals = [request.at for request in server.requests]
     recompute(tmp_path / "f", (2, 2, 2), 1)
     assert sum(t < arrivals[0] + 0.9 for t in arrivals) >= 1 + 2 + 4
 
@@ -170,7 +172,7 @@ def test_children_start_before_their_uncles_land(tmp_path: Path) -> None:
 def spent(server: OpenAIServer) -> Counter[str]:
     """Count the server's requests by question."""
     return Counter(
-        re.search(r"What is \d+ plus \d+", request["messages"][-1]["content"])[0]  # type: ignore[index]
+        re.search(r"What is \d+ plus \d+", request.body["messages"][-1]["content"])[0]  # type: ignore[index]
         for request in server.requests
     )
 
@@ -195,8 +197,8 @@ def wait_for(condition: Any, seconds: float = 60.0) -> None:
 
 
 def test_kill_dash_nine_three_times_then_complete(tmp_path: Path) -> None:
-    questions, out = write_questions(tmp_path / "q.jsonl", 30), tmp_path / "f"
-    with OpenAIServer(answer=answer, delay=0.03) as server:
+    questions, out = write_questions(tmp_path / "q.jsonl", 40), tmp_path / "f"
+    with OpenAIServer(models=("m",), answer=answer, delay=0.15) as server:
         command = [
             *MALT,
             *map(str, build_command(server, questions, out, "--n", 2, "--concurrency", 8)),
@@ -208,12 +210,12 @@ def test_kill_dash_nine_three_times_then_complete(tmp_path: Path) -> None:
             os.kill(child.pid, signal.SIGKILL)
             child.wait()
         kept = finished(out)
-        assert 3 <= len(kept) < 30
+        assert 3 <= len(kept) < 40
         server.requests.clear()
         run = malt(*command[3:])
         assert run.returncode == 0, run.stderr
         assert not kept & set(spent(server))  # no finished tree is sampled again
-        recompute(out, (2, 2, 2), 30)
+        recompute(out, (2, 2, 2), 40)
         server.requests.clear()
         again = malt(*command[3:], "--json")
         assert again.returncode == 0
@@ -224,7 +226,7 @@ def test_kill_dash_nine_three_times_then_complete(tmp_path: Path) -> None:
 def test_ctrl_c_keeps_every_finished_tree(tmp_path: Path) -> None:
     questions, out = write_questions(tmp_path / "q.jsonl", 30), tmp_path / "f"
     for name in (signal.SIGINT, signal.SIGTERM):
-        with OpenAIServer(answer=answer, delay=0.05) as server:
+        with OpenAIServer(models=("m",), answer=answer, delay=0.05) as server:
             command = [
                 *MALT,
                 *map(str, build_command(server, questions, out, "--n", 2, "--concurrency", 4)),
@@ -242,7 +244,7 @@ def test_ctrl_c_keeps_every_finished_tree(tmp_path: Path) -> None:
 
 def test_two_builds_at_once_share_the_work(tmp_path: Path) -> None:
     questions, out = write_questions(tmp_path / "q.jsonl", 24), tmp_path / "f"
-    with OpenAIServer(answer=answer, delay=0.02) as server:
+    with OpenAIServer(models=("m",), answer=answer, delay=0.02) as server:
         command = [
             *MALT,
             *map(str, build_command(server, questions, out, "--n", 2, "--concurrency", 4)),
@@ -257,7 +259,7 @@ def test_two_builds_at_once_share_the_work(tmp_path: Path) -> None:
 
 def test_shards_are_disjoint_and_complete(tmp_path: Path) -> None:
     questions, out = write_questions(tmp_path / "q.jsonl", 20), tmp_path / "f"
-    with OpenAIServer(answer=answer) as server:
+    with OpenAIServer(models=("m",), answer=answer) as server:
         for shard in ("1/3", "2/3", "3/3"):
             run = malt(*build_command(server, questions, out, "--n", 2, "--shard", shard))
             assert run.returncode == 0, run.stderr
@@ -268,7 +270,7 @@ def test_shards_are_disjoint_and_complete(tmp_path: Path) -> None:
 @pytest.fixture
 def grown(tmp_path: Path) -> Iterator[tuple[OpenAIServer, Path, Path]]:
     questions = write_questions(tmp_path / "q.jsonl", 4)
-    with OpenAIServer(answer=answer) as server:
+    with OpenAIServer(models=("m",), answer=answer) as server:
         assert malt(*build_command(server, questions, tmp_path / "f", "--n", 2)).returncode == 0
         yield server, questions, tmp_path / "f"
 
@@ -312,18 +314,17 @@ def test_a_tree_with_a_failed_request_stays_out_and_is_grown_on_the_next_run(
 ) -> None:
     questions, out = write_questions(tmp_path / "q.jsonl", 6), tmp_path / "f"
 
-    def choosy(messages: list[dict[str, str]], seed: int | None, sample: int) -> Reply:
-        if "What is 3 plus" in messages[-1]["content"]:
-            return Reply("this prompt is refused", status=400)
-        return answer(messages, seed, sample)
+    def refuse(body: dict[str, Any]) -> Fault | None:
+        asked = body["messages"][-1]["content"]
+        return Fault(400, "this prompt is refused") if "What is 3 plus" in asked else None
 
-    with OpenAIServer(answer=choosy) as server:
+    with OpenAIServer(models=("m",), answer=answer, refuse=refuse) as server:
         run = malt(*build_command(server, questions, out, "--n", 2))
         assert run.returncode == 1
         assert "1 trees failed" in run.stderr
         assert "this prompt is refused" in run.stderr
         assert finished(out) == {f"What is {i} plus {i + 3}" for i in (0, 1, 2, 4, 5)}
-    with OpenAIServer(answer=answer) as server:
+    with OpenAIServer(models=("m",), answer=answer) as server:
         run = malt(*build_command(server, questions, out, "--n", 2))
         assert run.returncode == 0, run.stderr
         assert set(spent(server)) == {"What is 3 plus 6"}
@@ -332,7 +333,7 @@ def test_a_tree_with_a_failed_request_stays_out_and_is_grown_on_the_next_run(
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path: Path) -> None:
     questions, out = write_questions(tmp_path / "q.jsonl", 10), tmp_path / "f"
-    with OpenAIServer(answer=answer) as server:
+    with OpenAIServer(models=("m",), answer=answer) as server:
         run = malt(*build_command(server, questions, out, "--n", 3, "--dry-run", "--json"))
         assert server.requests == []
     plan = json.loads(run.stdout)
@@ -349,14 +350,14 @@ def test_hostile_texts_are_kept_byte_for_byte(tmp_path: Path) -> None:
     def hostile(messages: list[dict[str, str]], seed: int | None, sample: int) -> Reply:
         return Reply(nasty + f"\nFinal Answer: {seed}")
 
-    with OpenAIServer(answer=hostile) as server:
+    with OpenAIServer(models=("m",), answer=hostile) as server:
         run = malt(
             *build_command(
                 server, write_questions(tmp_path / "q.jsonl", 2), tmp_path / "f", "--n", 1
             )
         )
         assert run.returncode == 0, run.stderr
-        told = {request["messages"][-1]["content"].count(nasty) for request in server.requests}
+        told = {request.body["messages"][-1]["content"].count(nasty) for request in server.requests}
     assert told == {
         0,
         1,

