@@ -28,7 +28,7 @@ from malt_data.engines import Completion, Engine
 from malt_data.engines.embedded import EMBEDDED
 from malt_data.engines.opening import DEFAULT_MAX_TOKENS, open_engine
 from malt_data.errors import EngineDown, EngineError, MaltError
-from malt_data.forests.forest import Forest, create_forest, open_forest, refuse_mix
+from malt_data.forests.forest import Forest, create_forest, open_forest, refuse_mix, remove_empty
 from malt_data.forests.parts import LABELS, TREES_A_PART, Claims
 from malt_data.graders import Grader
 from malt_data.schemas.forest import NODES
@@ -178,6 +178,7 @@ async def _build(
         report.before = len(questions) - len(todo)
     if not todo:
         return report
+    fresh = not (folder / MANIFEST).exists()
     engine = await open_engine(spec, note)
     try:
         forest = create_forest(
@@ -187,6 +188,10 @@ async def _build(
             loaded.report(),
         )
         await run(forest, spec, todo, engine, report, watch)
+    except EngineError:
+        if fresh:  # a wrong model or address must not settle what this folder is
+            remove_empty(folder)
+        raise
     finally:
         await engine.close()
     return report

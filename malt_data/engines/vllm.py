@@ -97,23 +97,23 @@ class VLLMEngine:
         """Load the model beside the event loop; Ctrl-C does not wait for it."""
         if self._llm is not None:
             return
-        started: Future[tuple[Any, Any]] = Future()
+        started: Future[None] = Future()
+        started.set_running_or_notify_cancel()
         gone = threading.Event()
 
         def work() -> None:
             try:
-                llm, tokenizer = self._build()
+                self._llm, self._tokenizer = self._build()
             except BaseException as error:  # noqa: BLE001 - carried over to whoever waits
                 started.set_exception(error)
                 return
-            started.set_result((llm, tokenizer))
+            started.set_result(None)
             if gone.is_set():
-                llm.shutdown()
+                self._llm.shutdown()
 
-        started.set_running_or_notify_cancel()
         threading.Thread(target=work, name="malt-vllm", daemon=True).start()
         try:
-            self._llm, self._tokenizer = await asyncio.wrap_future(started)
+            await asyncio.wrap_future(started)
         except asyncio.CancelledError:
             gone.set()
             raise

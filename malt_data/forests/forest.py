@@ -8,9 +8,11 @@ Nothing here writes to the folder except `create_forest`, which lays down the ma
 questions; trees are added by a build, one part at a time (`parts.py`).
 """
 
+import contextlib
 import datetime as dt
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -140,6 +142,17 @@ def _continue(
     manifest = forest.manifest.model_copy(update={"spec": grown_spec, "questions": report})
     write_text(folder / MANIFEST, manifest.to_json())
     return Forest(folder, manifest)
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a forest in which nothing grew, and the folder if nothing else is in it."""
+    if Parts(folder / "nodes").trees():
+        return
+    for path in [folder / MANIFEST, folder / "questions.parquet", folder / ".lock"]:
+        path.unlink(missing_ok=True)
+    shutil.rmtree(folder / "nodes", ignore_errors=True)
+    with contextlib.suppress(OSError):  # it holds something else
+        folder.rmdir()
 
 
 def refuse_mix(forest: Forest, spec: Spec) -> None:
