@@ -147,12 +147,13 @@ class TransformersEngine:
     async def _load(self) -> "_Loaded":
         if self._closing:
             raise EngineDown("The engine was closed.")
+        loaded = self._loaded  # taken first: a thread that fails at once must not replace it
         if self._thread is None:
             self._thread = threading.Thread(
                 target=self._work, name="malt-transformers", daemon=True
             )
             self._thread.start()
-        return await asyncio.wrap_future(self._loaded)
+        return await asyncio.wrap_future(loaded)
 
     def _put(self, row: _Row) -> "asyncio.Future[tuple[list[int], str]]":
         with self._changed:
@@ -171,7 +172,8 @@ class TransformersEngine:
                 self._sample(loaded, rows)
             for row in self._queue:
                 _settle(row, EngineDown("The engine was closed."))
-        self._loaded = Future()  # frees the model
+            self._loaded = Future()  # frees the model
+            self._loaded.set_exception(EngineDown("The engine was closed."))
         self._ended.set_result(None)
 
     def _sample(self, loaded: "_Loaded", rows: list[_Row]) -> None:

@@ -224,6 +224,18 @@ def test_what_cannot_be_loaded_is_one_clear_sentence(
         runner.run(TransformersEngine.open(str(tmp_path / "base")))
 
 
+def test_a_model_that_fails_at_once_is_told_every_time(
+    runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise EngineDown("no such thing")
+
+    monkeypatch.setattr("malt_data.engines.transformers._load", fail)
+    for _ in range(200):  # the thread may end before its starter looks
+        with pytest.raises(EngineDown, match="no such thing"):
+            runner.run(asyncio.wait_for(TransformersEngine.open("any"), 5))
+
+
 def test_an_adapter_answers_beside_the_bare_model(
     runner: asyncio.Runner, engine: TransformersEngine, tmp_path: Path
 ) -> None:
