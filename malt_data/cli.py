@@ -12,13 +12,14 @@ import json
 import sys
 import tomllib
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from malt_data import __version__
-from malt_data.errors import ForestError, MaltError, SpecError
+from malt_data.errors import ExportError, ForestError, MaltError, SpecError
 
 if TYPE_CHECKING:
     from malt_data.forests.forest import Forest
@@ -154,7 +155,7 @@ def build(
 
 
 @main.command()
-@click.argument("forest", required=False, type=click.Path(path_type=Path))
+@click.argument("forest", required=False)
 @click.option("--threshold", type=float, help="A node above it is positive.")
 @click.option(
     "--pooling", type=click.Choice(["global", "local"]), help="Means or majorities (§A.5)."
@@ -164,7 +165,7 @@ def build(
 @click.option("--dry-run", is_flag=True, help="Only report what would flip.")
 @json_option
 def relabel(
-    forest: Path | None,
+    forest: str | None,
     threshold: float | None,
     pooling: str | None,
     grader: str | None,
@@ -213,15 +214,15 @@ def sql(args: tuple[str, ...], form: str | None, as_json: bool) -> None:
 
     if len(args) > 2:
         raise click.UsageError("Give [FOREST] QUERY; put the SQL in quotes.")
-    opened = _open(Path(args[0]) if len(args) == 2 else None)
+    opened = _open(args[0] if len(args) == 2 else None)
     chosen = "json" if as_json else form or ("table" if sys.stdout.isatty() else "csv")
     sys.exit(isolated(lambda: _print_query(opened, args[-1], chosen)))
 
 
 @main.command()
-@click.argument("forest", required=False, type=click.Path(path_type=Path))
+@click.argument("forest", required=False)
 @json_option
-def stats(forest: Path | None, as_json: bool) -> None:
+def stats(forest: str | None, as_json: bool) -> None:
     """Show the health of each role: labels, accuracy, usable pairs, tokens, cut-offs.
 
     \b
@@ -248,13 +249,9 @@ def show(args: tuple[str, ...], full: bool, as_json: bool) -> None:
     malt-data show 5f3a/g0/v2
     """
     from malt_data.forests import report
-    from malt_data.schemas.manifest import MANIFEST
 
-    if len(args) > 2:
-        raise click.UsageError("Give [FOREST] [ID].")
-    named = len(args) == 2 or (len(args) == 1 and (Path(args[0]) / MANIFEST).exists())
-    opened = _open(Path(args[0]) if named else None)
-    name = args[-1] if len(args) == 1 + named else None
+    opened, names = _forest_and_ids(args, 1)
+    name = names[0] if names else None
     if as_json:
         click.echo(json.dumps(report.find_tree(opened, name).to_dicts(), indent=2))
     else:
@@ -263,9 +260,200 @@ def show(args: tuple[str, ...], full: bool, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("forest", required=False, type=click.Path(path_type=Path))
+@click.argument("forest", required=False)
+@click.option("--role", type=click.Choice(["generator", "verifier", "refiner", "all"]))
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["sft", "dpo", "kto", "value", "trajectory"]),
+    help="What TRL is to read.  [default: sft, and dpo for verifier and refiner]",
+)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder.")
+@_setting("--strategy", type=click.Choice(["all", "best_worst", "one"]), help="Pairs a parent.")
+@_setting("--margin", type=float, help="Least difference of a pair's values.")
+@_setting("--positives", type=click.Choice(["all", "mixed"]), help="mixed: see MALT §4.3.")
+@_setting("--max-per-parent", type=int, help="Rows a parent.")
+@_setting("--max-per-question", type=int, help="Rows a question.")
+@_setting("--validation", type=float, help="Share of the questions.  [default: 0.1]")
+@_setting("--seed", type=int, help="Seed of the draws and the split.  [default: 0]")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="TOML file with any of these settings, and keep_truncated, keep_identical, "
+    "drop_duplicates.",
+)
+@click.option("--check", is_flag=True, help="Try the rows on the real chat template.")
+@click.option("--tokenizer", help="Name or folder for --check.  [default: the forest's model]")
+@click.option("--max-length", type=int, help="Tokens a row for --check.  [default: 1024]")
+@click.option("--push", "repo", metavar="USER/NAME", help="Push forest and exports to the Hub.")
+@click.option("--dry-run", is_flag=True, help="Only count what would be written and left out.")
 @json_option
-def verify(forest: Path | None, as_json: bool) -> None:
+def export(
+    forest: str | None,
+    role: str | None,
+    form: str | None,
+    out: Path | None,
+    config: Path | None,
+    check: bool,
+    tokenizer: str | None,
+    max_length: int | None,
+    repo: str | None,
+    dry_run: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Write datasets that TRL reads as they are, in exports/<role>_<format> of the forest.
+
+    \b
+    malt-data export --role refiner --format dpo
+    malt-data export --check                    all of MALT's, on the chat template
+    malt-data export --role verifier --format dpo --strategy one --push me/trees
+    """
+    from malt_data.exporters import export as exporting
+    from malt_data.exporters.report import print_export
+    from malt_data.exporters.selection import make_selection
+    from malt_data.progress import Steps
+    from malt_data.schemas.exports import configs
+
+    opened = _open(forest)
+    wanted = configs(role, form)
+    if out is not None and len(wanted) > 1:
+        raise click.UsageError("--out takes one dataset: give --role and --format too.")
+    if repo is not None and out is not None:
+        raise click.UsageError("--push sends the forest's own exports: leave --out away.")
+    given = {key: value for key, value in settings.items() if value is not None}
+    selection = make_selection(_config(config) | given)
+    reports = []
+    for each in wanted:
+        if dry_run:
+            reports.append(exporting.count(opened, each, selection))
+            continue
+        with Steps(each.name) as steps:
+            reports.append(exporting.export(opened, each, selection, out, watch=steps.update))
+    facts = {report.config: report.model_dump(mode="json") for report in reports}
+    problems: list[str] = []
+    if check and not dry_run:
+        folders = [exporting.place(opened, each, out) for each in wanted]
+        for each, found in zip(
+            wanted, _checked(opened, folders, tokenizer, max_length), strict=True
+        ):
+            facts[each.name]["check"] = found
+            problems += found["problems"]
+    pushed = None
+    if repo is not None and not dry_run and not problems:
+        from malt_data.exporters.hub import push as send
+
+        pushed = send(opened, repo)
+        facts["push"] = asdict(pushed)
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+    else:
+        for each, report in zip(wanted, reports, strict=True):
+            folder = None if dry_run else exporting.place(opened, each, out)
+            print_export(report, folder, facts[each.name].get("check"), _console())
+        if pushed is not None:
+            click.echo(pushed.summary())
+    if problems:
+        raise ExportError("This would break training: " + " ".join(problems))
+
+
+@main.command()
+@click.argument("args", nargs=-1, required=True, metavar="[FOREST] ID [ID]")
+@json_option
+def explain(args: tuple[str, ...], as_json: bool) -> None:
+    """Prove a row: path, texts, leaves and values behind a label, and each export's verdict.
+
+    Give a node_id, or the chosen_id and rejected_id of a dpo row.
+
+    \b
+    malt-data explain 5f5d63edee44763e/g0/v2
+    """
+    from malt_data.exporters.explain import explain as prove
+    from malt_data.exporters.explain import print_explained
+
+    opened, ids = _forest_and_ids(args, 2)
+    if not ids:
+        raise click.UsageError("Give the id of a node, e.g. from malt-data show.")
+    facts = prove(opened, *ids)
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+    else:
+        print_explained(facts, _console())
+
+
+@main.command()
+@click.argument("args", nargs=-1, required=True, metavar="[FOREST] USER/NAME")
+@click.option(
+    "--exports",
+    help="Configs, e.g. refiner_dpo,verifier_sft; none.  [default: those there, or MALT's]",
+)
+@click.option("--revision", default="main", show_default=True, help="Branch; made if new.")
+@click.option("--private", is_flag=True, help="Make a new repo private.")
+@click.option("--tag", help="Name what was pushed.")
+@click.option("--pr", is_flag=True, help="Open a pull request instead of committing.")
+@click.option("--replace", is_flag=True, help="Overwrite what others changed there.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be sent.")
+@json_option
+def push(
+    args: tuple[str, ...],
+    exports: str | None,
+    revision: str,
+    private: bool,
+    tag: str | None,
+    pr: bool,
+    replace: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Send forest, exports and card to a dataset repo on the Hub, as one commit.
+
+    \b
+    malt-data push me/trees
+    malt-data push my-forest me/trees --tag v1 --exports refiner_dpo
+    """
+    from malt_data.exporters.hub import push as send
+
+    if len(args) > 2:
+        raise click.UsageError("Give [FOREST] USER/NAME.")
+    names = None if exports is None else [n for n in exports.split(",") if n not in ("", "none")]
+    pushed = send(
+        _open(args[0] if len(args) == 2 else None),
+        args[-1],
+        exports=names,
+        revision=revision,
+        private=private,
+        tag=tag,
+        pull_request=pr,
+        replace=replace,
+        dry_run=dry_run,
+    )
+    click.echo(json.dumps(asdict(pushed), indent=2) if as_json else pushed.summary(dry_run))
+
+
+@main.command()
+@click.argument("name", metavar="USER/NAME[@REVISION]")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="[default: ./NAME]")
+@json_option
+def pull(name: str, out: Path | None, as_json: bool) -> None:
+    """Fetch a forest and its exports from the Hub into a folder of your own.
+
+    \b
+    malt-data pull me/trees@v1
+    """
+    from malt_data.exporters.hub import pull as receive
+
+    folder = receive(name, out)
+    trees = len(_open(str(folder)).done)
+    if as_json:
+        click.echo(json.dumps({"forest": str(folder), "trees": trees}, indent=2))
+    else:
+        click.echo(f"{trees} trees in {folder}. Check them: malt-data verify {folder}")
+
+
+@main.command()
+@click.argument("forest", required=False)
+@json_option
+def verify(forest: str | None, as_json: bool) -> None:
     """Check that a forest is whole: schema, ids, trees, values and labels, all recomputed.
 
     \b
@@ -286,10 +474,31 @@ def verify(forest: Path | None, as_json: bool) -> None:
         click.echo(f"{opened.folder} is sound: {len(opened.done)} trees.")
 
 
-def _open(folder: Path | None) -> "Forest":
+def _open(folder: str | None) -> "Forest":
     from malt_data.forests.forest import open_forest
 
     return open_forest(folder)
+
+
+def _forest_and_ids(args: tuple[str, ...], most: int) -> tuple["Forest", tuple[str, ...]]:
+    """Tell `[FOREST] [ID …]` apart: the first is a forest where one is there, or on the Hub."""
+    from malt_data.forests.forest import is_forest
+
+    named = bool(args) and (len(args) > most or is_forest(args[0]))
+    if len(args) > most + named:
+        raise click.UsageError(f"Give [FOREST] and at most {most} ids.")
+    return _open(args[0] if named else None), args[named:]
+
+
+def _checked(
+    forest: "Forest", folders: list[Path], tokenizer: str | None, max_length: int | None
+) -> list[dict[str, Any]]:
+    from malt_data.exporters import check
+
+    name = tokenizer or forest.manifest.spec.model
+    loaded = check.load_tokenizer(name or "")
+    leaks = check.gold_leaks(forest)
+    return [check.check(each, loaded, max_length or check.MAX_LENGTH, leaks) for each in folders]
 
 
 def _config(path: Path | None) -> dict[str, Any]:

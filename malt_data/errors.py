@@ -5,6 +5,8 @@
     ├── QuestionsError     a question source that cannot be read
     ├── ForestError        a forest that is missing, torn, foreign or newer than this code
     │   └── MixError       a build whose settings differ from the forest's
+    ├── ExportError        an export that cannot be made, read or trained on
+    ├── HubError           the Hub refused, changed meanwhile, or cannot be reached
     ├── QueryError         SQL that failed or tried to leave the forest
     └── EngineError        a completion that could not be had
         └── EngineDown     no completion can be had at all: stop the build
@@ -37,6 +39,14 @@ class ForestError(MaltError):
 
 class MixError(ForestError):
     """A build into a forest that was grown with other settings."""
+
+
+class ExportError(MaltError):
+    """An export that cannot be made, read or trained on."""
+
+
+class HubError(MaltError):
+    """The Hub refused, holds another's work, or cannot be reached; nothing was half done."""
 
 
 class QueryError(MaltError):

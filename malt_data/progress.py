@@ -65,6 +65,31 @@ class Progress:
         )
 
 
+class Steps:
+    """A bar for anything of known length, shown once it has taken a second; silent elsewhere."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._started = time.monotonic()
+        self._bar: Bar | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> "Steps":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, done: int, total: int) -> None:
+        if self._bar is None and sys.stderr.isatty() and time.monotonic() - self._started > 1:
+            self._bar = _bar()
+            self._task = self._bar.add_task("", total=total, state=self._what)
+            self._bar.start()
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, total=total)
+
+
 def _state(report: "Report") -> str:
     failed = f", {len(report.failed)} failed" if report.failed else ""
     return f"{report.before + report.grown}/{report.asked} trees{failed}"

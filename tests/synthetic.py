@@ -25,7 +25,8 @@ def make_forest(
     ]
     settings = {"n_generator": n[0], "n_verifier": n[1], "n_refiner": n[2]}
     made = complete(make_spec({"engine": "openai", "model": "m", **settings, **spec}), None)
-    forest = create_forest(folder, made, questions, {})
+    facts = {"source": "made", "split": "train", "license": "mit", "refused": {"no gold": 1}}
+    forest = create_forest(folder, made, questions, facts)
     for question in questions:
         rows = [row for g in range(n[0]) for row in _branch(question, (g,), n, source)]
         forest.parts.write(node_table(rows, forest.manifest.labels))

@@ -97,6 +97,16 @@ def render(
     )
 
 
+def pieces(template: str) -> list[tuple[str, str | None]]:
+    """Return a template as (literal text, placeholder's name after it or None) in order.
+
+    >>> pieces("Question: {question}!")
+    [('Question: ', 'question'), ('!', None)]
+    """
+    parts = _PLACEHOLDER.split(template)
+    return list(zip(parts[::2], [*parts[1::2], None], strict=True))
+
+
 def render_choices(choices: Sequence[str] | None) -> str:
     """Return `A. bank` lines; empty for a free-form question."""
     return "\n".join(f"{chr(ord('A') + i)}. {text}" for i, text in enumerate(choices or ()))

@@ -29,7 +29,10 @@ from malt_data.schemas.forest import NODES, QUESTIONS, VERSION
 from malt_data.schemas.manifest import MANIFEST, Labels, Manifest, Spec, read_manifest
 
 if TYPE_CHECKING:
+    import datasets
+
     from malt_data.builders.questions import Question
+    from malt_data.schemas.exports import Format
 
 DEFAULT_FOLDER = "forest"
 
@@ -39,18 +42,37 @@ def default_folder() -> Path:
     return Path(os.environ.get("MALT_FOREST") or DEFAULT_FOLDER)
 
 
+HUB = "hf://datasets/"
+
+
 def open_forest(folder: str | Path | None = None) -> "Forest":
-    """Open an existing forest; raise ForestError where there is none, or one too new to read."""
+    """Open an existing forest; raise ForestError where there is none, or one too new to read.
+
+    folder: a local folder (None: the default one), or `hf://datasets/user/name[@revision]`, of
+    which the trees are fetched into the Hub's cache once a commit. That one is only for reading.
+    """
+    if isinstance(folder, str) and folder.startswith(HUB):
+        from malt_data.exporters.hub import fetch
+
+        path = fetch(folder.removeprefix(HUB))
+        return Forest(path, read_manifest(path), folder)
     path = default_folder() if folder is None else Path(folder)
     return Forest(path, read_manifest(path))
+
+
+def is_forest(name: str) -> bool:
+    """Tell whether `name` names a forest, here or on the Hub, rather than a node."""
+    return name.startswith(HUB) or (Path(name) / MANIFEST).exists()
 
 
 class Forest:
     """All trees of one build: `manifest`, `questions`, `nodes`, and SQL over them."""
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, origin: str | None = None) -> None:
         self.folder = folder
         self.manifest = manifest
+        self.origin = origin
+        """Where on the Hub it was fetched from; such a forest is only for reading."""
         self.parts = Parts(folder / "nodes")
 
     def questions_dataset(self) -> ds.Dataset:
@@ -74,6 +96,29 @@ class Forest:
         from malt_data.forests.query import run
 
         return pl.DataFrame(run(self, query, parameters))
+
+    def export(
+        self, role: str | None, form: "Format" = "sft", **selection: Any
+    ) -> "datasets.DatasetDict":
+        """Return a role's training set in memory: `forest.export("refiner", "dpo", margin=0.5)`.
+
+        The keywords are those of `Selection`; role None is for a trajectory. For forests larger
+        than memory write shards with `malt_data.export` and load those.
+        """
+        from malt_data.exporters.export import to_datasets
+        from malt_data.exporters.selection import make_selection
+        from malt_data.schemas.exports import Config
+
+        return to_datasets(self, Config(role, form), make_selection(selection))
+
+    def refuse_writing(self) -> None:
+        """Raise ForestError for a forest that was fetched from the Hub."""
+        if self.origin is not None:
+            name = self.origin.removeprefix(HUB)
+            raise ForestError(
+                f"{self.origin} is only for reading. Name a folder with --out, or get a copy of "
+                f"your own: malt-data pull {name}"
+            )
 
     @property
     def done(self) -> set[str]:

@@ -49,7 +49,12 @@ def write_table(path: Path, table: pa.Table) -> None:
     """
     with whole(path) as temporary:
         pq.write_table(
-            table, temporary, compression="zstd", compression_level=3, row_group_size=_ROW_GROUP
+            table,
+            temporary,
+            compression="zstd",
+            compression_level=3,
+            row_group_size=_ROW_GROUP,
+            use_content_defined_chunking=True,  # after a relabel the Hub stores little anew
         )
 
 
@@ -63,23 +68,30 @@ def write_text(path: Path, text: str) -> None:
 def whole(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success make it durable and rename it into place."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            _sync(temporary)
+            temporary.replace(path)
+            _sync(path.parent)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the operating system says while `path` is written into a ForestError."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
+        yield
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         hint = "Free some space" if full else "Check the folder and its permissions"
         raise ForestError(
             f"{path} could not be written: {error.strerror or error}. {hint} and run the same "
             "command again; everything finished before is kept."
         ) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _sync(path: Path) -> None:

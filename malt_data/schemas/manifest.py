@@ -129,7 +129,7 @@ def make_spec(values: dict[str, Any]) -> Spec:
     try:
         return Spec.model_validate(values)
     except ValidationError as error:
-        raise SpecError(_sentence(error)) from None
+        raise SpecError(sentence(error)) from None
 
 
 def make_labels(old: Labels, asked: dict[str, Any]) -> Labels:
@@ -138,7 +138,7 @@ def make_labels(old: Labels, asked: dict[str, Any]) -> Labels:
         changed = {key: value for key, value in asked.items() if value is not None}
         return Labels.model_validate(old.model_dump() | changed)
     except ValidationError as error:
-        raise SpecError(_sentence(error)) from None
+        raise SpecError(sentence(error)) from None
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -159,10 +159,10 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate(data)
     except ValidationError as error:
-        raise ForestError(f"{path} is no valid manifest: {_sentence(error)}") from None
+        raise ForestError(f"{path} is no valid manifest: {sentence(error)}") from None
 
 
-def _sentence(error: ValidationError) -> str:
+def sentence(error: ValidationError) -> str:
     """Return what pydantic found as one line: `n: Input should be ≥ 1 (got 0); …`."""
     parts = []
     for issue in error.errors(include_url=False):

@@ -1,0 +1,211 @@
+"""The dataset card: every answer a stranger asks for, rendered from measured facts.
+
+A template and the facts make the card anew at each push; nothing is patched. It holds no date
+and no random choice, so a forest that did not change has the same card and needs no commit.
+Texts from models are shown in fenced blocks longer than any fence in them, with control
+characters spelt out: nothing they hold is read as Markdown, HTML or YAML.
+
+    text = render_card(forest, "me/trees", [config_named("refiner_dpo")])
+"""
+
+import io
+import re
+import shlex
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+
+from malt_data import __version__
+from malt_data.builders.sources import BENCHMARKS
+from malt_data.errors import ExportError
+from malt_data.exporters.export import FOLDER, read_report
+from malt_data.exporters.selection import REASONS
+from malt_data.forests.report import clean, fold, show, stats
+from malt_data.schemas.exports import COLUMNS, Config
+from malt_data.schemas.forest import NODES, QUESTIONS
+from malt_data.schemas.ids import ROLES
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from malt_data.forests.forest import Forest
+
+CARD = "README.md"
+
+_WIDTH = 100
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"),
+          (10**7, "1M<n<10M"), (10**8, "10M<n<100M"))  # fmt: skip
+_LICENSES = {"mit", "apache-2.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-nd-4.0",
+             "cc0-1.0", "odc-by"}  # fmt: skip
+
+
+def render_card(forest: "Forest", repo: str, configs: list[Config]) -> str:
+    """Return the README.md of a repo that holds `forest` and the exports `configs`.
+
+    The exports must stand in the forest's folder. Raises ExportError where a fact is missing.
+    """
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+    )
+    environment.filters.update(cell=_cell, fenced=_fenced)
+    template = environment.from_string(
+        resources.files(__package__).joinpath("card.md.jinja").read_text("utf-8")
+    )
+    try:
+        return template.render(**_facts(forest, repo, configs))
+    except jinja2.UndefinedError as error:
+        raise ExportError(
+            f"The card of {forest.folder} lacks a fact: {error}. The manifest was written by hand "
+            "or by another program; add it there."
+        ) from None
+
+
+def _facts(forest: "Forest", repo: str, configs: list[Config]) -> dict[str, Any]:
+    reports = {c.name: read_report(forest.folder / FOLDER / c.name) for c in configs}
+    facts = stats(forest)
+    spec = forest.manifest.spec
+    nodes = sum(row["nodes"] for row in facts["roles"])
+    return dict(
+        metadata=_metadata(forest, repo, [c for c in configs if reports[c.name].rows], nodes),
+        version=__version__,
+        repo=repo,
+        name=repo.partition("/")[2],
+        manifest=forest.manifest,
+        spec=spec,
+        branching=spec.branching,
+        questions=forest.manifest.questions,
+        origin=_origin(spec.questions),
+        forest=facts["forest"],
+        roles=facts["roles"],
+        nodes=nodes,
+        models=_models(forest),
+        reports=reports,
+        reasons=REASONS,
+        columns={c.format: [_row(f) for f in COLUMNS[c.format]] for c in configs},
+        schemas={"questions": [*map(_row, QUESTIONS)], "nodes": [*map(_row, NODES)]},
+        tree=_tree(forest),
+        prompts=_prompts(forest),
+        rebuild=_rebuild(forest),
+    )
+
+
+def _metadata(forest: "Forest", repo: str, configs: list[Config], nodes: int) -> str:
+    from huggingface_hub import DatasetCardData
+
+    data = [
+        {"config_name": "questions", "data_files": _split("train", "questions.parquet")},
+        {"config_name": "nodes", "data_files": _split("train", "nodes/part-*.parquet")},
+    ]
+    for config in configs:
+        rows = read_report(forest.folder / FOLDER / config.name).rows
+        files = [
+            {"split": split, "path": f"{FOLDER}/{config.name}/{split}-*.parquet"} for split in rows
+        ]
+        data.append({"config_name": config.name, "data_files": files})
+    if configs:  # what the viewer and a bare load_dataset show first
+        shown = next((c for c in configs if c.format == "dpo"), configs[0])
+        next(d for d in data if d["config_name"] == shown.name)["default"] = True  # type: ignore[assignment]
+    license_ = str(forest.manifest.questions.get("license") or "").lower()
+    card = DatasetCardData(
+        license=license_ if license_ in _LICENSES else "other" if license_ else "unknown",
+        pretty_name=clean(repo.partition("/")[2]),
+        task_categories=["text-generation", "question-answering"],
+        size_categories=next((name for most, name in _SIZES if nodes < most), "n>1T"),
+        tags=["malt-data", "malt", "multi-agent", "reasoning", "sft", "dpo", "trl"],
+        configs=data,
+    )
+    return card.to_yaml()
+
+
+def _split(split: str, path: str) -> list[dict[str, str]]:
+    return [{"split": split, "path": path}]
+
+
+def _row(field: "pa.Field") -> dict[str, str]:
+    return {
+        "name": field.name,
+        "type": str(field.type).partition("<")[0],
+        "doc": field.metadata[b"doc"].decode(),
+    }
+
+
+def _origin(source: str) -> str:
+    """Return where questions of this source are found, in Markdown."""
+    if source in BENCHMARKS:
+        repo = BENCHMARKS[source].repo
+        return f"[{repo}](https://huggingface.co/datasets/{repo})"
+    if source == "embedded":
+        return "the questions that come with malt-data"
+    return _cell(source)
+
+
+def _models(forest: "Forest") -> list[dict[str, Any]]:
+    query = (
+        "SELECT model, adapter, string_agg(DISTINCT role::VARCHAR, ', ' ORDER BY role::VARCHAR) "
+        "AS roles FROM nodes GROUP BY ALL ORDER BY ALL"
+    )
+    return forest.sql(query).to_dicts()
+
+
+def _tree(forest: "Forest") -> str:
+    """Return one tree with both outcomes as text: the first by id, or any where there is none."""
+    from rich.console import Console
+
+    query = (
+        "SELECT question_id FROM nodes WHERE depth = 3 GROUP BY question_id "
+        "ORDER BY min(reward) = max(reward), question_id LIMIT 1"
+    )
+    found = forest.sql(query)
+    if not found.height:
+        return "(no tree yet)"
+    stream = io.StringIO()
+    console = Console(file=stream, width=_WIDTH, no_color=True, highlight=False)
+    show(forest, found.item(), console, _WIDTH - 40)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+
+def _prompts(forest: "Forest") -> str:
+    """Return the templates of the kinds of question that the forest has."""
+    kinds = forest.sql("SELECT DISTINCT kind FROM questions ORDER BY kind")["kind"]
+    parts = []
+    for kind in kinds:
+        for role in ROLES:
+            for speaker, text in forest.manifest.spec.prompts[kind][role].items():
+                parts.append(f"# {kind}, {role}, {speaker}\n{clean(text)}")
+    return "\n\n".join(parts)
+
+
+def _rebuild(forest: "Forest") -> str:
+    """Return the command that grows such a forest again."""
+    spec = forest.manifest.spec
+    g, v, r = spec.branching
+    flags: dict[str, Any] = {
+        **({"n": g} if g == v == r else {"n-generator": g, "n-verifier": v, "n-refiner": r}),
+        "questions": spec.questions,
+        "split": spec.split,
+        "limit": spec.limit,
+        "engine": spec.engine,
+        "model": spec.model,
+        "temperature": spec.temperature,
+        "max-tokens": spec.max_tokens,
+        "seed": spec.seed,
+        "grader": forest.manifest.labels.grader,
+    }
+    words = [f"--{name} {shlex.quote(clean(str(v)))}" for name, v in flags.items() if v is not None]
+    return " \\\n    ".join(["malt-data build", *words])
+
+
+def _cell(value: object) -> str:
+    """Return a value for a Markdown table or sentence: one line, nothing in it is markup."""
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    text = "–" if value is None else fold(str(value), 200)
+    return re.sub(r"([\\`*_{}\[\]<>()#+!|~$&])", r"\\\1", text)
+
+
+def _fenced(text: str) -> str:
+    """Return a code block whose fence is longer than any run of backticks in the text."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"

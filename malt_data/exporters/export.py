@@ -1,0 +1,275 @@
+"""An export: one config of a forest as Parquet shards, whole or not at all.
+
+    report = export(open_forest("forest"), config_named("refiner_dpo"))
+    report.rows       # {"train": 812, "validation": 90}
+    report.dropped    # {"identical": 44, "truncated": 17}
+
+`export.json` beside the shards says what was asked and counted, and of which state of the forest,
+so that a push can tell a stale export from a fresh one and make it anew with the same settings.
+"""
+
+import hashlib
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from malt_data.errors import ExportError
+from malt_data.exporters.rows import SPLITS, Counts, Rows, chunks
+from malt_data.exporters.selection import Selection
+from malt_data.forests.parts import writing
+from malt_data.schemas.exports import STAMP, Config
+from malt_data.schemas.manifest import Labels
+
+if TYPE_CHECKING:
+    import datasets
+
+    from malt_data.forests.forest import Forest
+
+EXPORT = "export.json"
+FOLDER = "exports"
+"""Where a forest keeps its own exports."""
+
+_SHARD_BYTES = 256 * 2**20
+
+
+class Report(BaseModel):
+    """What an export holds and what it left out: rows + dropped = candidates. `export.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    format: str = STAMP.decode()
+    config: str
+    selection: Selection
+    labels: Labels
+    forest: str
+    """Fingerprint of the forest's state, see `fingerprint`."""
+    model: str | None
+    candidates: int = 0
+    rows: dict[str, int] = {}
+    dropped: dict[str, int] = {}
+    dropped_by_split: dict[str, dict[str, int]] = {}
+
+    @property
+    def total(self) -> int:
+        return sum(self.rows.values())
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=2) + "\n"
+
+
+def export(
+    forest: "Forest",
+    config: Config,
+    selection: Selection | None = None,
+    out: Path | None = None,
+    *,
+    watch: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
+    """Write one config to `out` (default: exports/<config> in the forest); return what it holds.
+
+    An export that stands there is replaced when the new one is complete. `watch` is called with
+    the trees done and the trees there are. Raises ExportError where `out` holds anything else,
+    or where the disk is full; nothing of a failed export stays.
+    """
+    chosen = selection or Selection()
+    target = place(forest, config, out)
+    if target.exists() and not (target / EXPORT).exists() and any(target.iterdir()):
+        raise ExportError(f"{target} holds other files. Choose a new folder: --out NAME")
+    before = fingerprint(forest)
+    _sweep(target)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    with writing(target):
+        temporary.mkdir(parents=True)
+        try:
+            counts = _write(forest, config, chosen, temporary, watch)
+            report = summarize(forest, config, chosen, counts, before)
+            (temporary / EXPORT).write_text(report.to_json(), "utf-8")
+            _replace(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return report
+
+
+def place(forest: "Forest", config: Config, out: Path | None = None) -> Path:
+    """Return the folder of an export: `out`, or exports/<config> in the forest."""
+    if out is None:
+        forest.refuse_writing()
+    return out or forest.folder / FOLDER / config.name
+
+
+def to_datasets(forest: "Forest", config: Config, selection: Selection) -> "datasets.DatasetDict":
+    """Return one config as datasets in memory; an empty split is left out."""
+    import datasets
+
+    tables: dict[str, list[pa.Table]] = {}
+    with Rows(forest, config, selection) as rows:
+        for split, batch in rows.batches():
+            tables.setdefault(split, []).append(batch.replace_schema_metadata(None))
+    return datasets.DatasetDict(
+        {
+            split: datasets.Dataset(datasets.table.InMemoryTable(pa.concat_tables(parts)))
+            for split, parts in tables.items()
+        }
+    )
+
+
+def count(forest: "Forest", config: Config, selection: Selection) -> Report:
+    """Return what `export` would report, without writing a row."""
+    with Rows(forest, config, selection) as made:
+        for chunk in chunks(forest):
+            made.count(chunk)
+    return summarize(forest, config, selection, made.counts, fingerprint(forest))
+
+
+def read_report(folder: Path) -> Report:
+    """Read `folder`/export.json; raise ExportError where there is none or it is torn."""
+    try:
+        return Report.model_validate_json((folder / EXPORT).read_bytes())
+    except FileNotFoundError:
+        raise ExportError(f"{folder} holds no export. Make one: malt-data export") from None
+    except (OSError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise ExportError(
+            f"{folder / EXPORT} cannot be read ({reason}). Export again: malt-data export"
+        ) from None
+
+
+def exports_of(forest: "Forest") -> dict[str, Report]:
+    """Return the exports that stand in the forest's own folder, by config name."""
+    found = sorted((forest.folder / FOLDER).glob(f"*/{EXPORT}"))
+    return {path.parent.name: read_report(path.parent) for path in found}
+
+
+def fingerprint(forest: "Forest") -> str:
+    """Return 16 hex digits that change when trees or labels do: part names, sizes and labels."""
+    facts = [f"{path.name}:{path.stat().st_size}" for path in forest.parts.paths()]
+    state = "\n".join([forest.manifest.labels.model_dump_json(), *facts])
+    return hashlib.sha256(state.encode()).hexdigest()[:16]
+
+
+def summarize(
+    forest: "Forest", config: Config, selection: Selection, counts: Counts, state: str
+) -> Report:
+    """Return the counts of `Rows` as a report."""
+    dropped = {
+        split: {
+            reason: number
+            for (where, reason), number in sorted(counts.items(), key=str)
+            if where == split and reason
+        }
+        for split in SPLITS
+    }
+    reasons = sorted({reason for part in dropped.values() for reason in part})
+    return Report(
+        config=config.name,
+        selection=selection,
+        labels=forest.manifest.labels,
+        forest=state,
+        model=forest.manifest.spec.model,
+        candidates=counts.total(),
+        rows={split: counts[split, None] for split in SPLITS if counts[split, None]},
+        dropped={r: sum(part.get(r, 0) for part in dropped.values()) for r in reasons},
+        dropped_by_split={split: part for split, part in dropped.items() if part},
+    )
+
+
+def _write(
+    forest: "Forest",
+    config: Config,
+    selection: Selection,
+    folder: Path,
+    watch: Callable[[int, int], None],
+) -> Counts:
+    total = len(forest.done)
+    done = 0
+    with Rows(forest, config, selection) as rows, Shards(folder, config.schema) as shards:
+        for chunk in chunks(forest):
+            for split, batch in rows.of(chunk):
+                shards.write(split, batch)
+            done += len(chunk["question_id"].unique())
+            watch(done, total)
+    return rows.counts
+
+
+class Shards:
+    """`train-00000.parquet`, `train-00001.parquet`, …: written on a thread beside the queries.
+
+    Content-defined chunking and a row group a batch keep what did not change byte-equal, so the
+    Hub stores it once.
+    """
+
+    def __init__(self, folder: Path, schema: pa.Schema, shard_bytes: int = _SHARD_BYTES) -> None:
+        self._folder = folder
+        self._schema = schema
+        self._shard_bytes = shard_bytes
+        self._open: dict[str, tuple[Any, pq.ParquetWriter]] = {}
+        self._number = dict.fromkeys(SPLITS, 0)
+        self._thread = ThreadPoolExecutor(1)
+        self._pending: Future[None] | None = None
+
+    def __enter__(self) -> "Shards":
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            if kind is None and self._pending is not None:
+                self._pending.result()
+        finally:
+            self._thread.shutdown()
+            for split in list(self._open):
+                self._close(split)
+
+    def write(self, split: str, rows: pa.Table) -> None:
+        """Queue rows; at most one batch waits, so memory stays flat."""
+        if self._pending is not None:
+            self._pending.result()
+        self._pending = self._thread.submit(self._append, split, rows)
+
+    def _append(self, split: str, rows: pa.Table) -> None:
+        if split not in self._open:
+            path = self._folder / f"{split}-{self._number[split]:05d}.parquet"
+            sink = pa.OSFile(str(path), "wb")
+            self._number[split] += 1
+            self._open[split] = (
+                sink,
+                pq.ParquetWriter(
+                    sink,
+                    self._schema,
+                    compression="zstd",
+                    compression_level=3,
+                    use_content_defined_chunking=True,
+                ),
+            )
+        sink, writer = self._open[split]
+        writer.write_table(rows)
+        if sink.tell() >= self._shard_bytes:
+            self._close(split)
+
+    def _close(self, split: str) -> None:
+        sink, writer = self._open.pop(split)
+        writer.close()
+        sink.close()
+
+
+def _sweep(target: Path) -> None:
+    """Remove what an export into `target` left when it was killed, once it is an hour old."""
+    for path in target.parent.glob(f".{target.name}.*.tmp*"):
+        if time.time() - path.stat().st_mtime > 3600:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _replace(new: Path, target: Path) -> None:
+    """Put the folder `new` where `target` is; a kill between the two renames leaves no export."""
+    old = target.with_name(f"{new.name}.old")
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

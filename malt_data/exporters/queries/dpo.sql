@@ -1,0 +1,15 @@
+-- Rows of dpo: the pairs of a role (MALT §4.3).
+SELECT
+    prompts.prompt,
+    [{'role': 'assistant', 'content': chosen.text}] AS chosen,
+    [{'role': 'assistant', 'content': rejected.text}] AS rejected,
+    ledger.question_id,
+    ledger.chosen_id,
+    ledger.rejected_id,
+    chosen.value AS chosen_value,
+    rejected.value AS rejected_value
+FROM ledger
+JOIN prompts ON prompts.key = ledger.prompt_key
+JOIN keyed AS chosen ON chosen.key = ledger.chosen
+JOIN keyed AS rejected ON rejected.key = ledger.rejected
+WHERE ledger.reason IS NULL AND ledger.validation = $validation

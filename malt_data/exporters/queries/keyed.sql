@@ -1,0 +1,15 @@
+-- The nodes at hand, each with its own key and its parent's as one integer: joins on these take
+-- a quarter of the time of joins on the string ids. `tree` numbers the trees at hand.
+CREATE OR REPLACE TEMP VIEW keyed AS
+SELECT
+    *,
+    tree << 45 AS root,
+    (tree << 45) | ((g + 1)::BIGINT << 30) | (coalesce(v + 1, 0)::BIGINT << 15) | coalesce(r + 1, 0)
+        AS key,
+    CASE depth
+        WHEN 1 THEN tree << 45
+        WHEN 2 THEN (tree << 45) | ((g + 1)::BIGINT << 30)
+        ELSE (tree << 45) | ((g + 1)::BIGINT << 30) | ((v + 1)::BIGINT << 15)
+    END AS parent,
+    finish_reason = 'length' AS truncated
+FROM chunk;

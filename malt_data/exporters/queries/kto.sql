@@ -1,0 +1,12 @@
+-- Rows of kto: unpaired nodes, each desirable or not.
+SELECT
+    prompts.prompt,
+    [{'role': 'assistant', 'content': node.text}] AS completion,
+    node.label,
+    ledger.question_id,
+    ledger.node_id,
+    node.value
+FROM ledger
+JOIN prompts ON prompts.key = ledger.prompt_key
+JOIN keyed AS node ON node.key = ledger.key
+WHERE ledger.reason IS NULL AND ledger.validation = $validation

@@ -1,0 +1,9 @@
+-- Candidates of sft, kto and value: the nodes of one role. Texts are compared by their hash,
+-- which is never stored.
+SELECT
+    key, parent, question_id, node_id, label, truncated,
+    hash(text) AS text,
+    sample AS place,
+    md5($seed || ':' || node_id) AS draw
+FROM keyed
+WHERE depth = $depth

@@ -1,0 +1,23 @@
+-- Candidates of dpo: every sibling pair of differing label (the view `pairs`, MALT §4.3).
+WITH siblings AS (
+    SELECT key, parent, question_id, node_id, label, value, truncated, sample, hash(text) AS text
+    FROM keyed
+    WHERE depth = $depth
+)
+SELECT
+    chosen.key AS chosen,
+    rejected.key AS rejected,
+    chosen.parent,
+    chosen.question_id,
+    chosen.node_id AS chosen_id,
+    rejected.node_id AS rejected_id,
+    chosen.value AS chosen_value,
+    rejected.value AS rejected_value,
+    chosen.truncated,
+    chosen.text AS chosen_text,
+    rejected.text AS rejected_text,
+    chosen.sample * 32768 + rejected.sample AS place,
+    md5($seed || ':' || chosen.node_id || ' ' || rejected.node_id) AS draw
+FROM siblings AS chosen
+JOIN siblings AS rejected USING (parent)
+WHERE chosen.label AND NOT rejected.label

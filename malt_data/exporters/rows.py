@@ -1,0 +1,214 @@
+"""The rows of one export, a chunk of whole trees at a time, so that memory stays flat.
+
+For every chunk SQL makes a ledger (each candidate with the reason why it is left out, or null),
+then the prompts of the parents that are needed, then the rows. Trees never span parts, and no
+rule looks beyond a tree, so chunks are independent.
+
+    with Rows(forest, config_named("refiner_dpo"), Selection()) as rows:
+        for split, batch in rows.batches(): ...
+    rows.counts   # {("train", None): 812, ("train", "identical"): 40, …}
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from malt_data.builders.prompts import pieces
+from malt_data.exporters.selection import Selection, rules
+from malt_data.forests.parts import torn
+from malt_data.schemas.exports import Config
+from malt_data.schemas.ids import ROLES
+from malt_data.schemas.versions import upgrade
+
+if TYPE_CHECKING:
+    from malt_data.forests.forest import Forest
+
+SPLITS = ("train", "validation")
+Counts = Counter[tuple[str, str | None]]
+"""(split, reason) → candidates; reason None: exported."""
+
+_CHUNK_BYTES = 64 * 2**20
+_BATCH_BYTES = 32 * 2**20
+COLUMNS = [
+    *("question_id", "node_id", "depth", "sample", "g", "v", "r"),
+    *("text", "value", "label", "finish_reason"),
+]
+_CANDIDATES = {"dpo": "pairs", "trajectory": "trajectories"}
+_CONFIG: dict[str, str | bool | int | float | list[str]] = {
+    "memory_limit": "2GB",
+    "temp_directory": "",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    # Rows come out in the ledger's order only while the ledger is what is streamed past the
+    # other tables; the optimiser would swap sides by size.
+    "disabled_optimizers": "join_order,build_side_probe_side",
+}
+
+
+class Rows:
+    """A context manager over one DuckDB connection; use it once."""
+
+    def __init__(self, forest: "Forest", config: Config, selection: Selection) -> None:
+        self.config = config
+        self.counts: Counts = Counter()
+        self._forest = forest
+        self._selection = selection
+        self._messages, self._literals = _messages(forest, config)
+        self._connection = duckdb.connect(":memory:", config=_CONFIG)
+        self._connection.execute("SET enable_progress_bar = false")
+        self._connection.register("stored_questions", forest.questions_dataset())
+        self._connection.execute(
+            _query("questions"), {"seed": str(selection.seed), "border": selection.border}
+        )
+
+    def __enter__(self) -> "Rows":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def batches(self) -> Iterator[tuple[str, pa.Table]]:
+        """Yield (split, rows) over the whole forest, each of some tens of megabytes."""
+        for chunk in chunks(self._forest):
+            yield from self.of(chunk)
+
+    def of(self, chunk: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+        """Yield (split, rows) of these whole trees and add to `counts`."""
+        self.count(chunk)
+        prompts = _query("prompts").replace("{messages}", self._messages)
+        depth = 0 if self.config.role is None else self.config.depth - 1
+        self._connection.execute(prompts, {"parent_depth": depth, **self._literals})
+        for split in SPLITS:
+            yield from self._rows(split, chunk)
+
+    def count(self, chunk: pa.Table) -> None:
+        """Add these whole trees to `counts` without making their rows."""
+        for split, reason, number in self._ledger(chunk):
+            self.counts[split, reason] += number
+
+    def ledger(self, chunk: pa.Table) -> pa.Table:
+        """Return every candidate of these whole trees with its split and its reason."""
+        self._ledger(chunk)
+        return self._connection.sql("FROM ledger").to_arrow_table()
+
+    def _ledger(self, chunk: pa.Table) -> list[tuple[str, str | None, int]]:
+        number = pc.dictionary_encode(chunk["question_id"].combine_chunks()).indices
+        self._connection.register("chunk", chunk.append_column("tree", number.cast(pa.int64())))
+        self._connection.execute(_query("keyed"))
+        source = _query(_CANDIDATES.get(self.config.format, "nodes"))
+        steps = [f"candidates AS (SELECT *, NULL::VARCHAR AS reason FROM ({source}))"]
+        for step, (reason, condition) in enumerate(rules(self.config, self._selection)):
+            before = f"step_{step - 1}" if step else "candidates"
+            steps.append(
+                f"step_{step} AS (SELECT * REPLACE (CASE WHEN reason IS NOT NULL THEN reason "
+                f"WHEN {condition} THEN '{reason}' END AS reason) FROM {before})"
+            )
+        last = f"step_{len(steps) - 2}" if len(steps) > 1 else "candidates"
+        key = "parent" if self.config.role else f"{last}.key & ~((1::BIGINT << 45) - 1)"
+        self._connection.execute(
+            f"CREATE OR REPLACE TEMP TABLE ledger AS WITH {', '.join(steps)} "
+            f"SELECT {', '.join(_LEDGER[self.config.format])}, question_id, reason, validation, "
+            f"{key} AS prompt_key FROM {last} JOIN questions USING (question_id) "
+            "ORDER BY parent, place",
+            {"depth": self.config.depth, "seed": str(self._selection.seed)},
+        )
+        found: list[tuple[str, str | None, int]] = self._connection.execute(
+            "SELECT if(validation, 'validation', 'train') AS split, reason, count(*) "
+            "FROM ledger GROUP BY ALL"
+        ).fetchall()
+        return found
+
+    def _rows(self, split: str, chunk: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+        relation = self._connection.sql(
+            _query(self.config.format), params={"validation": split == "validation"}
+        )
+        width = max(1, 4 * chunk.nbytes // max(1, chunk.num_rows))  # prompts hold other texts
+        schema = self.config.schema
+        for batch in relation.to_arrow_reader(max(64, min(65_536, _BATCH_BYTES // width))):
+            if batch.num_rows:
+                yield split, pa.Table.from_batches([batch]).cast(schema)
+
+
+_NODE = ["key", "node_id"]
+_LEDGER = {
+    "sft": _NODE,
+    "kto": _NODE,
+    "value": _NODE,
+    "dpo": ["chosen", "rejected", "chosen_id", "rejected_id"],
+    "trajectory": [*_NODE, "verifier", "generator"],
+}
+
+
+def chunks(forest: "Forest", budget: int = _CHUNK_BYTES) -> Iterator[pa.Table]:
+    """Yield the nodes, with the columns an export needs, as whole trees of about `budget` bytes.
+
+    A tree that is larger comes whole. Trees lie together in a part: that is how parts are written.
+    """
+    held: list[pa.Table] = []
+    size = 0
+    for path in forest.parts.paths():
+        for table in _tables(path, budget):
+            held.append(table)
+            size += table.nbytes
+            if size >= budget and (cut := _last_tree(table)):
+                yield pa.concat_tables([*held[:-1], table[:cut]])
+                held = [table[cut:]]
+                size = held[0].nbytes
+    if held:
+        yield pa.concat_tables(held)
+
+
+def _tables(path: Any, budget: int) -> Iterator[pa.Table]:
+    try:
+        with pq.ParquetFile(path) as file:
+            facts = file.metadata
+            width = sum(
+                facts.row_group(i).total_byte_size for i in range(facts.num_row_groups)
+            ) // max(1, facts.num_rows)
+            rows = max(64, min(65_536, budget // 4 // max(1, width)))
+            for batch in file.iter_batches(batch_size=rows, columns=COLUMNS):
+                table = pa.Table.from_batches([batch])
+                yield upgrade(table.replace_schema_metadata(file.schema_arrow.metadata), str(path))
+    except (OSError, pa.ArrowException) as error:
+        raise torn(path, error) from error
+
+
+def _last_tree(table: pa.Table) -> int:
+    """Return the row at which the last tree of the table begins."""
+    ids = table["question_id"]
+    last = ids[-1].as_py()
+    return int(pc.index(ids, last).as_py())
+
+
+def _messages(forest: "Forest", config: Config) -> tuple[str, dict[str, str]]:
+    """Return the SQL that writes a prompt, and the literal texts that it binds.
+
+    A template becomes `concat(literal, column, literal, …)`, so a text that holds a placeholder's
+    name is never filled in again.
+    """
+    role = config.role or ROLES[0]
+    literals: dict[str, str] = {}
+    cases = []
+    for kind, roles in forest.manifest.spec.prompts.items():
+        messages = []
+        for speaker in ("system", "user"):
+            if not roles[role].get(speaker):
+                continue
+            terms = []
+            for literal, name in pieces(roles[role][speaker]):
+                bound = f"text_{len(literals)}"
+                literals[bound] = literal
+                terms += [f"${bound}", *([name] if name else [])]
+            messages.append(f"{{'role': '{speaker}', 'content': concat({', '.join(terms)})}}")
+        cases.append(f"WHEN '{kind}' THEN [{', '.join(messages)}]")
+    return f"CASE questions.kind {' '.join(cases)} END", literals
+
+
+def _query(name: str) -> str:
+    return (resources.files(__package__) / "queries" / f"{name}.sql").read_text("utf-8")

@@ -1,0 +1,114 @@
+"""Which nodes and pairs become rows, and the reason of every one that does not.
+
+A rule is a name and a SQL condition over the candidates; the first rule that holds for a
+candidate is its reason. Rules see only trees (no rule looks across questions), so the outcome
+does not depend on how trees are spread over parts, and a seed gives the same rows everywhere.
+
+    >>> [name for name, _ in rules(Config("refiner", "dpo"), Selection(strategy="one"))]
+    ['identical', 'truncated', 'strategy']
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from malt_data.errors import SpecError
+from malt_data.schemas.exports import Config
+from malt_data.schemas.manifest import sentence
+
+
+class Selection(BaseModel):
+    """What to leave out of an export; the defaults drop only what cannot teach anything."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    strategy: Literal["all", "best_worst", "one"] = "all"
+    """dpo: every pair; a parent's highest against its lowest value; one at random a parent."""
+    margin: float = Field(0.0, ge=0, le=1)
+    """dpo: least difference of the two values."""
+    positives: Literal["all", "mixed"] = "all"
+    """Positives of every question (Algorithm 1), or of those with negatives too (§4.3)."""
+    max_per_parent: int | None = Field(None, ge=1)
+    max_per_question: int | None = Field(None, ge=1)
+    keep_truncated: bool = False
+    """Keep positive texts that were cut off at the token limit."""
+    keep_identical: bool = False
+    """Keep a text that is a positive and a negative sibling at once."""
+    drop_duplicates: bool = False
+    """Keep each row once where siblings wrote the same text."""
+    validation: float = Field(0.1, ge=0, lt=1)
+    """Share of the questions, by a hash of their ids; the same in every role and format."""
+    seed: int = 0
+
+    @property
+    def border(self) -> str:
+        """Questions whose hash begins below these 8 hex digits are for validation."""
+        return f"{int(self.validation * 16**8):08x}"
+
+
+def make_selection(values: Mapping[str, Any]) -> Selection:
+    """Return a checked Selection; raise SpecError that names each wrong key and value."""
+    try:
+        return Selection.model_validate(values)
+    except ValidationError as error:
+        raise SpecError(sentence(error)) from None
+
+
+_REPEATED = "row_number() OVER (PARTITION BY parent, {text}, reason IS NULL ORDER BY place) > 1"
+_CAPPED = "row_number() OVER (PARTITION BY {group}, reason IS NULL ORDER BY draw) > {most}"
+_STRATEGIES = {
+    "best_worst": "chosen_value DESC, rejected_value, draw",
+    "one": "draw",
+}
+
+
+def rules(config: Config, chosen: Selection) -> list[tuple[str, str]]:
+    """Return (reason, SQL condition) in the order in which they apply.
+
+    The columns are those of `queries/nodes.sql`, `pairs.sql` or `trajectories.sql`, and
+    `reason`, null as long as no rule held.
+    """
+    pairs = config.format == "dpo"
+    same = "chosen_text, rejected_text" if pairs else "text"
+    found: list[tuple[str, str]] = []
+    if config.format in ("sft", "trajectory"):
+        found.append(("negative", "NOT label"))
+        if chosen.positives == "mixed":
+            found.append(
+                ("no_negative", "bool_and(label) OVER (PARTITION BY question_id)"),
+            )
+    if not chosen.keep_identical and pairs:
+        found.append(("identical", "chosen_text = rejected_text"))
+    if not chosen.keep_identical and config.format == "kto":
+        found.append(("identical", "count(DISTINCT label) OVER (PARTITION BY parent, text) > 1"))
+    if not chosen.keep_truncated and config.format != "value":
+        found.append(("truncated", "truncated" if pairs else "label AND truncated"))
+    if pairs and chosen.margin:
+        found.append(("margin", f"round(chosen_value - rejected_value, 9) < {chosen.margin!r}"))
+    if chosen.drop_duplicates:
+        found.append(("duplicate", _REPEATED.format(text=same)))
+    if pairs and chosen.strategy != "all":
+        order = _STRATEGIES[chosen.strategy]
+        first = f"row_number() OVER (PARTITION BY parent, reason IS NULL ORDER BY {order}) > 1"
+        found.append(("strategy", first))
+    if chosen.max_per_parent:
+        found.append(("parent_cap", _CAPPED.format(group="parent", most=chosen.max_per_parent)))
+    if chosen.max_per_question:
+        most = chosen.max_per_question
+        found.append(("question_cap", _CAPPED.format(group="question_id", most=most)))
+    return found
+
+
+REASONS = {
+    "negative": "not above the threshold",
+    "no_negative": "its question has no negative node of the role (MALT §4.3)",
+    "identical": "the same text stands on both sides",
+    "truncated": "the text to learn was cut off at the token limit",
+    "margin": "the two values are closer than the margin",
+    "duplicate": "a sibling row has the same texts",
+    "strategy": "another pair of its parent was taken",
+    "parent_cap": "its parent has enough rows",
+    "question_cap": "its question has enough rows",
+}
+"""What each reason means, for cards and `explain`."""

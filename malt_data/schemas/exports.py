@@ -1,0 +1,123 @@
+"""The datasets that leave a forest, declared once: what a row of each format holds (`export/1`).
+
+Every format is what TRL reads as it is, plus where the row came from. A config is a role's
+dataset in one format, named `<role>_<format>`; a trajectory spans the roles and is named alone.
+
+    >>> [config.name for config in RECIPE]
+    ['generator_sft', 'verifier_sft', 'verifier_dpo', 'refiner_sft', 'refiner_dpo']
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+
+from malt_data.errors import SpecError
+from malt_data.schemas.ids import ROLES
+
+STAMP = b"export/1"
+"""`malt.schema` in the footer of every exported shard."""
+
+Format = Literal["sft", "dpo", "kto", "trajectory", "value"]
+FORMATS: tuple[Format, ...] = ("sft", "dpo", "kto", "trajectory", "value")
+
+
+def _column(name: str, kind: pa.DataType, doc: str) -> pa.Field:
+    return pa.field(name, kind, metadata={"doc": doc})
+
+
+_messages = pa.list_(pa.struct({"role": pa.string(), "content": pa.string()}))
+_prompt = _column("prompt", _messages, "the messages that the role was sampled with")
+_completion = _column("completion", _messages, "one assistant message: the text sampled")
+_question = _column("question_id", pa.string(), "the question, and so the tree")
+_node = _column("node_id", pa.string(), "the node whose text this is")
+_value = _column("value", pa.float64(), "mean reward of the leaves under the node (MALT §4.2)")
+
+COLUMNS: dict[Format, list[pa.Field]] = {
+    "sft": [_prompt, _completion, _question, _node, _value],
+    "dpo": [
+        _prompt,
+        _column("chosen", _messages, "one assistant message: the positive sibling"),
+        _column("rejected", _messages, "one assistant message: the negative sibling"),
+        _question,
+        _column("chosen_id", pa.string(), "node of chosen"),
+        _column("rejected_id", pa.string(), "node of rejected"),
+        _column("chosen_value", pa.float64(), "value of chosen"),
+        _column("rejected_value", pa.float64(), "value of rejected"),
+    ],
+    "kto": [
+        _prompt,
+        _completion,
+        _column("label", pa.bool_(), "value above the threshold: desirable"),
+        _question,
+        _node,
+        _value,
+    ],
+    "trajectory": [
+        _prompt,
+        _column(
+            "completion", _messages, "generator, verifier and refiner in turn, blank lines between"
+        ),
+        _question,
+        _column("node_id", pa.string(), "the leaf; its path is in its name"),
+        _column("value", pa.float64(), "reward of the leaf"),
+    ],
+    "value": [_prompt, _completion, _question, _node, _value],
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """One dataset: a role (None: a trajectory, which spans them) in a format."""
+
+    role: str | None
+    format: Format
+
+    @property
+    def name(self) -> str:
+        return f"{self.role}_{self.format}" if self.role else self.format
+
+    @property
+    def depth(self) -> int:
+        """Depth of the nodes whose texts are learnt; 3 for a trajectory."""
+        return ROLES.index(self.role) + 1 if self.role else len(ROLES)
+
+    @property
+    def schema(self) -> pa.Schema:
+        return pa.schema(COLUMNS[self.format], metadata={b"malt.schema": STAMP})
+
+
+def config_named(name: str) -> Config:
+    """Return the config called `name`, e.g. `refiner_dpo`; raise SpecError for any other name."""
+    for config in ALL:
+        if config.name == name:
+            return config
+    raise SpecError(f"There is no export {name!r}. One of: {', '.join(c.name for c in ALL)}.")
+
+
+def configs(role: str | None, form: str | None) -> list[Config]:
+    """Return what `--role` and `--format` stand for; RECIPE where neither is given.
+
+    Without a format a role gets what RECIPE has of it; without a role a format is for all.
+    Raises SpecError for a trajectory of one role.
+    """
+    if form == "trajectory":
+        if role not in (None, "all"):
+            raise SpecError("A trajectory spans the roles: leave --role away.")
+        return [config_named(form)]
+    return [
+        config
+        for config in (RECIPE if form is None else ALL)
+        if role in (None, "all", config.role) and form in (None, config.format) and config.role
+    ]
+
+
+ALL: tuple[Config, ...] = (
+    *(Config(role, form) for role in ROLES for form in FORMATS if form != "trajectory"),
+    Config(None, "trajectory"),
+)
+RECIPE: tuple[Config, ...] = (
+    *(Config(role, "sft") for role in ROLES[:1]),
+    *(Config(role, form) for role in ROLES[1:] for form in FORMATS[:2]),
+)
+"""What MALT trains on: SFT for all roles, DPO for verifier and refiner (§4.3)."""
