@@ -160,6 +160,9 @@ def chunks(forest: "Forest", budget: int = _CHUNK_BYTES) -> Iterator[pa.Table]:
                 yield pa.concat_tables([*held[:-1], table[:cut]])
                 held = [table[cut:]]
                 size = held[0].nbytes
+        if size >= budget:  # a part ends with a tree
+            yield pa.concat_tables(held)
+            held, size = [], 0
     if held:
         yield pa.concat_tables(held)
 
