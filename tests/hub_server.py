@@ -1,7 +1,8 @@
 """A small Hugging Face Hub on 127.0.0.1 for the real clients: what the project uses, no more.
 
-It speaks the Hub's protocol over both upload paths: LFS, and Xet with a small CAS of its own (hf_xet's `local://DIR` locks its folder to one process at a time, so two
-clients, or a client and this server, could not share it). What is uploaded is checked: a file whose
+It speaks the Hub's protocol over both upload paths: LFS, and Xet with a small CAS of its own
+(hf_xet's `local://DIR` locks its folder to one process at a time, so two clients, or a client and
+this server, could not share it). What is uploaded is checked: a file whose
 bytes do not have the sha256 that the commit names is a refusal. Test the server by the real clients
 only, each in a process of its own, because they read their environment when imported:
 
@@ -168,7 +169,7 @@ class Hub:
         self.uploaded = 0
         self.port = 0
         self._repos: dict[tuple[str, str], Repo] = {}
-        self._faults: list[Fault] = []
+        self.faults: list[Fault] = []
         self._errors: list[str] = []
         self._lock = threading.RLock()
         self._objects, self._xorbs = folder / "objects", folder / "xorbs"
@@ -222,7 +223,7 @@ class Hub:
 
     def fail(self, **told: Any) -> None:
         """Order a fault, in the words of `Fault`."""
-        self._faults.append(Fault(**told))
+        self.faults.append(Fault(**told))
 
     def commits(self, kind: str, name: str, revision: str = "main") -> list[Commit]:
         """Return the commits of a revision, newest first."""
@@ -258,7 +259,7 @@ class Hub:
         return Answer({"error": "injected fault"}, fault.status, fault.headers)
 
     def _next_fault(self, request: Request) -> Fault | None:
-        for fault in self._faults:
+        for fault in self.faults:
             named = re.fullmatch(fault.method, request.method)
             if fault.times == 0 or not named or not re.search(fault.path, request.target):
                 continue

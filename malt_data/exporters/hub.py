@@ -25,8 +25,8 @@ import tenacity
 from malt_data.errors import ForestError, HubError, MaltError, SpecError
 from malt_data.exporters.card import CARD, render_card
 from malt_data.exporters.export import EXPORT, FOLDER, export, exports_of, fingerprint
-from malt_data.forests.parts import lock, write_text, writing
-from malt_data.schemas.exports import RECIPE, Config, config_named
+from malt_data.forests.parts import lock, write_text
+from malt_data.schemas.exports import ALL, RECIPE, Config, config_named
 from malt_data.schemas.manifest import MANIFEST
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ def push(
     none. Stale ones are made anew, with their own settings. replace: overwrite another forest.
     Raises HubError where the Hub refuses, is out of reach, or holds changes made elsewhere.
     """
+    if parse(repo)[1]:
+        raise SpecError(f"{repo!r}: name the branch with --revision, not with @.")
     forest.refuse_writing()
     if left := forest.unlabelled():
         raise ForestError(
@@ -124,23 +126,22 @@ def pull(name: str, out: Path | None = None) -> Path:
         commit = str(api.dataset_info(repo, revision=revision).sha)
         listing = _listing(api, repo, commit)
         _require_forest(listing, name)
-        with writing(target):
-            snapshot_download(
-                repo,
-                repo_type="dataset",
-                revision=commit,
-                local_dir=partial,
-                allow_patterns=[*_TREES, CARD, f"{FOLDER}/*"],
-            )
-            shutil.rmtree(partial / ".cache", ignore_errors=True)
-            for path in partial.rglob("*"):  # of another commit, pulled half
-                if path.is_file() and path.relative_to(partial).as_posix() not in listing:
-                    path.unlink()
-            state = {path: [digest] for path, digest in listing.items()}
-            _remember(partial, repo, revision or "main", [state])
-            if target.exists():
-                target.rmdir()
-            partial.rename(target)
+        snapshot_download(
+            repo,
+            repo_type="dataset",
+            revision=commit,
+            local_dir=partial,
+            allow_patterns=[*_TREES, CARD, f"{FOLDER}/*"],
+        )
+        shutil.rmtree(partial / ".cache", ignore_errors=True)
+        for path in partial.rglob("*"):  # of another commit, pulled half
+            if path.is_file() and path.relative_to(partial).as_posix() not in listing:
+                path.unlink()
+        state = {path: [digest] for path, digest in listing.items()}
+        _remember(partial, repo, revision or "main", [state])
+        if target.exists():
+            target.rmdir()
+        partial.rename(target)
     return target
 
 
@@ -183,7 +184,7 @@ def _fresh_exports(forest: "Forest", names: list[str] | None) -> list[Config]:
         before = there.get(name)
         if before is None or before.forest != state:
             export(forest, config_named(name), before.selection if before else None)
-    return [config_named(name) for name in names]
+    return [config for config in ALL if config.name in names]
 
 
 def _commit(
@@ -417,11 +418,17 @@ def _explained(name: str) -> Iterator[None]:
             f"{name}: the Hub cannot be reached ({_line(error)}). Nothing was half done: check the "
             "network and run the same command again."
         ) from None
+    except OSError as error:
+        raise HubError(
+            f"{name}: {error.filename or 'a file'} could not be read or written here: "
+            f"{error.strerror or _line(error)}. Free some space or check the folder, and run the "
+            "same command again."
+        ) from None
 
 
 def _refused(name: str, error: Any) -> HubError:
     status = error.response.status_code
-    said = error.server_message or _line(error)
+    said = " ".join((error.server_message or _line(error)).split())
     hint = {
         401: "You are not logged in: hf auth login",
         403: "Your token may not do this: log in with one that may write, hf auth login",
@@ -432,5 +439,4 @@ def _refused(name: str, error: Any) -> HubError:
 
 
 def _line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    return " ".join(str(error).split())[:200] or type(error).__name__

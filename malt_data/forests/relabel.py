@@ -53,6 +53,8 @@ def relabel(
     out: write a relabelled copy there and leave `forest` as it is.
     Raises ForestError where `out` exists or a gold cannot be graded by the new grader.
     """
+    if out is None and not dry_run:
+        forest.refuse_writing()
     if out is not None and out.exists():
         raise ForestError(f"{out} exists already. Choose a new folder: --out NAME")
     questions = _Questions(forest, labels) if regrade or _regraded(forest, labels) else None

@@ -1,0 +1,518 @@
+"""Push, pull and open through the real Hub clients, against the Hub of hub_server.py."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from exporters.derived import derive
+from exporters.test_export import rewrite
+from hub_server import Hub, User
+from synthetic import make_forest
+
+from malt_data.errors import SpecError
+from malt_data.exporters.hub import parse
+from malt_data.exporters.selection import Selection
+from malt_data.forests.forest import Forest, open_forest
+from malt_data.forests.verify import verify
+from malt_data.schemas.exports import ALL, config_named
+
+REPO = "ann/trees"
+HOMES: dict[str, Path] = {}
+EVERY = ",".join(config.name for config in ALL)
+
+
+@pytest.fixture(params=["lfs", "xet"])
+def hub(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Hub]:
+    with Hub(tmp_path / "hub", xet=request.param == "xet") as hub:
+        HOMES[hub.url] = tmp_path
+        yield hub
+
+
+@pytest.fixture
+def lfs(tmp_path: Path) -> Iterator[Hub]:
+    with Hub(tmp_path / "hub", xet=False) as hub:
+        HOMES[hub.url] = tmp_path
+        yield hub
+
+
+@pytest.fixture
+def forest(tmp_path: Path) -> Forest:
+    return make_forest(tmp_path / "f", trees=20)
+
+
+def malt(hub: Hub, *words: object, home: str = "home", token: str | None = "hf_writer",
+         code: int = 0, **environment: str) -> tuple[Any, str]:  # fmt: skip
+    """Run a command in a fresh process with its own cache; return (stdout, stderr)."""
+    settings = hub.environment(home_of(hub, home), token=token) | environment
+    run = subprocess.run(
+        [sys.executable, "-m", "malt_data", *map(str, words)],
+        env=settings, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert "Traceback" not in run.stderr, run.stderr
+    assert run.returncode == code, (run.returncode, run.stdout, run.stderr)
+    if code:
+        assert len(run.stderr.strip().splitlines()) == 1, run.stderr
+    found = json.loads(run.stdout) if "--json" in words and not code else run.stdout
+    return found, run.stderr
+
+
+def python(hub: Hub, code: str, home: str = "clean", token: str | None = "hf_writer") -> Any:
+    """Run code that knows nothing of malt-data; return what it prints as JSON."""
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env=hub.environment(home_of(hub, home), token=token),
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def home_of(hub: Hub, name: str) -> Path:
+    return HOMES[hub.url] / name
+
+
+def commits(hub: Hub, revision: str = "main") -> int:
+    return len(hub.commits("dataset", REPO, revision))
+
+
+def local(folder: Path) -> dict[str, bytes]:
+    """Return what a forest's folder holds that a push sends, beside the card."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith(".") and path.name != "README.md"
+    }
+
+
+def remote(hub: Hub, revision: str = "main") -> dict[str, bytes]:
+    files: dict[str, bytes] = dict(hub.files("dataset", REPO, revision))
+    return {k: v for k, v in files.items() if k not in ("README.md", ".gitattributes")}
+
+
+# --- what others see ------------------------------------------------------------------------------
+
+
+def test_load_dataset_gives_the_derived_rows_of_every_config(hub: Hub, forest: Forest) -> None:
+    facts, _ = malt(hub, "push", forest.folder, REPO, "--exports", EVERY, "--json")
+    assert facts["changed"]
+    code = (
+        "import json, sys, datasets\n"
+        f"repo, names = {REPO!r}, {EVERY!r}.split(',') + ['questions', 'nodes']\n"
+        "print(json.dumps({name: {split: list(rows) for split, rows in\n"
+        "    datasets.load_dataset(repo, name).items()} for name in names}))"
+    )
+    found = python(hub, code)
+    for config in ALL:
+        rows, _ = derive(forest, config)
+        assert found[config.name].keys() == rows.keys()
+        for split in rows:
+            assert sorted(map(dump, found[config.name][split])) == sorted(map(dump, rows[split]))
+    nodes = forest.nodes().collect().to_dicts()
+    assert [row["node_id"] for row in found["nodes"]["train"]] == [r["node_id"] for r in nodes]
+    assert [row["value"] for row in found["nodes"]["train"]] == [row["value"] for row in nodes]
+    assert found["questions"]["train"] == forest.questions().collect().to_dicts()
+
+
+def dump(row: dict[str, Any]) -> str:
+    return json.dumps(row, sort_keys=True)
+
+
+def test_hostile_texts_break_neither_card_nor_rows(lfs: Hub, forest: Forest) -> None:
+    hostile = ["---\nlicense: evil\n---", "| a | b |\n|---|", "</details><script>alert(1)</script>",
+               "{{ 7 * 7 }}{% include '/etc/passwd' %}", "```\n````\n# Title", "\x00\x1b[31m\u202e",
+               "![x](http://evil)", "\U0001f600\U0002ffff\U000e0001\U0010ffff"]  # fmt: skip
+    rewrite(forest, hostile)
+    malt(lfs, "push", forest.folder, REPO)
+    files = lfs.files("dataset", REPO, "main")
+    card = files["README.md"].decode()
+    _, front, body = card.split("---\n", 2)
+    assert yaml.safe_load(front)["license"] == "mit"
+    outside, inside = [], ""
+    for line in body.splitlines():  # as CommonMark reads fences
+        run = line[: len(line) - len(line.lstrip("`"))]
+        if inside:
+            inside = "" if len(run) >= len(inside) and line == run else inside
+        elif len(run) >= 3:
+            inside = run
+        else:
+            outside.append(line)
+    assert not inside
+    shown = "\n".join(outside)
+    assert "One tree" in shown
+    assert "## Citation" in shown
+    assert "<script>" not in shown
+    assert "\x1b" not in card
+    assert "\u202e" not in card
+    assert "49" not in card.partition("## Counts")[0]
+    code = (
+        "import json, datasets\n"
+        f"print(json.dumps([r['text'] for r in datasets.load_dataset({REPO!r}, 'nodes')['train']]))"
+    )
+    assert python(lfs, code) == forest.nodes().collect()["text"].to_list()
+
+
+def test_the_card_answers_with_measured_facts(lfs: Hub, forest: Forest) -> None:
+    malt(lfs, "push", forest.folder, REPO)
+    card = lfs.files("dataset", REPO, "main")["README.md"].decode()
+    front = yaml.safe_load(card.split("---\n")[1])
+    names = [config["config_name"] for config in front["configs"]]
+    assert names[:2] == ["questions", "nodes"]
+    assert sum(config.get("default", False) for config in front["configs"]) == 1
+    assert front["size_categories"] == "n<1K"
+    rows, dropped = derive(forest, config_named("refiner_dpo"))
+    assert f'"refiner_dpo", split="train")  # {len(rows["train"])} rows' in card
+    for reason, count in dropped.items():
+        if count:
+            assert f"| {count} | {reason} |" in card
+    assert "1 rows of the source were refused: no gold" in card
+    assert "malt-data build" in card
+    assert forest.manifest.spec.prompts["numeric"]["verifier"]["user"] in card
+
+
+# --- round trip -----------------------------------------------------------------------------------
+
+
+def test_round_trip_over_machines(hub: Hub, tmp_path: Path) -> None:
+    forest = make_forest(tmp_path / "f", trees=60, n=(3, 3, 3))
+    words = [
+        " ".join(f"w{(i * 7919 + j * 104729) % 99991:x}" for j in range(60)) for i in range(997)
+    ]
+    rewrite(forest, words, questions=False)
+    forest.parts.compact()
+    forest = open_forest(forest.folder)
+    facts, _ = malt(hub, "push", forest.folder, REPO, "--tag", "v1", "--json")
+    assert remote(hub) == local(forest.folder)
+    first = commits(hub)
+    total = hub.uploaded
+
+    again, _ = malt(hub, "push", forest.folder, REPO, "--tag", "v1", "--json")
+    assert (again["changed"], again["commit"]) == (False, facts["commit"])
+    assert (commits(hub), hub.uploaded) == (first, total)
+
+    other = tmp_path / "other"
+    pulled, _ = malt(hub, "pull", f"{REPO}@v1", "--out", other, "--json", home="elsewhere")
+    assert pulled == {"forest": str(other), "trees": 60}
+    assert local(other) == local(forest.folder)
+    assert verify(open_forest(other)) == []
+
+    malt(hub, "push", other, REPO, home="elsewhere")
+    assert (commits(hub), hub.uploaded) == (first, total)
+
+    malt(hub, "relabel", other, "--threshold", "0.9", home="elsewhere")
+    facts, _ = malt(hub, "push", other, REPO, "--json", home="elsewhere")
+    assert commits(hub) == first + 1
+    assert remote(hub) == local(other)
+    assert "questions.parquet" not in facts["uploaded"]
+    assert (
+        hub.files("dataset", REPO, "v1")["forest.json"]
+        == (forest.folder / "forest.json").read_bytes()
+    )
+    sent = hub.uploaded - total
+    if hub.xet:  # texts did not change: only labels and fewer, other rows travel
+        assert sent < 0.5 * total, (sent, total)
+
+    _, said = malt(hub, "push", forest.folder, REPO, code=1)  # the first copy is behind now
+    assert "has not seen" in said
+    assert "--replace" in said
+    assert commits(hub) == first + 1
+    malt(hub, "push", forest.folder, REPO, "--replace")
+    assert remote(hub) == local(forest.folder)
+
+
+def test_a_forest_on_the_hub_answers_sql(hub: Hub, forest: Forest, tmp_path: Path) -> None:
+    malt(hub, "push", forest.folder, REPO, "--exports", "none")
+    query = "SELECT role, count(*) AS n, sum(leaves) AS v FROM nodes GROUP BY role ORDER BY role"
+    here, _ = malt(hub, "sql", forest.folder, query)
+    url = f"hf://datasets/{REPO}"
+    there, _ = malt(hub, "sql", url, query, home="reader", token="hf_reader")
+    assert there == here
+    asked = len(hub.requests)
+    offline, _ = malt(hub, "sql", url, query, home="reader", HF_ENDPOINT="http://127.0.0.1:9")
+    assert (offline, len(hub.requests)) == (here, asked)
+    for words in (["stats", url], ["show", url], ["verify", url]):
+        malt(hub, *words, home="reader")
+    out = tmp_path / "out"
+    wanted = ["--role", "refiner", "--format", "dpo"]
+    malt(hub, "export", url, *wanted, "--out", out, home="reader")
+    assert list(out.glob("*.parquet"))
+    for words in (
+        ["export", url, *wanted],
+        ["relabel", url, "--threshold", "0.7"],
+        ["push", url, REPO],
+    ):
+        _, said = malt(hub, *words, home="reader", code=1)
+        assert "only for reading" in said
+        assert "malt-data pull" in said
+    code = (
+        "import json, malt_data\n"
+        f"forest = malt_data.open_forest({url!r})\n"
+        "print(json.dumps(forest.nodes().collect()['node_id'].to_list()))"
+    )
+    assert python(hub, code, home="reader") == forest.nodes().collect()["node_id"].to_list()
+
+
+def test_stale_exports_are_made_anew_with_their_settings(lfs: Hub, forest: Forest) -> None:
+    folder = forest.folder
+    malt(lfs, "export", folder, "--role", "refiner", "--format", "dpo", "--strategy", "one")
+    malt(lfs, "push", folder, REPO)
+    malt(lfs, "relabel", folder, "--threshold", "0.2")
+    malt(lfs, "push", folder, REPO)
+    report = json.loads(remote(lfs)["exports/refiner_dpo/export.json"])
+    assert report["selection"]["strategy"] == "one"
+    assert report["labels"]["threshold"] == 0.2
+    names = {path.split("/")[1] for path in remote(lfs) if path.startswith("exports/")}
+    assert names == {"refiner_dpo"}
+
+
+def test_branch_pull_request_private_and_dry_run(lfs: Hub, forest: Forest) -> None:
+    folder = forest.folder
+    facts, _ = malt(lfs, "push", folder, REPO, "--dry-run", "--json")
+    assert facts["changed"]
+    assert "forest.json" in facts["uploaded"]
+    assert lfs.repos() == []
+    malt(lfs, "push", folder, REPO, "--private", "--revision", "dev", "--exports", "none")
+    assert "forest.json" in remote(lfs, "dev")
+    assert "forest.json" not in remote(lfs, "main")
+    _, said = malt(lfs, "pull", f"{REPO}@dev", "--out", folder.parent / "p", token=None, code=1)
+    assert "hf auth login" in said
+    facts, _ = malt(lfs, "push", folder, REPO, "--pr", "--json")
+    assert facts["pull_request"]
+    assert "forest.json" not in remote(lfs, "main")
+    assert "forest.json" in remote(lfs, "refs/pr/1")
+    done, _ = malt(lfs, "export", folder, "--push", REPO, "--json")
+    assert done["push"]["changed"]
+    assert "exports/verifier_dpo/train-00000.parquet" in remote(lfs, "main")
+
+
+# --- what goes wrong ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"status": 503},
+        {"status": 429, "headers": {"Retry-After": "1"}},
+        {"status": 412},
+        {"close": True},
+        {"late": True},
+    ],
+    ids=str,
+)
+def test_a_passing_fault_at_the_commit_leaves_exactly_one(
+    hub: Hub, forest: Forest, fault: dict[str, Any]
+) -> None:
+    hub.fail(method="POST", path=r"/commit/", times=1, **fault)
+    malt(hub, "push", forest.folder, REPO)
+    assert commits(hub) == 2  # the repo's own first one, and ours
+    assert remote(hub) == local(forest.folder)
+
+
+@pytest.mark.parametrize("path", [r"/api/datasets/.*/tree/", r"/api/datasets/ann/trees/revision"])
+def test_a_passing_fault_before_it_too(lfs: Hub, forest: Forest, path: str) -> None:
+    lfs.fail(method="GET", path=path, status=503, times=1)
+    malt(lfs, "push", forest.folder, REPO)
+    assert remote(lfs) == local(forest.folder)
+
+
+def test_a_lasting_fault_leaves_no_half_push(hub: Hub, forest: Forest) -> None:
+    hub.fail(method="POST", path=r"/commit/", close=True, times=99)
+    _, said = malt(hub, "push", forest.folder, REPO, code=1)
+    assert "cannot be reached" in said
+    assert commits(hub) == 1
+    assert remote(hub) == {}
+    hub.faults.clear()
+    sent = hub.stored()
+    malt(hub, "push", forest.folder, REPO)
+    assert commits(hub) == 2
+    assert remote(hub) == local(forest.folder)
+    assert hub.stored() == sent  # what was uploaded before is not stored twice
+
+
+def test_killed_while_pushing(lfs: Hub, forest: Forest, tmp_path: Path) -> None:
+    code = (
+        "import os, sys, huggingface_hub as hub\n"
+        "hub.HfApi.create_commit = lambda *a, **k: os.kill(os.getpid(), 9)\n"
+        "from malt_data.cli import main\n"
+        f"main(['push', {str(forest.folder)!r}, {REPO!r}])"
+    )
+    environment = lfs.environment(tmp_path / "home", token="hf_writer")
+    run = subprocess.run([sys.executable, "-c", code], env=environment, check=False)
+    assert run.returncode == -9
+    malt(lfs, "push", forest.folder, REPO)
+    assert remote(lfs) == local(forest.folder)
+    assert verify(forest) == []
+
+
+def test_pushes_at_once_end_in_one_state(lfs: Hub, forest: Forest, tmp_path: Path) -> None:
+    malt(lfs, "export", forest.folder)
+    copies = [forest.folder]
+    for i in range(3):
+        copies.append(Path(shutil.copytree(forest.folder, forest.folder.parent / f"c{i}")))
+    environment = lfs.environment(tmp_path / "home", token="hf_writer")
+    children = [
+        subprocess.Popen([sys.executable, "-m", "malt_data", "push", str(c), REPO], env=environment,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for c in copies
+    ]  # fmt: skip
+    for child in children:
+        _, said = child.communicate(timeout=120)
+        assert child.returncode == 0, said
+    assert commits(lfs) == 2
+    assert remote(lfs) == local(forest.folder)
+
+
+def test_somebody_elses_files_are_left_alone_and_ours_not_overwritten(
+    lfs: Hub, forest: Forest
+) -> None:
+    malt(lfs, "push", forest.folder, REPO)
+    write = (
+        "import json, huggingface_hub as hub\n"
+        "hub.HfApi().upload_file(path_or_fileobj=b'mine', path_in_repo={path!r},\n"
+        f"    repo_id={REPO!r}, repo_type='dataset')\n"
+        "print(json.dumps(1))"
+    )
+    python(lfs, write.replace("{path!r}", "'notes.txt'"))
+    malt(lfs, "relabel", forest.folder, "--threshold", "0.2")
+    malt(lfs, "push", forest.folder, REPO)
+    assert lfs.files("dataset", REPO, "main")["notes.txt"] == b"mine"
+    python(lfs, write.replace("{path!r}", "'exports/refiner_dpo/export.json'"))
+    malt(lfs, "relabel", forest.folder, "--threshold", "0.3")
+    before = commits(lfs)
+    _, said = malt(lfs, "push", forest.folder, REPO, code=1)
+    assert "exports/refiner_dpo/export.json" in said
+    assert commits(lfs) == before
+    malt(lfs, "push", forest.folder, REPO, "--replace")
+    assert remote(lfs)["notes.txt"] == b"mine"
+
+
+def test_another_forest_is_not_overwritten(lfs: Hub, forest: Forest, tmp_path: Path) -> None:
+    malt(lfs, "push", forest.folder, REPO)
+    other = make_forest(tmp_path / "g", trees=3, seed=9)
+    _, said = malt(lfs, "push", other.folder, REPO, code=1)
+    assert "has not seen" in said
+    assert remote(lfs) == local(forest.folder)
+
+
+@pytest.mark.parametrize(
+    ("words", "token", "said"),
+    [
+        (["push", "F", REPO], "hf_reader", "may not"),
+        (["push", "F", REPO], None, "hf auth login"),
+        (["push", "F", REPO], "hf_wrong", "hf auth login"),
+        (["push", "F", "bob/trees"], "hf_writer", "may not"),
+        (["pull", "ann/none"], "hf_writer", "is not on the Hub"),
+        (["sql", "hf://datasets/ann/none", "FROM nodes"], "hf_writer", "is not on the Hub"),
+        (["pull", f"{REPO}@none"], "hf_writer", "no such revision"),
+    ],
+)
+def test_refusals_are_one_clear_sentence(
+    lfs: Hub, forest: Forest, words: list[str], token: str | None, said: str
+) -> None:
+    malt(lfs, "push", forest.folder, REPO, "--exports", "none")
+    malt(lfs, "relabel", forest.folder, "--threshold", "0.2")
+    before = remote(lfs)
+    given = [str(forest.folder) if word == "F" else word for word in words]
+    out = ["--out", forest.folder.parent / "out"] if words[0] == "pull" else []
+    _, error = malt(lfs, *given, *out, token=token, code=1)
+    assert said in error
+    assert "hf_" not in error
+    assert remote(lfs) == before
+    assert not (forest.folder.parent / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["trees", "a/b/c", "/x", "ann/", "ann/tr ees", "../x", "a/b@"])
+def test_names_that_are_none(lfs: Hub, forest: Forest, name: str) -> None:
+    if name != "a/b@":
+        malt(lfs, "push", forest.folder, name, code=2)
+        malt(lfs, "pull", name, code=2)
+
+
+def test_parse() -> None:
+    assert parse("me/trees@v1") == ("me/trees", "v1")
+    assert parse("me/trees") == ("me/trees", None)
+    with pytest.raises(SpecError, match="user/name"):
+        parse("trees")
+
+
+def test_without_a_network(lfs: Hub, forest: Forest, tmp_path: Path) -> None:
+    gone = {"HF_ENDPOINT": "http://127.0.0.1:9"}
+    for words in (["push", forest.folder, REPO], ["pull", REPO, "--out", tmp_path / "out"],
+                  ["sql", f"hf://datasets/{REPO}", "FROM nodes"]):  # fmt: skip
+        _, said = malt(lfs, *words, code=1, **gone)
+        assert "cannot be reached" in said
+    assert not (tmp_path / "out").exists()
+    assert verify(forest) == []
+
+
+def test_a_repo_without_a_forest(lfs: Hub, tmp_path: Path) -> None:
+    code = (
+        "import json, huggingface_hub as hub\n"
+        f"hub.HfApi().create_repo({REPO!r}, repo_type='dataset')\n"
+        "print(1)"
+    )
+    python(lfs, code)
+    for words in (["pull", REPO, "--out", tmp_path / "out"], ["stats", f"hf://datasets/{REPO}"]):
+        _, said = malt(lfs, *words, code=1)
+        assert "holds no forest" in said
+
+
+def test_an_interrupted_pull_goes_on(hub: Hub, forest: Forest, tmp_path: Path) -> None:
+    malt(hub, "push", forest.folder, REPO)
+    out = tmp_path / "out"
+    hub.fail(
+        method="GET", path=r"/(resolve|cdn|reconstructions|xorbs)/.*", status=404, times=99, after=4
+    )
+    _, said = malt(hub, "pull", REPO, "--out", out, code=1, home="new")
+    assert said
+    assert not out.exists()
+    hub.faults.clear()
+    malt(hub, "pull", REPO, "--out", out, home="new")
+    assert local(out) == local(forest.folder)
+    assert verify(open_forest(out)) == []
+    assert not (tmp_path / ".out.partial").exists()
+    _, said = malt(hub, "pull", REPO, "--out", out, code=1)
+    assert "exists already" in said
+
+
+def test_the_token_reaches_no_file_and_no_output(lfs: Hub, forest: Forest) -> None:
+    out, said = malt(lfs, "push", forest.folder, REPO)
+    assert "hf_writer" not in str(out) + said
+    for content in [*local(forest.folder).values(), *lfs.files("dataset", REPO, "main").values()]:
+        assert b"hf_writer" not in content
+    for path in forest.folder.rglob(".*"):
+        if path.is_file():
+            assert b"hf_writer" not in path.read_bytes()
+
+
+def test_a_full_disk_while_pulling(lfs: Hub, forest: Forest, tmp_path: Path) -> None:
+    rewrite(forest, [os.urandom(300).hex() for _ in range(97)])
+    malt(lfs, "push", forest.folder, REPO)
+    code = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
+        "from malt_data.cli import main\n"
+        f"main(['pull', {REPO!r}, '--out', {str(tmp_path / 'out')!r}])"
+    )
+    environment = lfs.environment(tmp_path / "full", token="hf_writer")
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 1
+    assert "Traceback" not in run.stderr
+    assert "could not be written" in run.stderr
+    assert not (tmp_path / "out").exists()
+    malt(lfs, "pull", REPO, "--out", tmp_path / "out", home="full")
+    assert local(tmp_path / "out") == local(forest.folder)
+
+
+def test_selection_default_is_the_papers() -> None:
+    assert Selection() == Selection(strategy="all", positives="all", margin=0)
+    assert User("ann").write is False
