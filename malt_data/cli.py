@@ -261,7 +261,11 @@ def show(args: tuple[str, ...], full: bool, as_json: bool) -> None:
 
 @main.command()
 @click.argument("forest", required=False)
-@click.option("--role", type=click.Choice(["generator", "verifier", "refiner", "all"]))
+@click.option(
+    "--role",
+    type=click.Choice(["generator", "verifier", "refiner", "all"]),
+    help="Whose texts are learnt.  [default: all]",
+)
 @click.option(
     "--format",
     "form",
@@ -306,8 +310,8 @@ def export(
 
     \b
     malt-data export --role refiner --format dpo
-    malt-data export --check                    all of MALT's, on the chat template
-    malt-data export --role verifier --format dpo --strategy one --push me/trees
+    malt-data export --check                  all of MALT's, on the chat template
+    malt-data export --role verifier --format dpo --strategy one --push me/t
     """
     from malt_data.exporters import export as exporting
     from malt_data.exporters.report import print_export
@@ -454,24 +458,37 @@ def pull(name: str, out: Path | None, as_json: bool) -> None:
 @click.argument("forest", required=False)
 @json_option
 def verify(forest: str | None, as_json: bool) -> None:
-    """Check that a forest is whole: schema, ids, trees, values and labels, all recomputed.
+    """Check a forest and its exports, or one export: everything is recomputed.
 
     \b
     malt-data verify my-forest
+    malt-data verify my-forest/exports/refiner_dpo
     """
+    from malt_data.exporters.export import EXPORT, exports_of
+    from malt_data.exporters.export import FOLDER as EXPORTS
+    from malt_data.exporters.verify import verify_export
     from malt_data.forests.verify import verify as check
 
-    opened = _open(forest)
-    problems = check(opened)
+    if forest is not None and (Path(forest) / EXPORT).exists():
+        problems, sound = verify_export(Path(forest)), f"{forest} is sound."
+    else:
+        opened = _open(forest)
+        forest, problems = str(opened.folder), check(opened)
+        exports = {} if opened.origin else exports_of(opened)
+        for name in exports:
+            found = verify_export(opened.folder / EXPORTS / name)
+            problems += [f"{EXPORTS}/{name}: {problem}" for problem in found]
+        also = f", {len(exports)} exports" if exports else ""
+        sound = f"{forest} is sound: {len(opened.done)} trees{also}."
     if as_json:
-        click.echo(json.dumps({"forest": str(opened.folder), "problems": problems}, indent=2))
+        click.echo(json.dumps({"forest": forest, "problems": problems}, indent=2))
     else:
         for problem in problems:
             click.echo(problem)
     if problems:
-        raise ForestError(f"{opened.folder} has {len(problems)} problems, listed above.")
+        raise ForestError(f"{forest} has {len(problems)} problems, listed above.")
     if not as_json:
-        click.echo(f"{opened.folder} is sound: {len(opened.done)} trees.")
+        click.echo(sound)
 
 
 def _open(folder: str | None) -> "Forest":

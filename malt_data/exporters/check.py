@@ -53,8 +53,11 @@ def load_tokenizer(name: str) -> Any:
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(resolve(name, lambda _: None))
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ExportError(f"The tokenizer {name} could not be loaded: {reason}") from None
+        reason = str(error).strip().splitlines()[0].rstrip(".: ")
+        raise ExportError(
+            f"The tokenizer {name} could not be loaded ({reason}). Name a folder that holds one, "
+            "or a model on the Hub: --tokenizer NAME"
+        ) from None
     if not tokenizer.chat_template:
         raise ExportError(f"{name} has no chat template: name an instruction-tuned tokenizer.")
     return tokenizer

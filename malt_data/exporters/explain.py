@@ -31,13 +31,13 @@ _ID_COLUMNS = ("node_id", "chosen_id", "rejected_id")
 def explain(forest: "Forest", node_id: str, other: str | None = None) -> dict[str, Any]:
     """Return the path, the texts, the leaves, the reason of the label, and each export's verdict.
 
-    other: the second id of a dpo row; then only rows with both are told. Raises ForestError where
+    other: the second id of a dpo row; then only that row is told. Raises ForestError where
     there is no such node.
     """
     tree = find_tree(forest, node_id)
     known = set(tree["node_id"])
-    for name in filter(None, (node_id, other)):
-        if name not in known:
+    for name in (node_id, other):
+        if name is not None and name not in known:
             raise ForestError(
                 f"{name!r} is no node of tree {tree['question_id'][0]}: write "
                 f"{min(known)}, {min(known)}/v0, …"
@@ -83,7 +83,7 @@ def _exports(
     chunk = tree.select(COLUMNS).to_arrow().cast(pa.schema(_large_to_small(tree)))
     found = {}
     for config in ALL:
-        if config.depth != node["depth"]:
+        if config.depth != node["depth"] or (other is not None and config.format != "dpo"):
             continue
         report = there.get(config.name)
         with Rows(forest, config, report.selection if report else Selection()) as rows:
@@ -142,7 +142,7 @@ def print_explained(facts: dict[str, Any], console: Console) -> None:
 
 def _outcome(rows: list[dict[str, Any]]) -> str:
     if not rows:
-        return "no pair: no sibling has another label"
+        return "no pair: it takes two siblings of differing label"
     if "chosen_id" in rows[0]:
         kept = sum(row["reason"] is None for row in rows)
         return f"in {kept} of {len(rows)} pairs"

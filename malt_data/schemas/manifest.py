@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from malt_data.errors import ForestError, SpecError
 from malt_data.schemas.forest import NAME, VERSION
@@ -73,6 +73,13 @@ class Spec(_Frozen):
             if not 1 <= index <= count:
                 raise ValueError(f"shard {self.shard}: write I/K with I from 1 to K")
         return self
+
+    @field_validator("base_url")
+    @classmethod
+    def _without_a_key(cls, url: str | None) -> str | None:
+        if url is not None and "@" in url:  # it would be stored, and shown to the world
+            raise ValueError("keep keys out of the address: export OPENAI_API_KEY=…")
+        return url
 
     @property
     def branching(self) -> tuple[int, int, int]:
@@ -170,6 +177,7 @@ def sentence(error: ValidationError) -> str:
         if issue["type"] == "extra_forbidden":
             parts.append(f"unknown setting '{key}'")
         else:
-            got = f" (got {issue['input']!r})" if key else ""
+            shown = key and key != "base_url"
+            got = f" (got {issue['input']!r})" if shown else ""
             parts.append(f"{key + ': ' if key else ''}{issue['msg']}{got}")
     return "; ".join(parts)

@@ -1,5 +1,6 @@
 """Exports against rows derived by independent code, and what goes wrong around them."""
 
+import itertools
 import json
 import os
 import signal
@@ -23,6 +24,7 @@ from malt_data.errors import ExportError, SpecError
 from malt_data.exporters.export import EXPORT, export, exports_of, fingerprint, read_report
 from malt_data.exporters.rows import Rows, chunks
 from malt_data.exporters.selection import REASONS, Selection, make_selection
+from malt_data.exporters.verify import verify_export
 from malt_data.forests.forest import Forest, open_forest
 from malt_data.forests.relabel import relabel
 from malt_data.schemas.exports import ALL, RECIPE, Config, config_named, configs
@@ -271,9 +273,10 @@ def test_hostile_texts_come_out_byte_for_byte(
 
 def rewrite(forest: Forest, texts: list[str], *, questions: bool = True) -> None:
     """Give the nodes (and questions, whose ids then no longer fit) of a forest other texts."""
+    supply = itertools.cycle(texts)
     for path in forest.parts.paths():
         table = pq.read_table(path, partitioning=None)
-        column = pa.array([texts[i % len(texts)] for i in range(table.num_rows)])
+        column = pa.array(list(itertools.islice(supply, table.num_rows)))
         place = table.schema.get_field_index("text")
         pq.write_table(table.set_column(place, table.schema.field(place), column), path)
     if not questions:
@@ -435,3 +438,35 @@ def test_memory_does_not_grow_with_the_forest(tmp_path: Path) -> None:
         )
         peaks.append(int(run.stdout.split()[-1]))
     assert peaks[1] < 1.33 * peaks[0], peaks
+
+
+# --- verify ---------------------------------------------------------------------------------------
+
+
+def test_a_sound_export_verifies_and_each_damage_is_named(tmp_path: Path) -> None:
+    forest = make_forest(tmp_path / "f", trees=12)
+    export(forest, config_named("refiner_sft"), Selection(validation=0.4))
+    folder = forest.folder / "exports" / "refiner_sft"
+    assert verify_export(folder) == []
+    train, validation = folder / "train-00000.parquet", folder / "validation-00000.parquet"
+    kept = train.read_bytes()
+
+    def problems() -> str:
+        found = " ".join(verify_export(folder))
+        train.write_bytes(kept)
+        return found
+
+    table = pq.read_table(train)
+    pq.write_table(table[:-1], train)
+    assert "export.json says" in problems()
+    pq.write_table(table.replace_schema_metadata({}), train)
+    assert "not stamped" in problems()
+    pq.write_table(table.drop_columns("value"), train)
+    assert "columns differ" in problems()
+    other = pq.read_table(validation)
+    pq.write_table(pa.concat_tables([table[: -other.num_rows], other]), train)
+    assert "in train and validation" in problems()
+    train.write_bytes(kept[: len(kept) // 2])
+    assert "torn" in problems()
+    relabel(forest, Labels(threshold=0.9))
+    assert "earlier state" in problems()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -181,9 +182,7 @@ def test_the_card_answers_with_measured_facts(lfs: Hub, forest: Forest) -> None:
 
 def test_round_trip_over_machines(hub: Hub, tmp_path: Path) -> None:
     forest = make_forest(tmp_path / "f", trees=60, n=(3, 3, 3))
-    words = [
-        " ".join(f"w{(i * 7919 + j * 104729) % 99991:x}" for j in range(60)) for i in range(997)
-    ]
+    words = [random.Random(i).randbytes(400).hex() for i in range(60 * 39)]
     rewrite(forest, words, questions=False)
     forest.parts.compact()
     forest = open_forest(forest.folder)
@@ -216,7 +215,7 @@ def test_round_trip_over_machines(hub: Hub, tmp_path: Path) -> None:
     )
     sent = hub.uploaded - total
     if hub.xet:  # texts did not change: only labels and fewer, other rows travel
-        assert sent < 0.5 * total, (sent, total)
+        assert sent < 0.2 * total, (sent, total)
 
     _, said = malt(hub, "push", forest.folder, REPO, code=1)  # the first copy is behind now
     assert "has not seen" in said

@@ -1,0 +1,65 @@
+"""Is this export what it says it is? Shards against `export.json`, and against the forest.
+
+problems = verify_export(Path("forest/exports/refiner_dpo"))    # [] when all is well
+"""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from malt_data.errors import ForestError, MaltError
+from malt_data.exporters.export import FOLDER, count, fingerprint, read_report
+from malt_data.forests.forest import Forest, open_forest
+from malt_data.forests.parts import read_schema
+from malt_data.schemas.exports import STAMP, config_named
+from malt_data.schemas.manifest import MANIFEST
+
+
+def verify_export(folder: Path) -> list[str]:
+    """Return what is wrong, a sentence each; an empty list where nothing is.
+
+    Checked: the stamp, columns and rows of every shard, that no question is on both sides, and,
+    where the folder stands in the forest that it came from, that the forest still gives the same
+    counts.
+    """
+    try:
+        report = read_report(folder)
+        config = config_named(report.config)
+    except MaltError as error:
+        return [str(error)]
+    problems: list[str] = []
+    rows: dict[str, int] = {}
+    sides: dict[str, set[str]] = {}
+    for path in sorted(folder.glob("*.parquet")):
+        split = path.name.partition("-")[0]
+        try:
+            schema = read_schema(path)
+            ids = pq.read_table(path, columns=["question_id"], partitioning=None)["question_id"]
+        except (ForestError, OSError, ValueError) as error:
+            problems.append(f"{path.name}: {str(error).splitlines()[0]}")
+            continue
+        if (schema.metadata or {}).get(b"malt.schema") != STAMP:
+            problems.append(f"{path.name}: it is not stamped {STAMP.decode()}.")
+        if schema.names != config.schema.names:
+            problems.append(f"{path.name}: its columns differ from those of {config.format}.")
+        rows[split] = rows.get(split, 0) + len(ids)
+        sides.setdefault(split, set()).update(ids.to_pylist())
+    if rows != report.rows:
+        problems.append(f"it holds {rows} rows, export.json says {report.rows}.")
+    if both := set.intersection(*sides.values()) if len(sides) > 1 else set():
+        problems.append(f"{len(both)} questions are in train and validation, e.g. {min(both)}.")
+    if report.total + sum(report.dropped.values()) != report.candidates:
+        problems.append("rows and drops do not add up to the candidates.")
+    home = folder.absolute().parent.parent
+    if folder.absolute().parent.name == FOLDER and (home / MANIFEST).exists():
+        problems += _against(open_forest(home), folder)
+    return problems
+
+
+def _against(forest: Forest, folder: Path) -> list[str]:
+    report = read_report(folder)
+    if report.forest != fingerprint(forest):
+        return [f"it is of an earlier state of {forest.folder}: export again."]
+    if count(forest, config_named(report.config), report.selection) != report:
+        return [f"{forest.folder} gives other rows now: export again."]
+    return []
