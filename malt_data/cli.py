@@ -81,6 +81,11 @@ def _setting(name: str, **options: Any) -> Callable[[Any], Any]:
 @_setting("--shard", metavar="I/K", help="Only the I-th of K equal shares (one a machine).")
 @_setting("--engine", type=click.Choice(["transformers", "vllm", "openai"]), help="What samples.")
 @_setting("--model", help="Model name or folder.  [default: the embedded SmolLM2-135M]")
+@click.option(
+    "--team",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="team.toml: its model, and its adapter for each role.",
+)
 @_setting("--base-url", help="OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1")
 @_setting("--concurrency", type=int, help="Requests (openai) or sequences in flight.")
 @_setting(
@@ -105,6 +110,7 @@ def _setting(name: str, **options: Any) -> Callable[[Any], Any]:
 def build(
     out: Path | None,
     config: Path | None,
+    team: Path | None,
     prompts_file: Path | None,
     dry_run: bool,
     as_json: bool,
@@ -124,7 +130,8 @@ def build(
     from malt_data.schemas.manifest import make_spec
 
     folder = out or default_folder()
-    asked = _config(config) | {key: value for key, value in settings.items() if value is not None}
+    given = {key: value for key, value in settings.items() if value is not None}
+    asked = _team(team) | _config(config) | given
     values = resolve(asked, folder)
     if not {"questions", "limit"} & set(values):
         values["limit"] = DEMO_LIMIT
@@ -455,6 +462,92 @@ def pull(name: str, out: Path | None, as_json: bool) -> None:
 
 
 @main.command()
+@click.option(
+    "--role",
+    required=True,
+    type=click.Choice(["generator", "verifier", "refiner", "all"]),
+    help="all: the whole recipe, into one folder with a team.toml.",
+)
+@click.option("--stage", type=click.Choice(["sft", "dpo"]), help="[default: sft]")
+@click.option("--dataset", help="USER/NAME[@REVISION], a forest or an export.  [default: forest]")
+@click.option("--model", help="Base model.  [default: the one that sampled the data]")
+@click.option("--other-model", is_flag=True, help="Allow one that did not sample the data.")
+@click.option("--adapter", help="dpo: the SFT adapter to start from; also the reference.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the adapter.",
+)
+@click.option("--max-steps", type=int, help="Stop after so many steps.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="TOML file; [trainer] goes to TRL, [lora] to PEFT.",
+)
+@click.option("--push", "repo", metavar="USER/NAME", help="Send it to the Hub (all: NAME-ROLE).")
+@json_option
+def train(
+    role: str,
+    stage: str | None,
+    dataset: str | None,
+    adapter: str | None,
+    out: Path,
+    config: Path | None,
+    repo: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train a role's adapter, or the whole team; run it again to go on after a kill.
+
+    \b
+    malt-data train --role all --dataset me/trees@v1 --out team
+    malt-data train --role verifier --stage dpo --adapter v_sft --out v_dpo
+    """
+    from malt_data.forests.forest import default_folder
+    from malt_data.progress import Steps
+    from malt_data.trainers.recipe import read_settings
+
+    options["settings"] = read_settings(config)
+    source = dataset or str(default_folder())
+    folders = {"": out}
+    with Steps(f"{role} {stage or ''}".strip()) as steps:
+        options["watch"] = steps.update
+        if role == "all":
+            if stage or adapter:
+                raise click.UsageError(
+                    "--role all runs every stage: leave --stage, --adapter away."
+                )
+            from malt_data.trainers.team import TEAM, read_team, train_team
+
+            records = dict(train_team(source, out, note=_note, **options))
+            adapters = read_team(out / TEAM).adapters
+            folders = {f"-{name}": Path(place) for name, place in adapters.items()}
+        elif stage == "dpo":
+            if adapter is None:
+                raise click.UsageError("DPO starts from the SFT adapter: --adapter FOLDER")
+            from malt_data.trainers.dpo import train_dpo
+
+            records = {f"{role}_dpo": train_dpo(role, source, out, adapter=adapter, **options)}
+        else:
+            from malt_data.trainers.sft import train_sft
+
+            records = {f"{role}_sft": train_sft(role, source, out, **options)}
+    if repo is not None:
+        from malt_data.exporters.hub import push_adapter
+
+        for suffix, folder in folders.items():
+            _note(f"{repo}{suffix}: commit {push_adapter(folder, repo + suffix)[:12]}")
+    if as_json:
+        click.echo(json.dumps({"out": str(out), **records}, indent=2))
+    else:
+        for name, record in records.items():
+            click.echo(
+                f"{name}: {record['steps']} steps on {record['rows']} rows of {record['data']}"
+            )
+
+
+@main.command()
 @click.argument("forest", required=False)
 @json_option
 def verify(forest: str | None, as_json: bool) -> None:
@@ -516,6 +609,15 @@ def _checked(
     loaded = check.load_tokenizer(name or "")
     leaks = check.gold_leaks(forest)
     return [check.check(each, loaded, max_length or check.MAX_LENGTH, leaks) for each in folders]
+
+
+def _team(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    from malt_data.trainers.team import read_team
+
+    team = read_team(path)
+    return {"model": team.model, "adapters": team.adapters}
 
 
 def _config(path: Path | None) -> dict[str, Any]:

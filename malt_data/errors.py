@@ -6,6 +6,7 @@
     ├── ForestError        a forest that is missing, torn, foreign or newer than this code
     │   └── MixError       a build whose settings differ from the forest's
     ├── ExportError        an export that cannot be made, read or trained on
+    ├── TrainError         a training that cannot begin or go on
     ├── HubError           the Hub refused, changed meanwhile, or cannot be reached
     ├── QueryError         SQL that failed or tried to leave the forest
     └── EngineError        a completion that could not be had
@@ -43,6 +44,10 @@ class MixError(ForestError):
 
 class ExportError(MaltError):
     """An export that cannot be made, read or trained on."""
+
+
+class TrainError(MaltError):
+    """A training that cannot begin or go on; said before the hours of work."""
 
 
 class HubError(MaltError):

@@ -76,7 +76,9 @@ def gold_leaks(forest: "Forest") -> set[str]:
         for row in forest.questions().collect(engine="streaming").iter_rows(named=True):
             solution = str(json.loads(row["meta"]).get("solution") or "")
             told = len(solution) >= _SHORTEST_SOLUTION and solution in row["question"]
-            answer = extract_answer(row["question"], row["kind"], row["choices"])
+            # Behind prose, a question that is only an expression ("6 * 7") is no answer to itself.
+            asked = f"The question:\n{row['question']}"
+            answer = extract_answer(asked, row["kind"], row["choices"])
             if not told and answer is not None:
                 told = grader.grade(answer, row["gold"], row["kind"], row["choices"]) == "right"
             if told:

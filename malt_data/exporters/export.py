@@ -12,6 +12,7 @@ import hashlib
 import shutil
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -38,6 +39,9 @@ FOLDER = "exports"
 """Where a forest keeps its own exports."""
 
 _SHARD_BYTES = 256 * 2**20
+_QUEUE = 4
+"""Batches that may wait to be written: about as many as a chunk makes. The queries make all of
+them at once, so with fewer places the next chunk would not start before the last is written."""
 
 
 class Report(BaseModel):
@@ -206,32 +210,32 @@ class Shards:
     Hub stores it once.
     """
 
-    def __init__(self, folder: Path, schema: pa.Schema, shard_bytes: int = _SHARD_BYTES) -> None:
+    def __init__(self, folder: Path, schema: pa.Schema, shard_bytes: int | None = None) -> None:
         self._folder = folder
         self._schema = schema
-        self._shard_bytes = shard_bytes
+        self._shard_bytes = shard_bytes or _SHARD_BYTES
         self._open: dict[str, tuple[Any, pq.ParquetWriter]] = {}
         self._number = dict.fromkeys(SPLITS, 0)
         self._thread = ThreadPoolExecutor(1)
-        self._pending: Future[None] | None = None
+        self._pending: deque[Future[None]] = deque()
 
     def __enter__(self) -> "Shards":
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
         try:
-            if kind is None and self._pending is not None:
-                self._pending.result()
+            while kind is None and self._pending:
+                self._pending.popleft().result()
         finally:
-            self._thread.shutdown()
+            self._thread.shutdown(cancel_futures=True)
             for split in list(self._open):
                 self._close(split)
 
     def write(self, split: str, rows: pa.Table) -> None:
-        """Queue rows; at most one batch waits, so memory stays flat."""
-        if self._pending is not None:
-            self._pending.result()
-        self._pending = self._thread.submit(self._append, split, rows)
+        """Queue rows; at most `_QUEUE` batches wait, so memory stays flat."""
+        self._pending.append(self._thread.submit(self._append, split, rows))
+        if len(self._pending) > _QUEUE:
+            self._pending.popleft().result()
 
     def _append(self, split: str, rows: pa.Table) -> None:
         if split not in self._open:

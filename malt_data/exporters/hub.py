@@ -162,6 +162,43 @@ def fetch(name: str) -> Path:
     return Path(folder)
 
 
+def fetch_export(name: str, config: Config) -> tuple[Path, str]:
+    """Return (folder of one export of `user/name[@revision]` in the Hub's cache, its commit)."""
+    repo, revision = parse(name)
+    with _explained(name):
+        from huggingface_hub import snapshot_download
+
+        commit = str(_api().dataset_info(repo, revision=revision).sha)
+        wanted = f"{FOLDER}/{config.name}/"
+        if not any(path.startswith(wanted) for path in _listing(_api(), repo, commit)):
+            raise HubError(
+                f"{name} on the Hub has no config {config.name}. Export and push it: malt-data "
+                f"export --role {config.role} --format {config.format} --push {repo}"
+            )
+        folder = snapshot_download(
+            repo, repo_type="dataset", revision=commit, allow_patterns=f"{wanted}*"
+        )
+    return Path(folder) / wanted, commit
+
+
+def push_adapter(folder: Path, repo: str) -> str:
+    """Send an adapter's files to a model repo as one commit; return the commit.
+
+    An unchanged adapter makes no commit. Raises HubError where the Hub refuses.
+    """
+    if parse(repo)[1]:
+        raise SpecError(f"{repo!r}: name a repo without @.")
+    with _explained(repo):
+        from huggingface_hub import CommitOperationAdd
+
+        api = _api()
+        api.create_repo(repo, exist_ok=True)
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+        operations = [CommitOperationAdd(path.name, str(path)) for path in files]
+        info = api.create_commit(repo, operations, commit_message=f"malt-data: {folder.name}")
+    return str(info.oid)
+
+
 def parse(name: str) -> tuple[str, str | None]:
     """Return (user/name, revision or None); raise SpecError for anything else.
 

@@ -42,6 +42,9 @@ COLUMNS = [
 _CANDIDATES = {"dpo": "pairs", "trajectory": "trajectories"}
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "memory_limit": "2GB",
+    # A chunk is too small to share out: two threads took more processor time and no less time,
+    # and the second core is busy with writing.
+    "threads": 1,
     "temp_directory": "",
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
@@ -84,8 +87,7 @@ class Rows:
         prompts = _query("prompts").replace("{messages}", self._messages)
         depth = 0 if self.config.role is None else self.config.depth - 1
         self._connection.execute(prompts, {"parent_depth": depth, **self._literals})
-        for split in SPLITS:
-            yield from self._rows(split, chunk)
+        yield from self._rows(chunk)
 
     def count(self, chunk: pa.Table) -> None:
         """Add these whole trees to `counts` without making their rows."""
@@ -115,7 +117,7 @@ class Rows:
             f"CREATE OR REPLACE TEMP TABLE ledger AS WITH {', '.join(steps)} "
             f"SELECT {', '.join(_LEDGER[self.config.format])}, question_id, reason, validation, "
             f"{key} AS prompt_key FROM {last} JOIN questions USING (question_id) "
-            "ORDER BY parent, place",
+            "ORDER BY validation, parent, place",
             {"depth": self.config.depth, "seed": str(self._selection.seed)},
         )
         found: list[tuple[str, str | None, int]] = self._connection.execute(
@@ -124,15 +126,16 @@ class Rows:
         ).fetchall()
         return found
 
-    def _rows(self, split: str, chunk: pa.Table) -> Iterator[tuple[str, pa.Table]]:
-        relation = self._connection.sql(
-            _query(self.config.format), params={"validation": split == "validation"}
-        )
+    def _rows(self, chunk: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+        relation = self._connection.sql(_query(self.config.format))
         width = max(1, 4 * chunk.nbytes // max(1, chunk.num_rows))  # prompts hold other texts
         schema = self.config.schema
         for batch in relation.to_arrow_reader(max(64, min(65_536, _BATCH_BYTES // width))):
-            if batch.num_rows:
-                yield split, pa.Table.from_batches([batch]).cast(schema)
+            rows = pa.Table.from_batches([batch])
+            train = pc.sum(pc.invert(rows["validation"]), min_count=0).as_py()  # they come first
+            for split, part in zip(SPLITS, (rows[:train], rows[train:]), strict=True):
+                if part.num_rows:
+                    yield split, part.drop_columns("validation").cast(schema)
 
 
 _NODE = ["key", "node_id"]
@@ -145,11 +148,12 @@ _LEDGER = {
 }
 
 
-def chunks(forest: "Forest", budget: int = _CHUNK_BYTES) -> Iterator[pa.Table]:
+def chunks(forest: "Forest", budget: int | None = None) -> Iterator[pa.Table]:
     """Yield the nodes, with the columns an export needs, as whole trees of about `budget` bytes.
 
     A tree that is larger comes whole. Trees lie together in a part: that is how parts are written.
     """
+    budget = budget or _CHUNK_BYTES
     held: list[pa.Table] = []
     size = 0
     for path in forest.parts.paths():

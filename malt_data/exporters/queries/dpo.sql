@@ -1,4 +1,5 @@
--- Rows of dpo: the pairs of a role (MALT §4.3).
+-- Rows of dpo: the pairs of a role (MALT §4.3). The ledger's pairs differ in their labels; said
+-- again below, it spares each join the other half of the texts.
 SELECT
     prompts.prompt,
     [{'role': 'assistant', 'content': chosen.text}] AS chosen,
@@ -7,9 +8,10 @@ SELECT
     ledger.chosen_id,
     ledger.rejected_id,
     chosen.value AS chosen_value,
-    rejected.value AS rejected_value
+    rejected.value AS rejected_value,
+    ledger.validation
 FROM ledger
 JOIN prompts ON prompts.key = ledger.prompt_key
 JOIN keyed AS chosen ON chosen.key = ledger.chosen
 JOIN keyed AS rejected ON rejected.key = ledger.rejected
-WHERE ledger.reason IS NULL AND ledger.validation = $validation
+WHERE ledger.reason IS NULL AND chosen.label AND NOT rejected.label

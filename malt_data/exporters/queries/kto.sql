@@ -5,8 +5,9 @@ SELECT
     node.label,
     ledger.question_id,
     ledger.node_id,
-    node.value
+    node.value,
+    ledger.validation
 FROM ledger
 JOIN prompts ON prompts.key = ledger.prompt_key
 JOIN keyed AS node ON node.key = ledger.key
-WHERE ledger.reason IS NULL AND ledger.validation = $validation
+WHERE ledger.reason IS NULL

@@ -4,8 +4,9 @@ SELECT
     [{'role': 'assistant', 'content': node.text}] AS completion,
     ledger.question_id,
     ledger.node_id,
-    node.value
+    node.value,
+    ledger.validation
 FROM ledger
 JOIN prompts ON prompts.key = ledger.prompt_key
 JOIN keyed AS node ON node.key = ledger.key
-WHERE ledger.reason IS NULL AND ledger.validation = $validation
+WHERE ledger.reason IS NULL

@@ -8,10 +8,11 @@ SELECT
     }] AS completion,
     ledger.question_id,
     ledger.node_id,
-    leaf.value
+    leaf.value,
+    ledger.validation
 FROM ledger
 JOIN prompts ON prompts.key = ledger.prompt_key
 JOIN keyed AS leaf ON leaf.key = ledger.key
 JOIN keyed AS verifier ON verifier.key = ledger.verifier
 JOIN keyed AS generator ON generator.key = ledger.generator
-WHERE ledger.reason IS NULL AND ledger.validation = $validation
+WHERE ledger.reason IS NULL

@@ -1,0 +1,41 @@
+"""The card of an adapter: which data, which base, how it was trained, what came out."""
+
+from importlib import resources
+from typing import Any
+
+import jinja2
+
+from malt_data import __version__
+from malt_data.exporters.selection import REASONS
+from malt_data.forests.report import clean
+from malt_data.trainers.recipe import LORA, Settings
+
+
+def render_adapter_card(record: dict[str, Any]) -> str:
+    """Return the README.md of an adapter from its `training.json`."""
+    from huggingface_hub import ModelCardData
+
+    on_hub = "@" in record["data"]
+    data = ModelCardData(
+        library_name="peft",
+        base_model=record["model"] if "/" in record["model"] else None,
+        datasets=[record["data"].partition("@")[0]] if on_hub else None,
+        pipeline_tag="text-generation",
+        tags=["malt-data", "malt", record["role"], record["stage"], "lora", "trl"],
+    )
+    settings = Settings(**record["settings"])
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+    )
+    environment.filters["clean"] = lambda value: clean(str(value)).replace("|", "\\|")
+    template = environment.from_string(
+        resources.files(__package__).joinpath("adapter.md.jinja").read_text("utf-8")
+    )
+    return template.render(
+        metadata=data.to_yaml(),
+        version=__version__,
+        record=record,
+        arguments=settings.arguments(record["stage"], record["rows"]),
+        lora={**LORA, **settings.lora},
+        reasons=REASONS,
+    )

@@ -1,0 +1,35 @@
+"""The curves of a training as one SVG: loss, and for DPO the reward margin."""
+
+from pathlib import Path
+from typing import Any
+
+from malt_data.forests.parts import whole
+
+_CURVES = (
+    ("loss", ("loss", "eval_loss")),
+    ("reward margin", ("rewards/margins", "eval_rewards/margins")),
+)
+
+
+def draw(history: list[dict[str, Any]], path: Path) -> None:
+    """Draw what was logged (`trainer.state.log_history`), train and validation, against steps."""
+    from matplotlib.figure import Figure  # no pyplot: no global state, no display
+
+    panels = [
+        (title, names)
+        for title, names in _CURVES
+        if any(n in row for row in history for n in names)
+    ]
+    figure = Figure(figsize=(5 * max(1, len(panels)), 3.2), layout="constrained")
+    for place, (title, names) in enumerate(panels):
+        axes = figure.add_subplot(1, len(panels), place + 1)
+        for name in names:
+            points = [(row["step"], row[name]) for row in history if name in row]
+            if points:
+                held_out = name.startswith("eval_")
+                axes.plot(*zip(*points, strict=True), marker="o" if held_out else None,
+                          label="validation" if held_out else "train")  # fmt: skip
+        axes.set(xlabel="step", title=title)
+        axes.legend()
+    with whole(path) as temporary:
+        figure.savefig(temporary, format="svg", metadata={"Date": None})

@@ -1,0 +1,127 @@
+"""The training set of one role and stage, by name: from the Hub at a pinned commit, or a folder.
+
+    data = load("me/trees@v1", "verifier", "dpo")
+    data.commit, data.train.num_rows
+
+Everything that can be wrong with the data is said here, before a model is loaded.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from malt_data.errors import ExportError, TrainError
+from malt_data.exporters.export import EXPORT, FOLDER, Report, read_report
+from malt_data.schemas.exports import Config
+from malt_data.schemas.manifest import MANIFEST
+from malt_data.trainers.recipe import Stage
+
+if TYPE_CHECKING:
+    import datasets
+
+_NEEDED = {"sft": {"prompt", "completion"}, "dpo": {"prompt", "chosen", "rejected"}}
+
+
+@dataclass(frozen=True)
+class Data:
+    """Rows for one stage of one role. `report` is the export's own, None for foreign data."""
+
+    source: str
+    commit: str | None
+    config: str
+    train: "datasets.Dataset"
+    validation: "datasets.Dataset | None"
+    report: Report | None
+
+    @property
+    def pinned(self) -> str:
+        """The source with its commit: what names exactly these rows."""
+        return f"{self.source.partition('@')[0]}@{self.commit}" if self.commit else self.source
+
+    @property
+    def sampled_by(self) -> str | None:
+        return self.report.model if self.report else None
+
+
+def load(source: str, role: str, stage: Stage) -> Data:
+    """Return the rows of `<role>_<stage>` in `source`.
+
+    source: `user/name[@revision]` on the Hub, a forest, or the folder of one export. Raises
+    TrainError where there are none, or none that TRL could train on; HubError from the Hub.
+    """
+    config = Config(role, stage)
+    commit = None
+    folder = _local(source, config)
+    if folder is None:
+        folder, commit = _from_hub(source, config)
+    return _read(folder, source, commit, config)
+
+
+def _local(source: str, config: Config) -> Path | None:
+    """Return the folder of the export where `source` is a folder; None for a name on the Hub."""
+    path = Path(source)
+    if not path.exists() and (source.count("/") == 1 and not source.startswith((".", "/", "~"))):
+        return None
+    if (path / EXPORT).exists():
+        return path
+    if (path / MANIFEST).exists():
+        found = path / FOLDER / config.name
+        if not (found / EXPORT).exists():
+            raise TrainError(
+                f"{path} has no export {config.name}. Make it: malt-data export {path} "
+                f"--role {config.role} --format {config.format}"
+            )
+        return found
+    if any(path.glob("*.parquet")):
+        return path
+    raise TrainError(
+        f"{source} is no dataset: name a forest, a folder that malt-data export wrote, or "
+        "user/name[@revision] on the Hub."
+    )
+
+
+def _from_hub(source: str, config: Config) -> tuple[Path, str]:
+    from malt_data.exporters.hub import fetch_export
+
+    return fetch_export(source, config)
+
+
+def _read(folder: Path, source: str, commit: str | None, config: Config) -> Data:
+    report = read_report(folder) if (folder / EXPORT).exists() else None
+    if report is not None and report.config != config.name:
+        raise TrainError(
+            f"{source} holds {report.config}, but {config.name} was asked for. Name the folder of "
+            f"that export, or make it: malt-data export --role {config.role} "
+            f"--format {config.format}"
+        )
+    train = _split(folder, "train", source, config)
+    validation = _split(folder, "validation", source, config)
+    if train is None:
+        dropped = ", ".join(f"{n} {why}" for why, n in report.dropped.items()) if report else ""
+        raise TrainError(
+            f"{source} has no rows to train {config.name} on (left out: {dropped or 'nothing'}). "
+            "Grow more trees, or export with a lower threshold or other settings."
+        )
+    return Data(source, commit, config.name, train, validation, report)
+
+
+def _split(folder: Path, split: str, source: str, config: Config) -> "datasets.Dataset | None":
+    import datasets
+
+    files = sorted(str(path) for path in folder.glob(f"{split}-*.parquet"))
+    if not files:
+        return None
+    try:
+        rows: Any = datasets.load_dataset("parquet", data_files=files, split="train")
+    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
+        raise ExportError(f"{source}: {split} cannot be read ({_line(error)}).") from None
+    if missing := _NEEDED[config.format] - set(rows.column_names):
+        raise TrainError(
+            f"{source} is no {config.format} data: it has no column {sorted(missing)[0]!r}, only "
+            f"{', '.join(rows.column_names)}."
+        )
+    return rows if len(rows) else None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,114 @@
+"""A team: one base model and an adapter a role, trained by the whole recipe, named by one file.
+
+    team.toml
+      model = "smollm2-135m"
+      [adapters]
+      generator = "generator_sft"        # beside team.toml, or a Hub repo
+      verifier = "verifier_dpo"
+      refiner = "refiner_dpo"
+      [data]
+      generator_sft = "me/trees@3f2a…"   # what each was trained on
+
+`malt-data build --team team.toml` grows the next forest with it (iterated MALT, §A.8.1).
+"""
+
+import json
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from malt_data.errors import SpecError
+from malt_data.forests.parts import write_text
+from malt_data.schemas.ids import ROLES
+from malt_data.schemas.manifest import sentence
+from malt_data.trainers.data import load
+from malt_data.trainers.recipe import STAGES, Settings
+from malt_data.trainers.training import Watch, base_of, library_noise
+
+TEAM = "team.toml"
+
+
+class Team(BaseModel):
+    """The content of team.toml; a role without an adapter is the base model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    adapters: dict[str, str] = {}
+    data: dict[str, str] = {}
+
+
+def read_team(path: Path) -> Team:
+    """Read team.toml; adapters beside it come out as paths. Raises SpecError where it is wrong."""
+    try:
+        team = Team.model_validate(tomllib.loads(path.read_text("utf-8")))
+    except ValidationError as error:
+        raise SpecError(f"{path}: {sentence(error)}") from None
+    except (OSError, ValueError) as error:
+        raise SpecError(f"{path} is no team file: {error}") from None
+    if unknown := sorted(set(team.adapters) - set(ROLES)):
+        raise SpecError(f"{path}: unknown role {unknown[0]!r}; one of {', '.join(ROLES)}.")
+    here = {
+        role: str(path.parent / name) if (path.parent / name).exists() else name
+        for role, name in team.adapters.items()
+    }
+    return team.model_copy(update={"adapters": here})
+
+
+def write_team(path: Path, team: Team) -> None:
+    lines = [f"model = {json.dumps(team.model)}"]
+    for name, table in (("adapters", team.adapters), ("data", team.data)):
+        lines += [
+            "",
+            f"[{name}]",
+            *(f"{key} = {json.dumps(value)}" for key, value in table.items()),
+        ]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def train_team(
+    dataset: str,
+    out: Path,
+    *,
+    model: str | None = None,
+    settings: Settings | None = None,
+    max_steps: int | None = None,
+    other_model: bool = False,
+    watch: Watch = lambda done, total: None,
+    note: Callable[[str], None] = lambda _: None,
+) -> Mapping[str, dict[str, Any]]:
+    """Run the recipe into `out`, a folder a stage, and write team.toml; return the records.
+
+    A finished stage is passed over. All data is looked at before the first stage begins. Raises
+    what `train_sft` and `train_dpo` raise.
+    """
+    from malt_data.trainers.dpo import train_dpo
+    from malt_data.trainers.sft import train_sft
+
+    common: dict[str, Any] = {
+        "settings": settings,
+        "max_steps": max_steps,
+        "other_model": other_model,
+        "watch": watch,
+    }
+    with library_noise():
+        found = {f"{role}_{stage}": load(dataset, role, stage) for role, stage in STAGES}
+    name = base_of(next(iter(found.values())), model, other_model)
+    pinned = {key: data.pinned for key, data in found.items()}
+    records = {}
+    adapters: dict[str, str] = {}
+    for number, (role, stage) in enumerate(STAGES, 1):
+        key = f"{role}_{stage}"
+        note(f"{number}/{len(STAGES)} {key}: {len(found[key].train)} rows")
+        source = dataset if found[key].commit is None else pinned[key]
+        if stage == "sft":
+            records[key] = train_sft(role, source, out / key, model=name, **common)
+        else:
+            start = str(out / adapters[role])
+            records[key] = train_dpo(role, source, out / key, adapter=start, model=name, **common)
+        adapters[role] = key
+    write_team(out / TEAM, Team(model=name, adapters=adapters, data=pinned))
+    return records

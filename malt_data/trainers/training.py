@@ -1,0 +1,261 @@
+"""What SFT and DPO share: the base model, checkpoints, and what is written beside an adapter.
+
+out/
+  adapter_config.json, adapter_model.safetensors    what PEFT and vLLM load
+  README.md        the card: data commit, hyperparameters, curves, drop counts
+  training.json    the same as data; its presence says that training ended
+  metrics.jsonl    a line a logged step
+  curves.svg       loss, and the reward margin of DPO
+  checkpoints/     to go on from after a kill; removed at the end
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from malt_data.errors import SpecError, TrainError
+from malt_data.forests.parts import write_text, writing
+from malt_data.trainers.data import Data
+from malt_data.trainers.recipe import Settings, Stage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Watch = Callable[[int, int], None]
+"""Called after each step with the steps done and the steps to do."""
+
+RECORD = "training.json"
+CHECKPOINTS = "checkpoints"
+_PLAN = "plan.json"
+_PACKAGES = ("torch", "transformers", "peft", "trl", "datasets")
+
+
+def finished(out: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the record of a training in `out` that ended; None where there is work to do.
+
+    Raises TrainError where `out` holds a training with another plan, or anything else.
+    """
+    if not out.exists() or not any(out.iterdir()):
+        return None
+    try:
+        before = json.loads((out / _PLAN).read_bytes())
+    except (OSError, ValueError):
+        raise TrainError(f"{out} holds other files. Choose a new folder: --out NAME") from None
+    if differing := [key for key in plan if before.get(key) != plan[key]]:
+        raise TrainError(
+            f"{out} was begun with another {', '.join(differing)} "
+            f"({before.get(differing[0])!r}, now {plan[differing[0]]!r}). Use the same, or a new "
+            "folder: --out NAME"
+        )
+    if not (out / RECORD).exists():
+        return None
+    found: dict[str, Any] = json.loads((out / RECORD).read_bytes())
+    return found
+
+
+def begin(out: Path, plan: dict[str, Any]) -> None:
+    """Write down what is to be done, so that a killed training goes on with the same."""
+    write_text(out / _PLAN, json.dumps(plan, indent=2) + "\n")
+
+
+def load_base(name: str, quantize: str | None) -> tuple[Any, "PreTrainedTokenizerBase"]:
+    """Return (model, tokenizer): bfloat16 where the device has it, else float32."""
+    try:
+        import torch
+        import transformers
+
+        from malt_data.engines.embedded import resolve
+    except ImportError as error:
+        raise TrainError(
+            f"Training needs torch, transformers, peft and trl ({error}): "
+            "pip install 'malt-data[train]'"
+        ) from None
+    source = resolve(name, lambda _: None)
+    half = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    more: dict[str, Any] = {}
+    if quantize:
+        four_bits: Any = transformers.BitsAndBytesConfig
+        more["quantization_config"] = four_bits(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            source, dtype=torch.bfloat16 if half else torch.float32, **more
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise TrainError(f"The base model {name} could not be loaded: {_line(error)}") from None
+    if not tokenizer.chat_template:
+        raise TrainError(f"{name} has no chat template: take its instruction-tuned variant.")
+    return model, tokenizer
+
+
+def make_config(
+    kind: Any, settings: Settings, stage: Stage, data: Data, out: Path, max_steps: int | None
+) -> Any:
+    """Return TRL's config object; raise SpecError for a key or value that it does not take."""
+    import torch
+
+    arguments = settings.arguments(stage, len(data.train))
+    arguments["output_dir"] = str(out / CHECKPOINTS)
+    if max_steps is not None:
+        arguments["max_steps"] = max_steps
+    gpu = torch.cuda.is_available()
+    arguments.setdefault("bf16", gpu and torch.cuda.is_bf16_supported())
+    arguments.setdefault("gradient_checkpointing", gpu)
+    arguments.setdefault("use_cpu", not gpu and not torch.backends.mps.is_available())
+    arguments.setdefault("eval_strategy", "no" if data.validation is None else "epoch")
+    try:
+        return kind(**arguments)
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"[trainer] {_line(error)}") from None
+
+
+def make_lora(settings: Settings) -> Any:
+    """Return PEFT's LoraConfig; raise SpecError for a key or value that it does not take."""
+    import peft
+
+    from malt_data.trainers.recipe import LORA
+
+    try:
+        return peft.LoraConfig(**{**LORA, **settings.lora})
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"[lora] {_line(error)}") from None
+
+
+def run(trainer: Any, out: Path, watch: Watch) -> None:
+    """Train to the end, from the last whole checkpoint where there is one."""
+    from transformers import PrinterCallback, TrainerCallback
+
+    class Metrics(TrainerCallback):
+        """Keeps metrics.jsonl equal to the history, which a checkpoint carries along."""
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            watch(state.global_step, state.max_steps)
+
+        def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.is_world_process_zero:
+                write_metrics(out, state.log_history)
+
+    require_space(trainer, out)
+    trainer.remove_callback(PrinterCallback)  # it writes to stdout, where facts go
+    trainer.add_callback(Metrics())
+    with writing(out / CHECKPOINTS):
+        trainer.train(resume_from_checkpoint=last_checkpoint(out / CHECKPOINTS))
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """Return the newest checkpoint that was written whole, and remove torn ones."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    for path in reversed(found):
+        if (path / "trainer_state.json").exists():  # the last file that a checkpoint gets
+            return str(path)
+        shutil.rmtree(path, ignore_errors=True)
+    return None
+
+
+def require_space(trainer: Any, out: Path) -> None:
+    """Raise TrainError where the disk has no room for the checkpoints and the adapter."""
+    learnt = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    kept = (trainer.args.save_total_limit or 1) + 1
+    needed = 4 * learnt * (2 + 3 * kept) + 2**24  # weights, and two moments of Adam
+    free = shutil.disk_usage(out).free
+    if free < needed:
+        raise TrainError(
+            f"{out} has {free >> 20} MiB free, this training needs {needed >> 20} MiB. Free some "
+            "space, or choose another folder: --out NAME"
+        )
+
+
+def save(trainer: Any, out: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Write the adapter and what belongs to it; return the record."""
+    from malt_data.trainers.card import render_adapter_card
+    from malt_data.trainers.curves import draw
+
+    record = record | {
+        "steps": trainer.state.global_step,
+        "metrics": _last_metrics(trainer.state.log_history),
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
+    }
+    if not trainer.is_world_process_zero():
+        return record
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    with writing(out):
+        # Only the adapter itself: DPO's frozen copy of it, `ref`, would lie beside it otherwise.
+        model.save_pretrained(out, selected_adapters=["default"])
+        trainer.processing_class.save_pretrained(out)
+    write_metrics(out, trainer.state.log_history)
+    draw(trainer.state.log_history, out / "curves.svg")
+    write_text(out / "README.md", render_adapter_card(record))
+    write_text(out / RECORD, json.dumps(record, indent=2) + "\n")
+    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+    return record
+
+
+def write_metrics(out: Path, history: list[dict[str, Any]]) -> None:
+    """Write the logged steps, a JSON object a line."""
+    write_text(out / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
+
+
+def _last_metrics(history: list[dict[str, Any]]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for line in history:
+        found.update({key: value for key, value in line.items() if key not in ("step", "epoch")})
+    return found
+
+
+def plan_of(data: Data, model: str, settings: Settings, **more: Any) -> dict[str, Any]:
+    """Return what makes a training what it is; one with another plan is not gone on with."""
+    return {
+        "data": data.pinned,
+        "config": data.config,
+        "rows": len(data.train),
+        "model": model,
+        "settings": settings.model_dump(),
+        **more,
+    }
+
+
+def base_of(data: Data, model: str | None, other_model: bool) -> str:
+    """Return the base model's name: the one that sampled the data, unless told otherwise.
+
+    Raises TrainError where `model` is another one: DPO's pairs are then off its policy.
+    """
+    sampled = data.sampled_by
+    if model is None and sampled is None:
+        raise SpecError("Name the base model: --model NAME")
+    if model is not None and sampled is not None and not other_model and model != sampled:
+        raise TrainError(
+            f"{data.source} was sampled by {sampled}, not by {model}. Train {sampled}, or say "
+            "--other-model if that is what you want."
+        )
+    return str(model or sampled)
+
+
+@contextmanager
+def library_noise() -> Iterator[None]:
+    """Keep the libraries' own chatter and bars off stderr and stdout."""
+    import datasets
+    import transformers
+
+    logging: Any = transformers.logging
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        logging.enable_progress_bar()
+        datasets.enable_progress_bars()
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,384 @@
+"""SFT, DPO and teams on a tiny model: tokens, reference, files, resuming, and what is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from synthetic import make_forest
+from trainers.tiny import make_tiny
+
+from malt_data.builders.prompts import render
+from malt_data.engines.transformers import TransformersEngine
+from malt_data.errors import MaltError, SpecError, TrainError
+from malt_data.exporters.export import export
+from malt_data.exporters.selection import Selection
+from malt_data.forests.forest import Forest, open_forest
+from malt_data.schemas.exports import RECIPE, config_named
+from malt_data.trainers import training
+from malt_data.trainers.dpo import require_reference, train_dpo
+from malt_data.trainers.recipe import DEFAULTS, STAGES, Settings, epochs, read_settings
+from malt_data.trainers.sft import train_sft
+from malt_data.trainers.team import Team, read_team, train_team, write_team
+
+pytestmark = [
+    pytest.mark.model,
+    # torch's own: its checkpoint and scheduler code still calls what it deprecates
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:torch"),
+]
+
+FAST = Settings(trainer={"per_device_train_batch_size": 4, "save_steps": 2, "max_length": 256})
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_tiny(tmp_path_factory.mktemp("tiny") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def forest(tmp_path_factory: pytest.TempPathFactory, tiny: str) -> Forest:
+    forest = make_forest(tmp_path_factory.mktemp("forest") / "f", trees=24, n=(3, 3, 2), model=tiny)
+    for config in RECIPE:
+        export(forest, config, Selection(validation=0.3))
+    return forest
+
+
+@pytest.fixture(scope="module")
+def sft(tmp_path_factory: pytest.TempPathFactory, forest: Forest) -> Path:
+    out = tmp_path_factory.mktemp("sft") / "verifier"
+    train_sft("verifier", str(forest.folder), out, settings=FAST, max_steps=3)
+    return out
+
+
+class Captured(Exception):
+    """Ends a training where `run` would begin, with its trainer."""
+
+
+@pytest.fixture
+def caught(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    found: list[Any] = []
+
+    def run(trainer: Any, *_: object) -> None:
+        found.append(trainer)
+        raise Captured
+
+    monkeypatch.setattr("malt_data.trainers.sft.run", run)
+    monkeypatch.setattr("malt_data.trainers.dpo.run", run)
+    return found
+
+
+# --- tokens ---------------------------------------------------------------------------------------
+
+
+def sent_by_build(forest: Forest, node_id: str, engine: Any) -> list[int]:
+    """Return the prompt's tokens as the engine encodes what `build` renders."""
+    nodes = {row["node_id"]: row for row in forest.nodes().collect().to_dicts()}
+    questions = {row["question_id"]: row for row in forest.questions().collect().to_dicts()}
+    steps = node_id.split("/")
+    question = questions[steps[0]]
+    path = ["/".join(steps[: i + 1]) for i in range(1, len(steps) - 1)]
+    messages = render(
+        forest.manifest.spec.prompts, question["kind"], question["question"], question["choices"],
+        [nodes[name]["text"] for name in path],
+    )  # fmt: skip
+    tokens: list[int] = engine._loaded.result().encode(messages)
+    return tokens
+
+
+@pytest.mark.parametrize("role", ["generator", "verifier", "refiner"])
+def test_the_loss_is_on_the_completion_and_the_prompt_is_what_build_sent(
+    forest: Forest, tiny: str, tmp_path: Path, caught: list[Any], role: str
+) -> None:
+    import asyncio
+
+    engine = asyncio.run(TransformersEngine.open(tiny))
+    with pytest.raises(Captured):
+        train_sft(role, str(forest.folder), tmp_path / "out", settings=FAST)
+    trainer = caught[0]
+    data = training_rows(forest, f"{role}_sft")
+    rows = list(trainer.train_dataset)
+    assert len(rows) == len(data)
+    tokenizer = trainer.processing_class
+    for row, source in list(zip(rows, data, strict=True))[:12]:
+        labels = trainer.data_collator([row])["labels"][0]
+        tokens = torch.tensor(row["input_ids"])
+        trained = tokens[labels[: len(tokens)] != -100].tolist()
+        prompt = tokens[: len(tokens) - len(trained)].tolist()
+        assert prompt == sent_by_build(forest, source["node_id"], engine)
+        text = source["completion"][0]["content"]
+        assert tokenizer.decode(trained) == f"{text}<|im_end|>\n"
+    asyncio.run(close(engine))
+
+
+@pytest.mark.parametrize("role", ["verifier", "refiner"])
+def test_dpo_sees_the_same_prompts_and_both_texts(
+    forest: Forest, tiny: str, sft: Path, tmp_path: Path, caught: list[Any], role: str
+) -> None:
+    import asyncio
+
+    engine = asyncio.run(TransformersEngine.open(tiny))
+    with pytest.raises(Captured):
+        train_dpo(role, str(forest.folder), tmp_path / "o", adapter=str(sft), settings=FAST)
+    trainer = caught[0]
+    data = training_rows(forest, f"{role}_dpo")
+    for row, source in list(zip(trainer.train_dataset, data, strict=True))[:12]:
+        assert row["prompt_ids"] == sent_by_build(forest, source["chosen_id"], engine)
+        for side in ("chosen", "rejected"):
+            text = trainer.processing_class.decode(row[f"{side}_ids"])
+            assert text == source[side][0]["content"] + "<|im_end|>\n"
+    asyncio.run(close(engine))
+
+
+async def close(engine: Any) -> None:
+    await engine.close()
+
+
+def training_rows(forest: Forest, name: str) -> list[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    folder = forest.folder / "exports" / name
+    found: list[dict[str, Any]] = pq.read_table(folder / "train-00000.parquet").to_pylist()
+    return found
+
+
+# --- what comes out -------------------------------------------------------------------------------
+
+
+def test_an_adapter_is_whole_and_says_what_made_it(forest: Forest, tiny: str, sft: Path) -> None:
+    names = {path.name for path in sft.iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "README.md", "training.json",
+            "metrics.jsonl", "curves.svg"} <= names  # fmt: skip
+    assert not names & {"ref", "checkpoints"}
+    record = json.loads((sft / "training.json").read_text())
+    assert record["steps"] == 3
+    assert record["model"] == tiny
+    assert record["report"]["config"] == "verifier_sft"
+    lines = [json.loads(line) for line in (sft / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3]
+    assert any("eval_loss" in line for line in lines)
+    card = (sft / "README.md").read_text()
+    assert yaml.safe_load(card.split("---\n")[1])["library_name"] == "peft"
+    for dropped, count in record["report"]["dropped"].items():
+        assert f"| {count} | {dropped} |" in card
+    assert ET.parse(sft / "curves.svg").getroot().tag.endswith("svg")
+
+
+def test_the_saved_adapter_is_the_trained_one_and_the_reference_stays(
+    forest: Forest, tiny: str, sft: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import peft
+    import transformers
+
+    seen: list[Any] = []
+    real = training.save
+
+    def save(trainer: Any, *rest: Any) -> Any:
+        seen.append(trainer)
+        return real(trainer, *rest)
+
+    monkeypatch.setattr("malt_data.trainers.dpo.save", save)
+    settings = FAST.model_copy(update={"dpo": {"learning_rate": 1e-2}})
+    out = tmp_path / "dpo"
+    record = train_dpo(
+        "verifier", str(forest.folder), out, adapter=str(sft), settings=settings, max_steps=4
+    )
+    assert record["adapter"] == str(sft)
+    first = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["loss"] == pytest.approx(0.6931, abs=1e-3)  # the policy is its reference
+    assert not (out / "ref").exists()
+    inside = seen[0].model
+    tokens = torch.tensor([[1, 5, 9, 300, 4000]])
+
+    def fresh(adapter: Path) -> torch.Tensor:
+        base = transformers.AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
+        with torch.no_grad():
+            logits: torch.Tensor = peft.PeftModel.from_pretrained(base, str(adapter))(tokens).logits
+        return logits[:, -1].softmax(-1)
+
+    inside.eval()
+    with torch.no_grad():
+        trained = inside(tokens).logits[:, -1].softmax(-1)
+        inside.set_adapter("ref")
+        reference = inside(tokens).logits[:, -1].softmax(-1)
+    assert torch.allclose(fresh(out), trained, atol=1e-6)
+    assert torch.allclose(fresh(sft), reference, atol=1e-6)
+    assert (trained - reference).abs().max() > 1e-6
+
+
+def test_a_reference_that_is_none_is_noticed(
+    forest: Forest, sft: Path, tmp_path: Path, caught: list[Any]
+) -> None:
+    with pytest.raises(Captured):
+        train_dpo("verifier", str(forest.folder), tmp_path / "o", adapter=str(sft), settings=FAST)
+    model = caught[0].model
+    require_reference(model)
+    weights = dict(model.named_parameters())
+    name = next(n for n in weights if ".ref." in n)
+    weights[name].data.add_(1.0)
+    with pytest.raises(TrainError, match="reference"):
+        require_reference(model)
+
+
+# --- long work ------------------------------------------------------------------------------------
+
+
+def test_a_finished_training_is_left_as_it_is_and_another_one_refused(
+    forest: Forest, sft: Path, tmp_path: Path
+) -> None:
+    before = (sft / "adapter_model.safetensors").stat().st_mtime_ns
+    train_sft("verifier", str(forest.folder), sft, settings=FAST, max_steps=3)
+    assert (sft / "adapter_model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(TrainError, match=r"another max_steps \(3, now 4\).*--out"):
+        train_sft("verifier", str(forest.folder), sft, settings=FAST, max_steps=4)
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(TrainError, match="holds other files"):
+        train_sft("verifier", str(forest.folder), tmp_path, settings=FAST)
+
+
+def test_killed_and_resumed_ends_with_the_same_metrics(forest: Forest, tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("[trainer]\nper_device_train_batch_size = 4\nsave_steps = 2\n")
+    words = [sys.executable, "-m", "malt_data", "train", "--role", "refiner", "--dataset",
+             str(forest.folder), "--config", str(config), "--max-steps", "12"]  # fmt: skip
+    subprocess.run([*words, "--out", str(tmp_path / "a")], check=True, capture_output=True)
+    child = subprocess.Popen(
+        [*words, "--out", str(tmp_path / "b")], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        start_new_session=True,
+    )  # fmt: skip
+    checkpoints = tmp_path / "b" / "checkpoints"
+    for _ in range(3000):
+        if list(checkpoints.glob("checkpoint-*/trainer_state.json")):
+            break
+        assert child.poll() is None, child.communicate()
+        time.sleep(0.01)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.communicate()
+    assert not (tmp_path / "b" / "training.json").exists()
+    torn = checkpoints / "checkpoint-999"
+    torn.mkdir()
+    run = subprocess.run([*words, "--out", str(tmp_path / "b"), "--json"], capture_output=True)
+    assert run.returncode == 0, run.stderr
+    json.loads(run.stdout)  # nothing else was written to stdout
+    losses = [
+        [
+            json.loads(line)["loss"]
+            for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+            if '"loss"' in line
+        ]
+        for name in "ab"
+    ]
+    assert len(losses[0]) == 12
+    assert losses[1] == pytest.approx(losses[0], abs=1e-4)
+
+
+def test_a_team_is_trained_in_order_and_grows_the_next_forest(
+    forest: Forest, tiny: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "team"
+    notes: list[str] = []
+    records = train_team(str(forest.folder), out, settings=FAST, max_steps=1, note=notes.append)
+    assert list(records) == [f"{role}_{stage}" for role, stage in STAGES]
+    assert records["refiner_dpo"]["adapter"] == str(out / "refiner_sft")
+    team = read_team(out / "team.toml")
+    assert team.model == tiny
+    assert team.adapters == {
+        "generator": str(out / "generator_sft"),
+        "verifier": str(out / "verifier_dpo"),
+        "refiner": str(out / "refiner_dpo"),
+    }
+    assert team.data["verifier_dpo"] == str(forest.folder)
+    stamps = {p: p.stat().st_mtime_ns for p in out.glob("*/adapter_model.safetensors")}
+    train_team(str(forest.folder), out, settings=FAST, max_steps=1)
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+
+    words = ["--n", "2", "--limit", "1", "--max-tokens", "4", "--team", str(out / "team.toml")]
+    command = [sys.executable, "-m", "malt_data", "build", *words, "--out", str(tmp_path / "next")]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    query = "SELECT DISTINCT role::VARCHAR AS role, adapter FROM nodes"
+    assert dict(open_forest(tmp_path / "next").sql(query).iter_rows()) == team.adapters
+
+
+# --- what is refused, before the hours of work ----------------------------------------------------
+
+
+def test_what_cannot_be_trained_is_said_first(
+    forest: Forest, tiny: str, sft: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    empty = make_forest(tmp_path / "e", trees=1, n=(1, 1, 1), model=tiny)
+    export(empty, config_named("verifier_dpo"))
+    folder = str(forest.folder)
+
+    def refused(said: str, train: Any, *words: Any, kind: Any = TrainError, **more: Any) -> None:
+        with pytest.raises(kind, match=said):
+            train(*words, out, **{"settings": FAST, **more})
+        assert not out.exists() or not any(out.iterdir())
+
+    adapter = {"adapter": str(sft)}
+    one = f"{folder}/exports/verifier_sft"
+    refused("no export generator_dpo.*malt-data export", train_dpo, "generator", folder, **adapter)
+    refused("no rows to train", train_dpo, "verifier", str(empty.folder), **adapter)
+    refused("holds verifier_sft, but verifier_dpo", train_dpo, "verifier", one, **adapter)
+    refused("was sampled by .*--other-model", train_sft, "verifier", folder, model="other")
+    refused("is no dataset", train_sft, "verifier", str(tmp_path / "none"))
+    refused("could not be loaded", train_dpo, "verifier", folder, adapter=str(tmp_path))
+    wrong = Settings(trainer={"lerning_rate": 1})
+    refused("lerning_rate", train_sft, "verifier", folder, settings=wrong, kind=SpecError)
+    wrong = Settings(lora={"rank": 1})
+    refused("rank", train_sft, "verifier", folder, settings=wrong, kind=SpecError)
+    parquet = tmp_path / "foreign"
+    parquet.mkdir()
+    (parquet / "train-0.parquet").write_bytes((forest.folder / "questions.parquet").read_bytes())
+    refused("no column 'completion'", train_sft, "verifier", str(parquet), model=tiny)
+    (parquet / "train-0.parquet").write_bytes(b"no parquet")
+    refused("cannot be read", train_sft, "verifier", str(parquet), model=tiny, kind=MaltError)
+
+
+def test_a_full_disk_is_said_first(
+    forest: Forest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    full = shutil._ntuple_diskusage(100, 99, 1)  # type: ignore[attr-defined]
+    monkeypatch.setattr("malt_data.trainers.training.shutil.disk_usage", lambda _: full)
+    with pytest.raises(TrainError, match="MiB free, this training needs"):
+        train_sft("verifier", str(forest.folder), tmp_path / "out", settings=FAST)
+
+
+def test_settings_come_from_toml(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text("[trainer]\nlearning_rate = 1e-3\n[dpo]\nbeta = 0.5\n[lora]\nr = 4\n")
+    settings = read_settings(path)
+    assert settings.arguments("sft", 100)["learning_rate"] == 1e-3
+    assert settings.arguments("sft", 100)["num_train_epochs"] == epochs(100) == 10
+    assert settings.arguments("dpo", 100)["beta"] == 0.5
+    assert DEFAULTS["dpo"]["beta"] == 0.2
+    path.write_text("[trainers]\n")
+    with pytest.raises(SpecError, match="unknown setting 'trainers'"):
+        read_settings(path)
+    path.write_text("[")
+    with pytest.raises(SpecError, match="no valid TOML"):
+        read_settings(path)
+
+
+def test_a_team_file_is_checked(tmp_path: Path) -> None:
+    path = tmp_path / "team.toml"
+    hostile = 'a"b\\c\n[x]'
+    write_team(path, Team(model=hostile, adapters={"verifier": "me/v"}, data={}))
+    assert read_team(path) == Team(model=hostile, adapters={"verifier": "me/v"})
+    path.write_text('model = "m"\n[adapters]\ncritic = "c"\n')
+    with pytest.raises(SpecError, match="unknown role 'critic'"):
+        read_team(path)
+    path.write_text('modle = "m"\n')
+    with pytest.raises(SpecError, match="unknown setting 'modle'"):
+        read_team(path)
