@@ -308,10 +308,11 @@ def show(facts: Sequence[Facts], ratios: dict[str, float]) -> None:
         )
     limit = facts[-1]
     print(
-        f"\nThe same rows everywhere, by digest. By rows a second ours is {ratios['from_generator']:.1f} "
-        f"times as fast\nas from_generator, {ratios['from_lists']:.1f} as from_lists, {ratios['map']:.1f} as "
-        f"map. It takes {ratios['limit']:.2f} times the limit\n(read {limit['read_seconds']:.1f} s, "
-        f"write {limit['write_seconds']:.1f} s)."
+        "\nThe same rows everywhere, by digest. By rows a second ours is\n"
+        f"{ratios['from_generator']:.1f} times as fast as from_generator, "
+        f"{ratios['from_lists']:.1f} as from_lists, {ratios['map']:.1f} as map.\n"
+        f"It takes {ratios['limit']:.2f} times the limit "
+        f"(read {limit['read_seconds']:.1f} s, write {limit['write_seconds']:.1f} s)."
     )
 
 

@@ -295,7 +295,13 @@ def show(args: tuple[str, ...], full: bool, as_json: bool) -> None:
 )
 @click.option("--check", is_flag=True, help="Try the rows on the real chat template.")
 @click.option("--tokenizer", help="Name or folder for --check.  [default: the forest's model]")
-@click.option("--max-length", type=int, help="Tokens a row for --check.  [default: 1024]")
+@click.option(
+    "--max-length",
+    type=click.IntRange(1),
+    default=1024,
+    show_default=True,
+    help="Tokens a row for --check.",
+)
 @click.option("--push", "repo", metavar="USER/NAME", help="Push forest and exports to the Hub.")
 @click.option("--dry-run", is_flag=True, help="Only count what would be written and left out.")
 @json_option
@@ -307,7 +313,7 @@ def export(
     config: Path | None,
     check: bool,
     tokenizer: str | None,
-    max_length: int | None,
+    max_length: int,
     repo: str | None,
     dry_run: bool,
     as_json: bool,
@@ -334,6 +340,9 @@ def export(
         raise click.UsageError("--push sends the forest's own exports: leave --out away.")
     given = {key: value for key, value in settings.items() if value is not None}
     selection = make_selection(_config(config) | given)
+    if check and dry_run:
+        raise click.UsageError("--check looks at the rows written: leave --dry-run away.")
+    checker = _checker(opened, tokenizer, max_length) if check else None
     reports = []
     for each in wanted:
         if dry_run:
@@ -343,11 +352,9 @@ def export(
             reports.append(exporting.export(opened, each, selection, out, watch=steps.update))
     facts = {report.config: report.model_dump(mode="json") for report in reports}
     problems: list[str] = []
-    if check and not dry_run:
-        folders = [exporting.place(opened, each, out) for each in wanted]
-        for each, found in zip(
-            wanted, _checked(opened, folders, tokenizer, max_length), strict=True
-        ):
+    if checker is not None:
+        for each in wanted:
+            found = checker(exporting.place(opened, each, out))
             facts[each.name]["check"] = found
             problems += found["problems"]
     pushed = None
@@ -600,15 +607,14 @@ def _forest_and_ids(args: tuple[str, ...], most: int) -> tuple["Forest", tuple[s
     return _open(args[0] if named else None), args[named:]
 
 
-def _checked(
-    forest: "Forest", folders: list[Path], tokenizer: str | None, max_length: int | None
-) -> list[dict[str, Any]]:
+def _checker(
+    forest: "Forest", tokenizer: str | None, max_length: int
+) -> Callable[[Path], dict[str, Any]]:
     from malt_data.exporters import check
 
-    name = tokenizer or forest.manifest.spec.model
-    loaded = check.load_tokenizer(name or "")
+    loaded = check.load_tokenizer(tokenizer or forest.manifest.spec.model or "")
     leaks = check.gold_leaks(forest)
-    return [check.check(each, loaded, max_length or check.MAX_LENGTH, leaks) for each in folders]
+    return lambda folder: check.check(folder, loaded, max_length, leaks)
 
 
 def _team(path: Path | None) -> dict[str, Any]:

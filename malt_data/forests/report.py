@@ -20,7 +20,7 @@ from malt_data.errors import ForestError
 if TYPE_CHECKING:
     from malt_data.forests.forest import Forest
 
-_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _MOST_ROWS = 100
 
 

@@ -1,0 +1,360 @@
+"""The check on the real chat template: every problem provoked, every fact counted again."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+from synthetic import make_forest
+
+from malt_data.cli import main
+from malt_data.engines.embedded import EMBEDDED
+from malt_data.errors import ExportError
+from malt_data.exporters.check import check, gold_leaks, load_tokenizer
+from malt_data.exporters.export import export
+from malt_data.exporters.selection import Selection
+from malt_data.forests.forest import Forest
+from malt_data.schemas.exports import ALL, config_named
+
+pytest.importorskip("transformers")
+
+pytestmark = pytest.mark.model
+
+ASKS = {"system": "You check.", "user": "{question}\n{initial_answer}"}
+NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+THINKS = "{% if add_generation_prompt %}{{ '<think>' }}{% endif %}"
+NO_PREFIX = "is no prefix of prompt and completion"
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return load_tokenizer(EMBEDDED)
+
+
+@pytest.fixture(scope="module")
+def forest(tmp_path_factory: pytest.TempPathFactory) -> Forest:
+    """A forest whose verifier has a system message."""
+    folder = tmp_path_factory.mktemp("forest") / "f"
+    return make_forest(folder, trees=16, n=(2, 2, 3), prompts={"numeric": {"verifier": ASKS}})
+
+
+def templated(tokenizer: Any, template: str) -> Any:
+    """Return the tokenizer with another chat template."""
+    other = copy.copy(tokenizer)
+    other.chat_template = template
+    return other
+
+
+def write(forest: Forest, name: str, out: Path, **selection: Any) -> Path:
+    export(forest, config_named(name), Selection(**{"validation": 0} | selection), out)
+    return out
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return [
+        row for path in sorted(folder.glob("*.parquet")) for row in pq.read_table(path).to_pylist()
+    ]
+
+
+def retell(forest: Forest, texts: dict[str, str]) -> None:
+    """Give the nodes whose ids end in a key that text."""
+    for path in forest.parts.paths():
+        table = pq.read_table(path, partitioning=None)
+        found = [
+            next((text for end, text in texts.items() if row["node_id"].endswith(end)), row["text"])
+            for row in table.to_pylist()
+        ]
+        place = table.schema.get_field_index("text")
+        pq.write_table(table.set_column(place, table.schema.field(place), pa.array(found)), path)
+
+
+def ask(forest: Forest, rows: list[dict[str, Any]]) -> list[str]:
+    """Give the first questions these columns; return their ids."""
+    path = forest.folder / "questions.parquet"
+    table = pq.read_table(path)
+    changed = table.to_pylist()
+    for row, columns in zip(changed, rows, strict=False):
+        row |= columns
+    pq.write_table(pa.Table.from_pylist(changed, table.schema), path)
+    return [row["question_id"] for row in changed[: len(rows)]]
+
+
+# --- facts ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", ALL, ids=lambda config: config.name)
+def test_the_facts_are_those_counted_again(
+    forest: Forest, tokenizer: Any, tmp_path: Path, config: Any
+) -> None:
+    rows = rows_of(write(forest, config.name, tmp_path / "out"))
+    sides = ("chosen", "rejected") if config.format == "dpo" else ("completion",)
+    prompts: list[int] = []
+    texts: dict[str, list[int]] = {side: [] for side in sides}
+    for row in rows:
+        start = tokenizer.apply_chat_template(
+            row["prompt"], tokenize=False, add_generation_prompt=True
+        )
+        prompts.append(count(tokenizer, start))
+        for side in sides:
+            whole = start + row[side][0]["content"] + "<|im_end|>\n"
+            texts[side].append(count(tokenizer, whole) - prompts[-1])
+    longest = [prompt + max(more) for prompt, *more in zip(prompts, *texts.values(), strict=True)]
+    limit = sorted(longest)[len(longest) // 2]
+    facts = check(tmp_path / "out", tokenizer, limit)
+    assert facts["rows"] == len(rows) > 0
+    assert facts["max_length"] == limit
+    assert facts["would_be_cut"] == sum(length > limit for length in longest)
+    assert facts["text_tokens"].keys() == set(sides)
+    for name, lengths in (texts | {"prompt": prompts}).items():
+        marks = facts["prompt_tokens"] if name == "prompt" else facts["text_tokens"][name]
+        assert marks["most"] == max(lengths)
+        assert sum(length < marks["median"] for length in lengths) <= len(lengths) / 2
+        assert sum(length > marks["median"] for length in lengths) <= len(lengths) / 2
+        assert sum(length < marks["p95"] for length in lengths) <= 0.95 * len(lengths)
+        assert sum(length > marks["p95"] for length in lengths) <= 0.05 * len(lengths) + 1
+    if config.format == "dpo":
+        pairs = list(zip(texts["chosen"], texts["rejected"], strict=True))
+        points = sum(1 if a > b else 0.5 if a == b else 0 for a, b in pairs)
+        assert facts["chosen_longer"] == pytest.approx(points / len(pairs))
+    else:
+        assert facts["chosen_longer"] is None
+    assert check(tmp_path / "out", tokenizer)["problems"] == []
+
+
+def count(tokenizer: Any, text: str) -> int:
+    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+# --- problems -------------------------------------------------------------------------------------
+
+
+def problem(facts: dict[str, Any]) -> str:
+    (only,) = facts["problems"]
+    return str(only)
+
+
+def test_a_template_that_refuses_system_messages(
+    forest: Forest, tokenizer: Any, tmp_path: Path
+) -> None:
+    refusing = templated(tokenizer, NO_SYSTEM + tokenizer.chat_template)
+    folder = write(forest, "verifier_dpo", tmp_path / "v")
+    rows = rows_of(folder)
+    facts = check(folder, refusing)
+    assert problem(facts) == (
+        f"verifier_dpo: {len(rows)} rows that the chat template refuses ({rows[0]['chosen_id']})."
+    )
+    assert facts["rows"] == len(rows)
+    assert (facts["prompt_tokens"], facts["would_be_cut"], facts["chosen_longer"]) == ({}, 0, None)
+    assert check(write(forest, "refiner_dpo", tmp_path / "r"), refusing)["problems"] == []
+
+
+@pytest.mark.parametrize("name", ["generator_sft", "refiner_dpo", "verifier_kto"])
+def test_a_template_whose_prompt_is_no_prefix(
+    forest: Forest, tokenizer: Any, tmp_path: Path, name: str
+) -> None:
+    folder = write(forest, name, tmp_path / "out")
+    thinking = templated(tokenizer, tokenizer.chat_template + THINKS)
+    said = problem(check(folder, thinking))
+    assert said.startswith(f"{name}: {len(rows_of(folder))} rows whose prompt {NO_PREFIX}")
+
+
+def test_a_text_that_merges_with_the_prompt_is_no_prefix_on_the_real_template(
+    tokenizer: Any, tmp_path: Path
+) -> None:
+    forest = make_forest(tmp_path / "f", trees=3)
+    retell(forest, {"g1": "\n\nSo."})
+    folder = write(forest, "generator_value", tmp_path / "out")
+    said = problem(check(folder, tokenizer))
+    assert "generator_value: 3 rows" in said
+    assert NO_PREFIX in said
+    assert "/g1)" in said
+
+
+def test_a_prompt_that_fills_the_limit_leaves_no_room(
+    forest: Forest, tokenizer: Any, tmp_path: Path
+) -> None:
+    folder = write(forest, "refiner_sft", tmp_path / "out")
+    lengths = sorted(
+        count(
+            tokenizer,
+            tokenizer.apply_chat_template(
+                row["prompt"], tokenize=False, add_generation_prompt=True
+            ),
+        )
+        for row in rows_of(folder)
+    )
+    shortest, longest = lengths[0], lengths[-1]
+    assert shortest < longest
+    assert check(folder, tokenizer, longest + 1)["problems"] == []
+    filled = lengths.count(longest)
+    said = problem(check(folder, tokenizer, longest))
+    assert f"{filled} rows whose prompt alone fills the {longest} tokens" in said
+    assert f" {len(lengths)} rows" in problem(check(folder, tokenizer, shortest))
+
+
+def test_a_pair_of_the_same_texts(tokenizer: Any, tmp_path: Path) -> None:
+    forest = make_forest(tmp_path / "f", trees=10, n=(3, 3, 3))
+    folder = write(
+        forest, "generator_dpo", tmp_path / "keep", keep_identical=True, keep_truncated=True
+    )
+    alike = [row for row in rows_of(folder) if row["chosen"] == row["rejected"]]
+    assert alike
+    said = problem(check(folder, tokenizer))
+    assert said.startswith(f"generator_dpo: {len(alike)} pairs with the same text on both sides")
+    assert alike[0]["chosen_id"] in said
+    assert check(write(forest, "generator_dpo", tmp_path / "drop"), tokenizer)["problems"] == []
+
+
+@pytest.mark.parametrize("text", ["", " \n\t"])
+def test_an_empty_text_to_learn(tokenizer: Any, tmp_path: Path, text: str) -> None:
+    forest = make_forest(tmp_path / "f", trees=3)
+    retell(forest, {"v2": text})
+    facts = check(write(forest, "verifier_value", tmp_path / "out"), tokenizer)
+    said = facts["problems"][0]  # blanks merge with the end of the prompt too
+    assert said.startswith("verifier_value: 6 rows with an empty text to learn")
+
+
+def test_an_empty_rejected_text_is_no_problem(tokenizer: Any, tmp_path: Path) -> None:
+    forest = make_forest(tmp_path / "f", trees=3, n=(2, 2, 2))
+    folder = write(forest, "refiner_dpo", tmp_path / "out", keep_truncated=True)
+    rejected = rows_of(folder)[0]["rejected_id"]
+    retell(forest, {rejected: ""})
+    folder = write(forest, "refiner_dpo", tmp_path / "out", keep_truncated=True)
+    assert "" in [row["rejected"][0]["content"] for row in rows_of(folder)]
+    assert check(folder, tokenizer)["problems"] == []
+
+
+def test_no_rows_at_all_says_why(tokenizer: Any, tmp_path: Path) -> None:
+    forest = make_forest(tmp_path / "f", trees=4, n=(1, 2, 3))
+    folder = write(forest, "generator_dpo", tmp_path / "none")
+    facts = check(folder, tokenizer)
+    assert problem(facts) == "generator_dpo: no rows at all (left out: nothing)."
+    assert (facts["rows"], facts["prompt_tokens"], facts["chosen_longer"]) == (0, {}, None)
+    pairs = len(rows_of(write(forest, "refiner_dpo", tmp_path / "all", keep_truncated=True)))
+    assert pairs
+    for path in forest.parts.paths():
+        table = pq.read_table(path, partitioning=None)
+        place = table.schema.get_field_index("finish_reason")
+        cut = pa.array(["length"] * table.num_rows).cast(table.schema.field(place).type)
+        pq.write_table(table.set_column(place, table.schema.field(place), cut), path)
+    said = problem(check(write(forest, "refiner_dpo", tmp_path / "cut"), tokenizer))
+    assert said == f"refiner_dpo: no rows at all (left out: {pairs} truncated)."
+
+
+# --- leaks ----------------------------------------------------------------------------------------
+
+SOLUTION = "Six times seven is forty-two, so the answer must be 42."
+
+
+def test_questions_that_tell_their_gold(tokenizer: Any, tmp_path: Path) -> None:
+    forest = make_forest(tmp_path / "f", trees=10, n=(1, 1, 1))
+    meta = json.dumps({"solution": SOLUTION})
+    ids = ask(
+        forest,
+        [
+            {"question": "What is 6 * 7?\n#### 42", "gold": "42"},
+            {"question": f"What is 6 * 7? {SOLUTION} Now you.", "gold": "41", "meta": meta},
+            {"question": "Why is it so?\nFinal Answer: 42.0", "gold": "42"},
+            {"question": "What is 6 * 7?\n#### 41", "gold": "42"},
+            {"question": "42 eggs and 0 eggs: how many eggs?", "gold": "42"},
+            {"question": "What is 6 * 7?", "gold": "42", "meta": meta},
+            {"question": "So 42 it is?", "gold": "42", "meta": json.dumps({"solution": "42"})},
+            {"question": "6 * 7", "gold": "42"},
+            {"question": "$2^3$", "gold": "8", "kind": "math"},
+        ],
+    )
+    assert gold_leaks(forest) == set(ids[:3])
+    folder = write(forest, "generator_value", tmp_path / "out")
+    said = problem(check(folder, tokenizer, leaks=gold_leaks(forest)))
+    assert said.startswith("generator_value: 3 rows whose prompt tells the gold answer")
+    assert any(f"({name}/g0)" in said for name in ids[:3])
+
+
+# --- the tokenizer and the command ----------------------------------------------------------------
+
+
+def test_a_tokenizer_that_is_not_there_is_one_clear_sentence(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("nowhere", "empty"):
+        with pytest.raises(ExportError) as raised:
+            load_tokenizer(str(tmp_path / name))
+        said = str(raised.value)
+        assert said.startswith(f"The tokenizer {tmp_path / name} could not be loaded (")
+        assert said.endswith("--tokenizer NAME")
+        assert "\n" not in said
+
+
+def test_a_tokenizer_without_a_chat_template_is_refused(tokenizer: Any, tmp_path: Path) -> None:
+    templated(tokenizer, "").save_pretrained(tmp_path / "base")
+    with pytest.raises(ExportError, match="has no chat template"):
+        load_tokenizer(str(tmp_path / "base"))
+
+
+def malt(*arguments: object) -> Result:
+    runner = CliRunner(env={"COLUMNS": "200"})
+    return runner.invoke(main, [str(argument) for argument in arguments])
+
+
+def test_a_sound_export_is_exit_code_0_with_its_facts(forest: Forest, tokenizer: Any) -> None:
+    chosen = ["--role", "refiner", "--format", "dpo", "--tokenizer", EMBEDDED]
+    run = malt("export", forest.folder, *chosen, "--check")
+    assert run.exit_code == 0, run.output
+    assert "Error" not in run.stderr
+    facts = check(forest.folder / "exports" / "refiner_dpo", tokenizer)
+    median, most = facts["prompt_tokens"]["median"], facts["prompt_tokens"]["most"]
+    assert f"  prompt tokens: median {median}, p95 " in run.stdout
+    assert f", most {most}\n" in run.stdout
+    assert "longer than 1024 tokens: 0\n" in run.stdout
+    assert f"chosen is the longer text in {100 * facts['chosen_longer']:.0f} %" in run.stdout
+    told = json.loads(malt("export", forest.folder, *chosen, "--check", "--json").stdout)
+    assert told["refiner_dpo"]["check"] == facts
+
+
+def test_an_export_that_would_break_training_is_exit_code_1_in_one_line(
+    forest: Forest, tokenizer: Any, tmp_path: Path
+) -> None:
+    templated(tokenizer, NO_SYSTEM + tokenizer.chat_template).save_pretrained(tmp_path / "refusing")
+    call = [
+        "--check",
+        "--tokenizer",
+        tmp_path / "refusing",
+        "--max-length",
+        5,
+        "--push",
+        "me/trees",
+    ]
+    run = malt("export", forest.folder, *call)
+    assert run.exit_code == 1
+    assert isinstance(run.exception, SystemExit)  # no traceback
+    (error,) = [line for line in run.stderr.splitlines() if "Error" in line]
+    assert error.startswith("Error: This would break training: generator_sft: ")
+    for name in ("verifier_sft", "verifier_dpo"):
+        assert f"{name}: {total(run.stdout, name)} rows that the chat template refuses" in error
+    for name in ("generator_sft", "refiner_sft", "refiner_dpo"):
+        assert f"{name}: {total(run.stdout, name)} rows whose prompt alone fills the 5 " in error
+    assert "me/trees" not in run.stdout + run.stderr  # nothing is pushed
+
+
+def total(printed: str, name: str) -> int:
+    (line,) = [line for line in printed.splitlines() if line.startswith(f"{name}: ")]
+    counts = line.removeprefix(f"{name}: ").partition(" in ")[0].split(", ")
+    return sum(int(part.split()[0]) for part in counts)
+
+
+def test_a_leak_and_a_missing_tokenizer_end_the_command_in_one_line(tmp_path: Path) -> None:
+    forest = make_forest(tmp_path / "f", trees=4)
+    ask(forest, [{"question": "What is 6 * 7?\n#### 42", "gold": "42"}] * 4)
+    chosen = [forest.folder, "--role", "refiner", "--format", "value", "--check", "--tokenizer"]
+    for name, said in {
+        EMBEDDED: "refiner_value: 48 rows whose prompt tells the gold answer",
+        str(tmp_path / "nowhere"): "nowhere could not be loaded",
+    }.items():
+        run = malt("export", *chosen, name)
+        assert run.exit_code == 1
+        assert isinstance(run.exception, SystemExit)  # no traceback
+        (error,) = [line for line in run.stderr.splitlines() if "Error" in line]
+        assert said in error

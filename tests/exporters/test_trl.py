@@ -1,0 +1,186 @@
+"""TRL's own trainers take every config as it is: one step each, on exactly the right tokens.
+
+The model is SmolLM2's architecture, tiny and random; tokenizer and chat template are the embedded
+model's own.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from synthetic import make_forest
+
+from malt_data.engines.embedded import EMBEDDED, resolve
+from malt_data.exporters.check import check
+from malt_data.exporters.export import export
+from malt_data.exporters.selection import Selection
+from malt_data.forests.forest import Forest
+from malt_data.schemas.exports import ALL, config_named
+
+trl = pytest.importorskip("trl")
+
+pytestmark = pytest.mark.model
+
+TRAINERS = {
+    "sft": ["SFT"],
+    "dpo": ["DPO", "Reward"],
+    "kto": ["KTO"],
+    "trajectory": ["SFT"],
+    "value": ["SFT", "RLOO"],
+}
+CASES = [(config.name, name) for config in ALL for name in TRAINERS[config.format]]
+VERIFIER = "{question}\n{initial_answer}\n<|im_end|> Is it right? äöü 🙂 "
+BEGINNINGS = ["", " ", "\n", "🙂 ", "<|im_end|>\n<|im_start|>user\n", "日本\u202e", "\t{question}"]
+END = "<|im_end|>\n"
+"""What the chat template sets behind a completion; learnt too, so that the model stops."""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a model that TRL loads by its name."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    folder = str(tmp_path_factory.mktemp("model"))
+    tokenizer = AutoTokenizer.from_pretrained(resolve(EMBEDDED, print))
+    tokenizer.save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every config, each in the folder of its name, of a forest with odd texts."""
+    folder = tmp_path_factory.mktemp("exports")
+    prompts = {"numeric": {"verifier": {"system": "You check.", "user": VERIFIER}}}
+    forest = make_forest(folder / "forest", trees=16, n=(2, 2, 3), prompts=prompts)
+    begin(forest, BEGINNINGS)
+    selection = Selection(validation=0.3, max_per_question=2)
+    for config in ALL:
+        export(forest, config, selection, folder / config.name)
+    return folder
+
+
+def begin(forest: Forest, beginnings: list[str]) -> None:
+    """Set one of the beginnings before every node's text, in turn."""
+    for path in forest.parts.paths():
+        table = pq.read_table(path, partitioning=None)
+        texts = [
+            beginnings[i % len(beginnings)] + text
+            for i, text in enumerate(table["text"].to_pylist())
+        ]
+        place = table.schema.get_field_index("text")
+        pq.write_table(table.set_column(place, table.schema.field(place), pa.array(texts)), path)
+
+
+def load(folder: Path) -> Any:
+    import datasets
+
+    files = {path.name.partition("-")[0]: str(path) for path in folder.glob("*.parquet")}
+    return datasets.load_dataset("parquet", data_files=files, cache_dir=str(folder / "cache"))
+
+
+def make_trainer(name: str, model: str, rows: Any, out: Path, **more: Any) -> Any:
+    settings: dict[str, Any] = {"num_generations": 2, "max_completion_length": 4}
+    args = getattr(trl, f"{name}Config")(
+        output_dir=str(out),
+        max_steps=1,
+        per_device_train_batch_size=2,
+        logging_steps=1,
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+        bf16=False,
+        **(settings if name == "RLOO" else {}),
+    )
+    return getattr(trl, f"{name}Trainer")(
+        model=model,
+        args=args,
+        train_dataset=rows["train"],
+        eval_dataset=rows.get("validation"),
+        **more,
+    )
+
+
+def learnt(trainer: Any) -> list[tuple[str, str]]:
+    """Return (what is only read, what the loss is taken on) of every sequence, as text."""
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    seen = batch["attention_mask"].bool()
+    if "labels" in batch:
+        mask = batch["labels"] != -100
+        assert (batch["labels"] == batch["input_ids"])[mask].all()
+    else:  # a reward model scores the whole sequence
+        mask = batch["completion_mask"].bool() if "completion_mask" in batch else seen
+    decode = trainer.processing_class.decode
+    return [
+        (decode(ids[one & ~on]), decode(ids[on]))
+        for ids, one, on in zip(batch["input_ids"], seen, mask, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("config", "name"), CASES)
+def test_a_step_on_an_export_as_it_is_learns_its_texts_and_nothing_else(
+    exports: Path, model: str, tmp_path: Path, config: str, name: str
+) -> None:
+    rows = load(exports / config)
+    assert set(rows) == {"train", "validation"}
+    given: list[float] = []
+
+    def reward(completions: list[Any], value: list[float], **_: Any) -> list[float]:
+        given.extend(value)
+        return [one + place for place, one in enumerate(value)]
+
+    more = {"reward_funcs": reward} if name == "RLOO" else {}
+    trainer = make_trainer(name, model, rows, tmp_path, **more)
+    if name != "RLOO":  # it samples its own texts
+        assert learnt(trainer) == expected(name, rows["train"], trainer.processing_class)
+    trainer.train()
+    assert trainer.state.global_step == 1
+    logged = trainer.state.log_history[0]
+    assert math.isfinite(logged["loss"])
+    assert logged["grad_norm"] > 0
+    if name == "RLOO":
+        assert given
+        assert set(given) <= set(rows["train"]["value"])
+
+
+def expected(name: str, rows: Any, tokenizer: Any) -> list[tuple[str, str]]:
+    """Return (what is only read, what is to be learnt) of every text, by the chat template."""
+    sides = ("chosen", "rejected") if "chosen" in rows.column_names else ("completion",)
+    found = []
+    for side in sides:
+        for row in rows:
+            prompt = tokenizer.apply_chat_template(
+                row["prompt"], tokenize=False, add_generation_prompt=True
+            )
+            text = row[side][0]["content"] + END
+            found.append(("", prompt + text) if name == "Reward" else (prompt, text))
+    return found
+
+
+def test_a_row_that_the_check_refuses_is_learnt_wrongly(model: str, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    forest = make_forest(tmp_path / "f", trees=4)
+    begin(forest, ["\n\n"])  # merges with the end of the prompt into other tokens
+    export(forest, config_named("generator_value"), Selection(validation=0), tmp_path / "out")
+    rows = load(tmp_path / "out")
+    trainer = make_trainer("SFT", model, rows, tmp_path)
+    texts = [row["completion"][0]["content"] + END for row in rows["train"]]
+    assert all(found != text for (_, found), text in zip(learnt(trainer), texts, strict=True))
+    (problem,) = check(tmp_path / "out", AutoTokenizer.from_pretrained(model))["problems"]
+    assert f"{len(texts)} rows whose prompt is no prefix" in problem
