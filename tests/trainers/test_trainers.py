@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from hub_server import Hub
 from synthetic import make_forest
 from trainers.tiny import make_tiny
 
@@ -382,3 +384,51 @@ def test_a_team_file_is_checked(tmp_path: Path) -> None:
     path.write_text('modle = "m"\n')
     with pytest.raises(SpecError, match="unknown setting 'modle'"):
         read_team(path)
+
+
+# --- the Hub --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    with Hub(tmp_path / "hub") as hub:
+        yield hub
+
+
+def malt(hub: Hub, home: Path, *words: object, code: int = 0, **more: Any) -> tuple[str, str]:
+    run = subprocess.run(
+        [sys.executable, "-m", "malt_data", *map(str, words)],
+        env=hub.environment(home, **more), capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == code, run.stderr
+    assert "Traceback" not in run.stderr
+    return run.stdout, run.stderr
+
+
+def test_from_the_hub_at_a_pinned_commit_and_back(forest: Forest, hub: Hub, tmp_path: Path) -> None:
+    malt(hub, tmp_path / "a", "push", forest.folder, "ann/trees", "--tag", "v1")
+    commit = hub.commits("dataset", "ann/trees", "v1")[0].oid
+    home, out = tmp_path / "elsewhere", tmp_path / "out"
+    words = ["train", "--role", "verifier", "--dataset", "ann/trees@v1", "--out", out,
+             "--max-steps", "1"]  # fmt: skip
+    said, _ = malt(hub, home, *words, "--push", "ann/verifier", "--json")
+    assert json.loads(said)["verifier_sft"]["data"] == f"ann/trees@{commit}"
+    files = hub.files("model", "ann/verifier", "main")
+    assert files["adapter_model.safetensors"] == (out / "adapter_model.safetensors").read_bytes()
+    assert commit in files["README.md"].decode()
+    assert "ann/trees" in yaml.safe_load(files["README.md"].decode().split("---\n")[1])["datasets"]
+    pushed = len(hub.commits("model", "ann/verifier", "main"))
+    malt(hub, home, *words, "--push", "ann/verifier")  # finished: nothing trained, nothing sent
+    assert len(hub.commits("model", "ann/verifier", "main")) == pushed
+    dpo = ["train", "--role", "verifier", "--stage", "dpo", "--dataset", "ann/trees", "--max-steps",
+           "1", "--adapter", "ann/verifier"]  # fmt: skip
+    malt(hub, home, *dpo, "--out", tmp_path / "dpo")  # from an adapter on the Hub
+    missing = ["--dataset", "ann/trees", "--out", tmp_path / "no"]
+    _, error = malt(hub, home, *dpo, *missing, "--role", "generator", code=1)
+    assert "has no config generator_dpo" in error
+    hidden = ["train", "--role", "refiner", "--dataset", "ann/hidden", "--out", tmp_path / "no"]
+    _, error = malt(hub, home, *hidden, code=1, token=None)
+    assert "is not on the Hub, or your login may not see it" in error
+    _, error = malt(hub, home, *dpo[:-1], "ann/none", "--out", tmp_path / "no", code=1)
+    assert "ann/none could not be loaded" in error
+    assert not (tmp_path / "no").exists()
