@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from malt_data import __version__
-from malt_data.errors import ExportError, ForestError, MaltError, SpecError
+from malt_data.errors import EvalError, ExportError, ForestError, MaltError, SpecError
 
 if TYPE_CHECKING:
     from malt_data.forests.forest import Forest
@@ -555,6 +555,152 @@ def train(
 
 
 @main.command()
+@click.argument("question")
+@click.option(
+    "--team",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="team.toml; without one the base model plays all roles.",
+)
+@click.option("--setting", help="[default: malt+mv with a team, else ma+mv]")
+@_setting("--engine", type=click.Choice(["transformers", "vllm", "openai"]), help="What samples.")
+@_setting("--model", help="Model name or folder.")
+@_setting("--base-url", help="OpenAI-compatible server.")
+@_setting("--grader", type=click.Choice(["numeric", "math"]), help="Kind of question.")
+@_setting("--temperature", type=float, help="[default: 0.3]")
+@_setting("--max-tokens", type=int, help="Tokens a completion.")
+@_setting("--seed", type=int, help="[default: 0]")
+@json_option
+def ask(
+    question: str, team: Path | None, setting: str | None, as_json: bool, **options: Any
+) -> None:
+    """Let a team answer one question, turn by turn.
+
+    \b
+    malt-data ask "What is 12 + 30?" --team team/team.toml
+    """
+    from malt_data.evaluation.evaluate import ask as answer_one
+    from malt_data.evaluation.play import Turn
+    from malt_data.evaluation.settings import find
+    from malt_data.forests.report import clean
+    from malt_data.schemas.manifest import make_spec
+
+    base, adapters, _ = _adapters(team)
+    given = {key: value for key, value in options.items() if value is not None}
+    spec = make_spec(base | given)
+    chosen = find([setting or ("malt+mv" if team else "ma+mv")])[0]
+    turns: list[dict[str, Any]] = []
+
+    def heard(turn: Turn) -> None:
+        turns.append({"pass": turn.passed, "role": turn.role, "text": turn.completion.text})
+        if not as_json:
+            head = click.style(f"{turn.passed + 1} {turn.role}", bold=True)
+            click.echo(f"{head}\n{clean(turn.completion.text)}\n")
+
+    answer, votes = answer_one(
+        question, spec, chosen, adapters, seed=spec.seed, heard=heard, note=_note
+    )
+    if as_json:
+        click.echo(json.dumps({"answer": answer, "votes": votes, "turns": turns}, indent=2))
+    else:
+        shown = ", ".join("none" if vote is None else vote for vote in votes)
+        click.echo(f"Answer: {'none' if answer is None else answer} (votes: {shown})")
+
+
+@main.command(name="eval")
+@click.option("--questions", help="As for build.  [default: embedded]")
+@click.option("--split", default="test", show_default=True, help="Split of the source.")
+@click.option("--settings", default="sa,sa+mv,ma,ma+mv", help="[default: sa,sa+mv,ma,ma+mv]")
+@click.option(
+    "--settings-file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="TOML file with settings of your own.",
+)
+@click.option("--seeds", type=click.IntRange(1), default=4, show_default=True, help="Runs.")
+@click.option("--limit", type=int, help="Questions a seed, drawn by it.  [default: all]")
+@click.option(
+    "--team",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="team.toml: model, adapters, and what they were trained on.",
+)
+@click.option("--allow-seen", is_flag=True, help="Ask questions that the team was trained on.")
+@_setting("--engine", type=click.Choice(["transformers", "vllm", "openai"]), help="What samples.")
+@_setting("--model", help="Model name or folder.  [default: the team's, or the embedded one]")
+@_setting("--base-url", help="OpenAI-compatible server.")
+@_setting("--concurrency", type=int, help="Requests (openai) or sequences in flight.")
+@_setting(
+    "--grader", type=click.Choice(["auto", "numeric", "choice", "math"]), help="[default: auto]"
+)
+@_setting("--temperature", type=float, help="[default: 0.3]")
+@_setting("--max-tokens", type=int, help="Tokens a completion.  [default: 1024; embedded: 32]")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="TOML file with any settings of a build.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("results"),
+    show_default=True,
+    help="Folder of the results.",
+)
+@click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
+@json_option
+def evaluate(
+    settings: str,
+    settings_file: Path | None,
+    seeds: int,
+    team: Path | None,
+    allow_seen: bool,
+    config: Path | None,
+    out: Path,
+    markdown: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Evaluate a team against baselines; run it again to complete or extend it.
+
+    \b
+    malt-data eval --settings sa,sa+mv,ma+mv --limit 50
+    malt-data eval --settings sa+mv,malt+mv --team team/team.toml
+    """
+    from malt_data.evaluation import results
+    from malt_data.evaluation.evaluate import evaluate as run
+    from malt_data.evaluation.settings import find
+    from malt_data.progress import Steps
+    from malt_data.schemas.manifest import make_spec
+
+    base, adapters, seen = _adapters(team)
+    given = {key: value for key, value in options.items() if value is not None}
+    chosen = find([name for name in settings.split(",") if name], settings_file)
+    with Steps("eval") as steps:
+        report = run(
+            make_spec(base | _config(config) | given),
+            chosen,
+            adapters,
+            out,
+            seeds=seeds,
+            seen=seen,
+            allow_seen=allow_seen,
+            watch=steps.update,
+            note=_note,
+        )
+    rows = results.table(out)
+    if as_json:
+        click.echo(json.dumps({**report, "out": str(out), "settings": rows}, indent=2))
+    elif markdown:
+        click.echo(results.markdown(rows))
+    else:
+        _table(rows)
+    if report["failed"]:
+        first = next(iter(report["failed"].items()))
+        raise EvalError(
+            f"{len(report['failed'])} questions failed, the first ({first[0]}) with: {first[1]} "
+            "Run the same command again to complete them."
+        )
+
+
+@main.command()
 @click.argument("forest", required=False)
 @json_option
 def verify(forest: str | None, as_json: bool) -> None:
@@ -615,6 +761,18 @@ def _checker(
     loaded = check.load_tokenizer(tokenizer or forest.manifest.spec.model or "")
     leaks = check.gold_leaks(forest)
     return lambda folder: check.check(folder, loaded, max_length, leaks)
+
+
+def _adapters(
+    path: Path | None,
+) -> tuple[dict[str, Any], dict[str, dict[str, str]], frozenset[str]]:
+    """Return (settings, adapters by stage and role, ids trained on) of a team file, if any."""
+    if path is None:
+        return {}, {"team": {}, "sft": {}}, frozenset()
+    from malt_data.trainers.team import read_team
+
+    team = read_team(path)
+    return {"model": team.model}, {"team": team.adapters, "sft": team.sft}, team.trained_on()
 
 
 def _team(path: Path | None) -> dict[str, Any]:

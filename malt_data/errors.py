@@ -6,6 +6,7 @@
     ├── ForestError        a forest that is missing, torn, foreign or newer than this code
     │   └── MixError       a build whose settings differ from the forest's
     ├── ExportError        an export that cannot be made, read or trained on
+    ├── EvalError          an evaluation that cannot begin or go on
     ├── TrainError         a training that cannot begin or go on
     ├── HubError           the Hub refused, changed meanwhile, or cannot be reached
     ├── QueryError         SQL that failed or tried to leave the forest
@@ -44,6 +45,10 @@ class MixError(ForestError):
 
 class ExportError(MaltError):
     """An export that cannot be made, read or trained on."""
+
+
+class EvalError(MaltError):
+    """An evaluation that cannot begin or go on."""
 
 
 class TrainError(MaltError):

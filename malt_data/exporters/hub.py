@@ -181,6 +181,21 @@ def fetch_export(name: str, config: Config) -> tuple[Path, str]:
     return Path(folder) / wanted, commit
 
 
+def fetch_file(repo: str, path: str) -> Path:
+    """Return a file of a model repo from the Hub's cache; one that is not there as a missing path.
+
+    Raises HubError where the repo cannot be had.
+    """
+    with _explained(repo):
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import RemoteEntryNotFoundError
+
+        try:
+            return Path(hf_hub_download(repo, path))
+        except RemoteEntryNotFoundError:
+            return Path(repo) / path
+
+
 def push_adapter(folder: Path, repo: str) -> str:
     """Send an adapter's files to a model repo as one commit; return the commit.
 

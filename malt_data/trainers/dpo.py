@@ -68,7 +68,7 @@ def train_dpo(
             processing_class=tokenizer,
         )
         require_reference(trainer.model)
-        begin(out, plan)
+        begin(out, plan, data)
         run(trainer, out, watch)
     report = data.report.model_dump(mode="json") if data.report else None
     return save(trainer, out, {**plan, "role": role, "report": report})

@@ -66,7 +66,7 @@ def train_sft(
             processing_class=tokenizer,
             peft_config=make_lora(chosen),
         )
-        begin(out, plan)
+        begin(out, plan, data)
         run(trainer, out, watch)
     return save(trainer, out, {**plan, "role": role, "report": _report(data)})
 

@@ -6,6 +6,8 @@
       generator = "generator_sft"        # beside team.toml, or a Hub repo
       verifier = "verifier_dpo"
       refiner = "refiner_dpo"
+      [sft]
+      generator = "generator_sft"        # after SFT only, for the STaR baselines
       [data]
       generator_sft = "me/trees@3f2a…"   # what each was trained on
 
@@ -21,12 +23,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from malt_data.errors import SpecError
+from malt_data.exporters.hub import fetch_file
 from malt_data.forests.parts import write_text
 from malt_data.schemas.ids import ROLES
 from malt_data.schemas.manifest import sentence
 from malt_data.trainers.data import load
 from malt_data.trainers.recipe import STAGES, Settings
-from malt_data.trainers.training import Watch, base_of, library_noise
+from malt_data.trainers.training import QUESTIONS, Watch, base_of, library_noise
 
 TEAM = "team.toml"
 
@@ -38,7 +41,20 @@ class Team(BaseModel):
 
     model: str
     adapters: dict[str, str] = {}
+    sft: dict[str, str] = {}
+    """Each role after SFT only: the paper's STaR baseline (§5.1)."""
     data: dict[str, str] = {}
+
+    def trained_on(self) -> frozenset[str]:
+        """Return the ids of all questions that an adapter of this team was trained on."""
+        found: set[str] = set()
+        for name in {*self.adapters.values(), *self.sft.values()}:
+            path = Path(name) / QUESTIONS
+            if not path.exists() and name.count("/") == 1 and not Path(name).exists():
+                path = fetch_file(name, QUESTIONS)
+            if path.exists():
+                found.update(path.read_text("utf-8").split())
+        return frozenset(found)
 
 
 def read_team(path: Path) -> Team:
@@ -49,18 +65,21 @@ def read_team(path: Path) -> Team:
         raise SpecError(f"{path}: {sentence(error)}") from None
     except (OSError, ValueError) as error:
         raise SpecError(f"{path} is no team file: {error}") from None
-    if unknown := sorted(set(team.adapters) - set(ROLES)):
+    if unknown := sorted({*team.adapters, *team.sft} - set(ROLES)):
         raise SpecError(f"{path}: unknown role {unknown[0]!r}; one of {', '.join(ROLES)}.")
-    here = {
-        role: str(path.parent / name) if (path.parent / name).exists() else name
-        for role, name in team.adapters.items()
-    }
-    return team.model_copy(update={"adapters": here})
+
+    def here(adapters: dict[str, str]) -> dict[str, str]:
+        return {
+            role: str(path.parent / name) if (path.parent / name).exists() else name
+            for role, name in adapters.items()
+        }
+
+    return team.model_copy(update={"adapters": here(team.adapters), "sft": here(team.sft)})
 
 
 def write_team(path: Path, team: Team) -> None:
     lines = [f"model = {json.dumps(team.model)}"]
-    for name, table in (("adapters", team.adapters), ("data", team.data)):
+    for name, table in (("adapters", team.adapters), ("sft", team.sft), ("data", team.data)):
         lines += [
             "",
             f"[{name}]",
@@ -110,5 +129,6 @@ def train_team(
             start = str(out / adapters[role])
             records[key] = train_dpo(role, source, out / key, adapter=start, model=name, **common)
         adapters[role] = key
-    write_team(out / TEAM, Team(model=name, adapters=adapters, data=pinned))
+    sft = {role: f"{role}_sft" for role in adapters}
+    write_team(out / TEAM, Team(model=name, adapters=adapters, sft=sft, data=pinned))
     return records

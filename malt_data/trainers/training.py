@@ -4,6 +4,7 @@ out/
   adapter_config.json, adapter_model.safetensors    what PEFT and vLLM load
   README.md        the card: data commit, hyperparameters, curves, drop counts
   training.json    the same as data; its presence says that training ended
+  questions.txt    ids of the questions it has seen, so that no evaluation asks them
   metrics.jsonl    a line a logged step
   curves.svg       loss, and the reward margin of DPO
   checkpoints/     to go on from after a kill; removed at the end
@@ -30,6 +31,7 @@ Watch = Callable[[int, int], None]
 
 RECORD = "training.json"
 CHECKPOINTS = "checkpoints"
+QUESTIONS = "questions.txt"
 _PLAN = "plan.json"
 _PACKAGES = ("torch", "transformers", "peft", "trl", "datasets")
 
@@ -57,9 +59,14 @@ def finished(out: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
     return found
 
 
-def begin(out: Path, plan: dict[str, Any]) -> None:
+def begin(out: Path, plan: dict[str, Any], data: Data) -> None:
     """Write down what is to be done, so that a killed training goes on with the same."""
     write_text(out / _PLAN, json.dumps(plan, indent=2) + "\n")
+    ids: set[str] = set()
+    for rows in filter(None, (data.train, data.validation)):
+        if "question_id" in rows.column_names:
+            ids.update(rows["question_id"])
+    write_text(out / QUESTIONS, "".join(f"{one}\n" for one in sorted(ids)))
 
 
 def load_base(name: str, quantize: str | None) -> tuple[Any, "PreTrainedTokenizerBase"]:

@@ -1,0 +1,46 @@
+"""What a setting answers: the last turn of each pass, then the majority of the passes.
+
+>>> majority(["7", None, "8", "8"], lambda a, b: a == b)
+'8'
+>>> majority(["7", "8"], lambda a, b: a == b)    # a tie goes to the answer given first
+'7'
+"""
+
+from collections.abc import Callable, Sequence
+
+from malt_data.evaluation.play import Turn
+from malt_data.evaluation.settings import Setting
+
+Same = Callable[[str, str], bool]
+
+
+def majority(answers: Sequence[str | None], same: Same) -> str | None:
+    """Return the answer that most passes gave, in the words in which it was given first.
+
+    A pass without an answer does not vote; a tie goes to the answer that was given first; None
+    where nobody answered. `same` tells whether two answers are one.
+    """
+    found: list[tuple[str, int]] = []
+    for answer in answers:
+        if answer is None:
+            continue
+        for place, (known, votes) in enumerate(found):
+            if same(answer, known):
+                found[place] = known, votes + 1
+                break
+        else:
+            found.append((answer, 1))
+    return max(found, key=lambda one: one[1])[0] if found else None
+
+
+def ballots(setting: Setting, turns: Sequence[Turn]) -> list[str | None]:
+    """Return the answer of each pass, or of each agent's last round, in order.
+
+    A pass that ends with the verifier answers what the verifier says, or, where it says no answer
+    of its own, what the generator said (Table 5, G + V).
+    """
+    found: dict[int, str | None] = {}
+    for turn in sorted(turns, key=lambda turn: (turn.passed, turn.turn)):
+        keeps = turn.role == "verifier" and turn.answer is None
+        found[turn.passed] = found.get(turn.passed) if keeps else turn.answer
+    return [found[number] for number in sorted(found)]
