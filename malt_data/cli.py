@@ -6,6 +6,9 @@
 
 FOREST may be left out everywhere: then it is $MALT_FOREST or ./forest. Heavy libraries are
 imported inside the commands, so that `--help` answers at once.
+
+It is a long module on purpose: every command stands here, each no more than its options, one call
+into the library and its print, so that a flag is looked for in one place.
 """
 
 import json

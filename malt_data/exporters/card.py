@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     from malt_data.forests.forest import Forest
 
-CARD = "README.md"
-
 _WIDTH = 100
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"),
           (10**7, "1M<n<10M"), (10**8, "10M<n<100M"))  # fmt: skip

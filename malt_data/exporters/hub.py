@@ -15,15 +15,23 @@ import io
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tenacity
-
-from malt_data.errors import ForestError, HubError, MaltError, SpecError
-from malt_data.exporters.card import CARD, render_card
+from malt_data.errors import ForestError, HubError, SpecError
+from malt_data.exporters.access import (
+    CARD,
+    TREES,
+    Listing,
+    explained,
+    hub_api,
+    listing_of,
+    parse,
+    persistent,
+    require_forest,
+)
+from malt_data.exporters.card import render_card
 from malt_data.exporters.export import EXPORT, FOLDER, export, exports_of, fingerprint
 from malt_data.forests.parts import lock, write_text
 from malt_data.schemas.exports import ALL, RECIPE, Config, config_named
@@ -34,14 +42,7 @@ if TYPE_CHECKING:
 
     from malt_data.forests.forest import Forest
 
-_TREES = [MANIFEST, "questions.parquet", "nodes/part-*.parquet"]
-_OURS = (CARD, MANIFEST, "questions.parquet", "nodes/", f"{FOLDER}/")
-"""What a push may replace or remove in a repo; any other file there is left alone."""
 _SEEN = ".hub.json"
-_ATTEMPTS = 5
-
-Listing = dict[str, str]
-"""path → content hash, of the files that are ours."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,8 @@ def push(
         )
     configs = _fresh_exports(forest, exports)
     card = render_card(forest, repo, configs)
-    with _explained(repo), lock(forest.folder):
-        api = _api()
+    with explained(repo), lock(forest.folder):
+        api = hub_api()
         if not dry_run:
             api.create_repo(repo, repo_type="dataset", private=private or None, exist_ok=True)
             if revision != "main" and not revision.startswith("refs/"):
@@ -119,19 +120,19 @@ def pull(name: str, out: Path | None = None) -> Path:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise HubError(f"{target} exists already. Choose a new folder: --out NAME")
     partial = target.with_name(f".{target.name}.partial")
-    with _explained(name):
+    with explained(name):
         from huggingface_hub import snapshot_download
 
-        api = _api()
+        api = hub_api()
         commit = str(api.dataset_info(repo, revision=revision).sha)
-        listing = _listing(api, repo, commit)
-        _require_forest(listing, name)
+        listing = listing_of(api, repo, commit)
+        require_forest(listing, name)
         snapshot_download(
             repo,
             repo_type="dataset",
             revision=commit,
             local_dir=partial,
-            allow_patterns=[*_TREES, CARD, f"{FOLDER}/*"],
+            allow_patterns=[*TREES, CARD, f"{FOLDER}/*"],
         )
         shutil.rmtree(partial / ".cache", ignore_errors=True)
         for path in partial.rglob("*"):  # of another commit, pulled half
@@ -145,57 +146,6 @@ def pull(name: str, out: Path | None = None) -> Path:
     return target
 
 
-def fetch(name: str) -> Path:
-    """Return a folder with the trees of `user/name[@revision]`, from the Hub's cache if there.
-
-    Without a network the newest cached commit serves.
-    """
-    repo, revision = parse(name)
-    with _explained(name):
-        from huggingface_hub import snapshot_download
-
-        folder = snapshot_download(
-            repo, repo_type="dataset", revision=revision, allow_patterns=_TREES
-        )
-    if not (Path(folder) / MANIFEST).exists():
-        raise _no_forest(name)
-    return Path(folder)
-
-
-def fetch_export(name: str, config: Config) -> tuple[Path, str]:
-    """Return (folder of one export of `user/name[@revision]` in the Hub's cache, its commit)."""
-    repo, revision = parse(name)
-    with _explained(name):
-        from huggingface_hub import snapshot_download
-
-        commit = str(_api().dataset_info(repo, revision=revision).sha)
-        wanted = f"{FOLDER}/{config.name}/"
-        if not any(path.startswith(wanted) for path in _listing(_api(), repo, commit)):
-            raise HubError(
-                f"{name} on the Hub has no config {config.name}. Export and push it: malt-data "
-                f"export --role {config.role} --format {config.format} --push {repo}"
-            )
-        folder = snapshot_download(
-            repo, repo_type="dataset", revision=commit, allow_patterns=f"{wanted}*"
-        )
-    return Path(folder) / wanted, commit
-
-
-def fetch_file(repo: str, path: str) -> Path:
-    """Return a file of a model repo from the Hub's cache; one that is not there as a missing path.
-
-    Raises HubError where the repo cannot be had.
-    """
-    with _explained(repo):
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import RemoteEntryNotFoundError
-
-        try:
-            return Path(hf_hub_download(repo, path))
-        except RemoteEntryNotFoundError:
-            return Path(repo) / path
-
-
 def push_adapter(folder: Path, repo: str) -> str:
     """Send an adapter's files to a model repo as one commit; return the commit.
 
@@ -203,27 +153,15 @@ def push_adapter(folder: Path, repo: str) -> str:
     """
     if parse(repo)[1]:
         raise SpecError(f"{repo!r}: name a repo without @.")
-    with _explained(repo):
+    with explained(repo):
         from huggingface_hub import CommitOperationAdd
 
-        api = _api()
+        api = hub_api()
         api.create_repo(repo, exist_ok=True)
         files = sorted(path for path in folder.iterdir() if path.is_file())
         operations = [CommitOperationAdd(path.name, str(path)) for path in files]
         info = api.create_commit(repo, operations, commit_message=f"malt-data: {folder.name}")
     return str(info.oid)
-
-
-def parse(name: str) -> tuple[str, str | None]:
-    """Return (user/name, revision or None); raise SpecError for anything else.
-
-    >>> parse("me/trees@v1")
-    ('me/trees', 'v1')
-    """
-    repo, _, revision = name.partition("@")
-    if repo.count("/") != 1 or not all(repo.split("/")):
-        raise SpecError(f"{name!r} names no dataset: write user/name or user/name@revision.")
-    return repo, revision or None
 
 
 def _fresh_exports(forest: "Forest", names: list[str] | None) -> list[Config]:
@@ -280,29 +218,7 @@ def _commit(
             _remember(forest.folder, repo, revision, [here])
         return Pushed(repo, info.oid, True, added, removed, info.pr_url)
 
-    return _persistent(attempt)
-
-
-def _persistent(attempt: Any) -> Pushed:
-    """Run `attempt`, again after what may pass: a busy Hub, a lost connection, a new parent."""
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(_may_pass),
-        wait=tenacity.wait_exponential_jitter(initial=0.5, max=30),
-        stop=tenacity.stop_after_attempt(_ATTEMPTS),
-        reraise=True,
-    )
-    found: Pushed = retrying(attempt)
-    return found
-
-
-def _may_pass(error: BaseException) -> bool:
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
-    if isinstance(error, HfHubHTTPError):
-        return error.response.status_code in (408, 412, 429) or error.response.status_code >= 500
-    return isinstance(error, (_transport_error(), ConnectionError)) and not isinstance(
-        error, OfflineModeIsEnabled
-    )
+    return persistent(attempt)
 
 
 def _local_files(forest: "Forest", card: str, configs: list[Config]) -> dict[str, Path | bytes]:
@@ -340,17 +256,7 @@ def _head(api: "HfApi", repo: str, revision: str, dry_run: bool) -> tuple[str, L
         if dry_run:
             return "", {}
         raise
-    return commit, _listing(api, repo, commit)
-
-
-def _listing(api: "HfApi", repo: str, commit: str) -> Listing:
-    from huggingface_hub.hf_api import RepoFile
-
-    return {
-        item.path: item.lfs.sha256 if item.lfs else item.blob_id
-        for item in api.list_repo_tree(repo, recursive=True, revision=commit, repo_type="dataset")
-        if isinstance(item, RepoFile) and item.path.startswith(_OURS)
-    }
+    return commit, listing_of(api, repo, commit)
 
 
 def _hashes(content: Path | bytes) -> tuple[str, str]:
@@ -412,83 +318,3 @@ def _changed_elsewhere(
         f"{', …' if len(changed) > 3 else ''}. Look at them (malt-data pull {repo}@{revision} "
         "--out OTHER), then push elsewhere (--revision NAME) or overwrite them (--replace)."
     )
-
-
-def _require_forest(listing: Listing, name: str) -> None:
-    if MANIFEST not in listing:
-        raise _no_forest(name)
-
-
-def _no_forest(name: str) -> HubError:
-    return HubError(f"{name} on the Hub holds no forest (no {MANIFEST}): it was not pushed by us.")
-
-
-def _api() -> "HfApi":
-    from huggingface_hub import HfApi
-
-    return HfApi(library_name="malt-data")
-
-
-def _transport_error() -> type[Exception]:
-    """Return the base of transport errors; hub 1.x has it from httpx, 2.x from httpx2."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
-
-
-@contextmanager
-def _explained(name: str) -> Iterator[None]:
-    """Turn what `huggingface_hub` raises into one sentence that says what to do."""
-    from huggingface_hub import errors
-
-    try:
-        yield
-    except MaltError:
-        raise
-    except errors.HFValidationError as error:
-        raise SpecError(f"{name!r} names no dataset: {_line(error)}") from None
-    except errors.RevisionNotFoundError:
-        raise HubError(
-            f"{name} has no such revision on the Hub. Check branch, tag or commit."
-        ) from None
-    except errors.RepositoryNotFoundError:
-        raise HubError(
-            f"{name} is not on the Hub, or your login may not see it. Check the name; log in: "
-            "hf auth login"
-        ) from None
-    except errors.HfHubHTTPError as error:
-        raise _refused(name, error) from None
-    except (errors.LocalTokenNotFoundError, errors.OfflineModeIsEnabled) as error:
-        raise HubError(f"{name}: {_line(error)}") from None
-    except (
-        _transport_error(),
-        ConnectionError,
-        errors.LocalEntryNotFoundError,
-        RuntimeError,
-    ) as error:
-        raise HubError(
-            f"{name}: the Hub cannot be reached ({_line(error)}). Nothing was half done: check the "
-            "network and run the same command again."
-        ) from None
-    except OSError as error:
-        raise HubError(
-            f"{name}: {error.filename or 'a file'} could not be read or written here: "
-            f"{error.strerror or _line(error)}. Free some space or check the folder, and run the "
-            "same command again."
-        ) from None
-
-
-def _refused(name: str, error: Any) -> HubError:
-    status = error.response.status_code
-    said = " ".join((error.server_message or _line(error)).split())
-    hint = {
-        401: "You are not logged in: hf auth login",
-        403: "Your token may not do this: log in with one that may write, hf auth login",
-        412: "The repo is changed again and again by others: run the same command once more.",
-        429: "Too many requests: run the same command again in a while.",
-    }.get(status, "Nothing was half done: run the same command again in a while.")
-    return HubError(f"{name}: the Hub refused ({status}: {said}). {hint}")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -52,7 +52,7 @@ def open_forest(folder: str | Path | None = None) -> "Forest":
     which the trees are fetched into the Hub's cache once a commit. That one is only for reading.
     """
     if isinstance(folder, str) and folder.startswith(HUB):
-        from malt_data.exporters.hub import fetch
+        from malt_data.exporters.access import fetch
 
         path = fetch(folder.removeprefix(HUB))
         return Forest(path, read_manifest(path), folder)

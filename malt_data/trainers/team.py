@@ -23,7 +23,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from malt_data.errors import SpecError
-from malt_data.exporters.hub import fetch_file
+from malt_data.exporters.access import fetch_file
 from malt_data.forests.parts import write_text
 from malt_data.schemas.ids import ROLES
 from malt_data.schemas.manifest import sentence

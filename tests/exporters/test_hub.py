@@ -18,7 +18,7 @@ from hub_server import Hub, User
 from synthetic import make_forest
 
 from malt_data.errors import SpecError
-from malt_data.exporters.hub import parse
+from malt_data.exporters.access import parse
 from malt_data.exporters.selection import Selection
 from malt_data.forests.forest import Forest, open_forest
 from malt_data.forests.verify import verify

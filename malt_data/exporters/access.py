@@ -1,0 +1,209 @@
+"""Reaching the Hub: names, downloads into its cache, and what went wrong in words.
+
+    with explained("me/trees"):
+        commit = hub_api().dataset_info("me/trees").sha
+
+The only module that knows the Hub client's exceptions; `hub.py` is what a user calls.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import tenacity
+
+from malt_data.errors import HubError, MaltError, SpecError
+from malt_data.exporters.export import FOLDER
+from malt_data.schemas.exports import Config
+from malt_data.schemas.manifest import MANIFEST
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+T = TypeVar("T")
+
+CARD = "README.md"
+TREES = [MANIFEST, "questions.parquet", "nodes/part-*.parquet"]
+"""Patterns of the files that are the forest itself."""
+OURS = (CARD, MANIFEST, "questions.parquet", "nodes/", f"{FOLDER}/")
+"""What a push may replace or remove in a repo; any other file there is left alone."""
+
+_ATTEMPTS = 5
+
+Listing = dict[str, str]
+"""path → content hash, of the files that are ours."""
+
+
+def parse(name: str) -> tuple[str, str | None]:
+    """Return (user/name, revision or None); raise SpecError for anything else.
+
+    >>> parse("me/trees@v1")
+    ('me/trees', 'v1')
+    """
+    repo, _, revision = name.partition("@")
+    if repo.count("/") != 1 or not all(repo.split("/")):
+        raise SpecError(f"{name!r} names no dataset: write user/name or user/name@revision.")
+    return repo, revision or None
+
+
+def fetch(name: str) -> Path:
+    """Return a folder with the trees of `user/name[@revision]`, from the Hub's cache if there.
+
+    Without a network the newest cached commit serves.
+    """
+    repo, revision = parse(name)
+    with explained(name):
+        from huggingface_hub import snapshot_download
+
+        folder = snapshot_download(
+            repo, repo_type="dataset", revision=revision, allow_patterns=TREES
+        )
+    if not (Path(folder) / MANIFEST).exists():
+        raise no_forest(name)
+    return Path(folder)
+
+
+def fetch_export(name: str, config: Config) -> tuple[Path, str]:
+    """Return (folder of one export of `user/name[@revision]` in the Hub's cache, its commit)."""
+    repo, revision = parse(name)
+    with explained(name):
+        from huggingface_hub import snapshot_download
+
+        commit = str(hub_api().dataset_info(repo, revision=revision).sha)
+        wanted = f"{FOLDER}/{config.name}/"
+        if not any(path.startswith(wanted) for path in listing_of(hub_api(), repo, commit)):
+            raise HubError(
+                f"{name} on the Hub has no config {config.name}. Export and push it: malt-data "
+                f"export --role {config.role} --format {config.format} --push {repo}"
+            )
+        folder = snapshot_download(
+            repo, repo_type="dataset", revision=commit, allow_patterns=f"{wanted}*"
+        )
+    return Path(folder) / wanted, commit
+
+
+def fetch_file(repo: str, path: str) -> Path:
+    """Return a file of a model repo from the Hub's cache; one that is not there as a missing path.
+
+    Raises HubError where the repo cannot be had.
+    """
+    with explained(repo):
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import RemoteEntryNotFoundError
+
+        try:
+            return Path(hf_hub_download(repo, path))
+        except RemoteEntryNotFoundError:
+            return Path(repo) / path
+
+
+def listing_of(api: "HfApi", repo: str, commit: str) -> Listing:
+    from huggingface_hub.hf_api import RepoFile
+
+    return {
+        item.path: item.lfs.sha256 if item.lfs else item.blob_id
+        for item in api.list_repo_tree(repo, recursive=True, revision=commit, repo_type="dataset")
+        if isinstance(item, RepoFile) and item.path.startswith(OURS)
+    }
+
+
+def require_forest(listing: Listing, name: str) -> None:
+    if MANIFEST not in listing:
+        raise no_forest(name)
+
+
+def no_forest(name: str) -> HubError:
+    return HubError(f"{name} on the Hub holds no forest (no {MANIFEST}): it was not pushed by us.")
+
+
+def hub_api() -> "HfApi":
+    from huggingface_hub import HfApi
+
+    return HfApi(library_name="malt-data")
+
+
+def persistent(attempt: Callable[[], T]) -> T:
+    """Run `attempt`, again after what may pass: a busy Hub, a lost connection, a new parent."""
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(_may_pass),
+        wait=tenacity.wait_exponential_jitter(initial=0.5, max=30),
+        stop=tenacity.stop_after_attempt(_ATTEMPTS),
+        reraise=True,
+    )
+    return retrying(attempt)
+
+
+def _may_pass(error: BaseException) -> bool:
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code in (408, 412, 429) or error.response.status_code >= 500
+    return isinstance(error, (_transport_error(), ConnectionError)) and not isinstance(
+        error, OfflineModeIsEnabled
+    )
+
+
+def _transport_error() -> type[Exception]:
+    """Return the base of transport errors; hub 1.x has it from httpx, 2.x from httpx2."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
+
+
+@contextmanager
+def explained(name: str) -> Iterator[None]:
+    """Turn what `huggingface_hub` raises into one sentence that says what to do."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except MaltError:
+        raise
+    except errors.HFValidationError as error:
+        raise SpecError(f"{name!r} names no dataset: {_line(error)}") from None
+    except errors.RevisionNotFoundError:
+        raise HubError(
+            f"{name} has no such revision on the Hub. Check branch, tag or commit."
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise HubError(
+            f"{name} is not on the Hub, or your login may not see it. Check the name; log in: "
+            "hf auth login"
+        ) from None
+    except errors.HfHubHTTPError as error:
+        raise _refused(name, error) from None
+    except (errors.LocalTokenNotFoundError, errors.OfflineModeIsEnabled) as error:
+        raise HubError(f"{name}: {_line(error)}") from None
+    except (
+        _transport_error(),
+        ConnectionError,
+        errors.LocalEntryNotFoundError,
+        RuntimeError,
+    ) as error:
+        raise HubError(
+            f"{name}: the Hub cannot be reached ({_line(error)}). Nothing was half done: check the "
+            "network and run the same command again."
+        ) from None
+    except OSError as error:
+        raise HubError(
+            f"{name}: {error.filename or 'a file'} could not be read or written here: "
+            f"{error.strerror or _line(error)}. Free some space or check the folder, and run the "
+            "same command again."
+        ) from None
+
+
+def _refused(name: str, error: Any) -> HubError:
+    status = error.response.status_code
+    said = " ".join((error.server_message or _line(error)).split())
+    hint = {
+        401: "You are not logged in: hf auth login",
+        403: "Your token may not do this: log in with one that may write, hf auth login",
+        412: "The repo is changed again and again by others: run the same command once more.",
+        429: "Too many requests: run the same command again in a while.",
+    }.get(status, "Nothing was half done: run the same command again in a while.")
+    return HubError(f"{name}: the Hub refused ({status}: {said}). {hint}")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
