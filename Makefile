@@ -17,7 +17,7 @@ demo: .venv/local
 	$(BIN)/malt-data show
 
 test: .venv/dev .venv-vllm/dev
-	$(BIN)/python -m pytest -m "not vllm"
+	$(BIN)/python -m pytest -m "not vllm" -n 2 --dist loadfile
 	$(VLLM)/python -m pytest -m vllm
 
 lint: .venv/dev

@@ -155,7 +155,11 @@ def _transport_error() -> type[Exception]:
 def explained(name: str) -> Iterator[None]:
     """Turn what `huggingface_hub` raises into one sentence that says what to do."""
     from huggingface_hub import errors
+    from huggingface_hub.utils import logging as hub_logging
 
+    logging: Any = hub_logging
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # what it warns of, the sentences below say
     try:
         yield
     except MaltError:
@@ -191,6 +195,8 @@ def explained(name: str) -> Iterator[None]:
             f"{error.strerror or _line(error)}. Free some space or check the folder, and run the "
             "same command again."
         ) from None
+    finally:
+        logging.set_verbosity(level)
 
 
 def _refused(name: str, error: Any) -> HubError:

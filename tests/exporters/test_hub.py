@@ -506,7 +506,9 @@ def test_a_full_disk_while_pulling(lfs: Hub, forest: Forest, tmp_path: Path) -> 
     )
     assert run.returncode == 1
     assert "Traceback" not in run.stderr
-    assert "could not be written" in run.stderr
+    assert "could not be read or written here" in run.stderr
+    assert "Free some space" in run.stderr
+    assert len(run.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
     malt(lfs, "pull", REPO, "--out", tmp_path / "out", home="full")
     assert local(tmp_path / "out") == local(forest.folder)

@@ -282,6 +282,21 @@ def test_killed_and_resumed_ends_with_the_same_metrics(forest: Forest, tmp_path:
     assert losses[1] == pytest.approx(losses[0], abs=1e-4)
 
 
+def test_the_script_runs_under_accelerate_on_two_processes(forest: Forest, tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
+              "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+              "-m", "malt_data.trainers.sft"]  # fmt: skip
+    words = ["--role", "refiner", "--dataset", str(forest.folder), "--max-steps", "2"]
+    run = subprocess.run(
+        [*launch, *words, "--out", str(tmp_path / "out")], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert json.loads((tmp_path / "out" / "training.json").read_text())["steps"] == 2
+    assert (tmp_path / "out" / "adapter_model.safetensors").exists()
+    lines = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
+    assert len([line for line in lines if '"loss"' in line]) == 2
+
+
 def test_a_team_is_trained_in_order_and_grows_the_next_forest(
     forest: Forest, tiny: str, tmp_path: Path
 ) -> None:
