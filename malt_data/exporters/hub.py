@@ -190,7 +190,7 @@ def _commit(
 ) -> Pushed:
     files = _local_files(forest, card, configs)
     here = {path: _hashes(content) for path, content in files.items()}
-    seen = _seen(forest.folder, repo, revision)
+    seen = _seen(forest.folder, repo)
 
     def attempt() -> Pushed:
         head, there = _head(api, repo, revision, dry_run)
@@ -274,13 +274,13 @@ def _same(there: Mapping[str, str], known: Mapping[str, Sequence[str]]) -> bool:
     return there.keys() == known.keys() and all(there[path] in known[path] for path in there)
 
 
-def _seen(folder: Path, repo: str, revision: str) -> list[dict[str, list[str]]]:
-    """Return the states of the repo that this copy was in step with: path → hashes."""
+def _seen(folder: Path, repo: str) -> list[dict[str, list[str]]]:
+    """Return the states of the repo, under any branch or tag, that this copy was in step with."""
     try:
         found: dict[str, list[dict[str, list[str]]]] = json.loads((folder / _SEEN).read_bytes())
     except (OSError, ValueError):
         return []
-    return found.get(f"{repo}@{revision}", [])
+    return [state for key in found if key.startswith(f"{repo}@") for state in found[key]]
 
 
 def _remember(

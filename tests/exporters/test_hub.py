@@ -225,6 +225,14 @@ def test_round_trip_over_machines(hub: Hub, tmp_path: Path) -> None:
     assert remote(hub) == local(forest.folder)
 
 
+def test_what_was_pulled_by_its_tag_is_pushed_on(lfs: Hub, forest: Forest, tmp_path: Path) -> None:
+    malt(lfs, "push", forest.folder, REPO, "--exports", "none", "--tag", "v1")
+    malt(lfs, "pull", f"{REPO}@v1", "--out", tmp_path / "out")
+    malt(lfs, "relabel", tmp_path / "out", "--threshold", "0.2")
+    malt(lfs, "push", tmp_path / "out", REPO, "--exports", "none")
+    assert remote(lfs) == local(tmp_path / "out")
+
+
 def test_a_forest_on_the_hub_answers_sql(hub: Hub, forest: Forest, tmp_path: Path) -> None:
     malt(hub, "push", forest.folder, REPO, "--exports", "none")
     query = "SELECT role, count(*) AS n, sum(leaves) AS v FROM nodes GROUP BY role ORDER BY role"
