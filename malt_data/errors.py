@@ -69,3 +69,9 @@ class EngineError(MaltError):
 
 class EngineDown(EngineError):
     """No request can succeed (no server, wrong key, unknown model): the build stops."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's words on one line, without a final period."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return (words if len(words) <= 300 else words[:300] + " …").rstrip(".")

@@ -17,7 +17,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from malt_data.errors import QuestionsError
+from malt_data.errors import QuestionsError, one_line
 
 Row = tuple[str, dict[str, Any]]
 """The words that name a row (`train.jsonl line 7`), and its fields."""
@@ -111,9 +111,3 @@ def _parquet(stream: Any, at: _Place) -> Iterator[Row]:
         for row in batch.to_pylist():
             at.number += 1
             yield str(at), row
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error's words on one line, without a final period."""
-    words = " ".join(str(error).split()) or type(error).__name__
-    return (words if len(words) <= 300 else words[:300] + " …").rstrip(".")

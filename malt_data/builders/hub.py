@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from malt_data.builders.files import Row, one_line
-from malt_data.errors import QuestionsError
+from malt_data.builders.files import Row
+from malt_data.errors import QuestionsError, one_line
 
 TIMEOUT_S = 10.0
 LOCAL_HINT = "or give a local copy: --questions path/to/file.jsonl"
@@ -41,7 +41,7 @@ def look_up(repo: str, revision: str | None) -> Commit:
         info = HfApi().dataset_info(repo, revision=revision, timeout=TIMEOUT_S)
     except HfHubHTTPError:
         raise
-    except (_http_error(), OSError):
+    except (http_error(), OSError):
         if revision is None and _cached(repo):
             return Commit(None, notes=(f"The Hub is unreachable; {repo} is read from the cache.",))
         raise
@@ -88,7 +88,7 @@ def hub_errors(repo: str, also: str = "") -> Iterator[None]:
             f"dataset {repo} {missing} on the Hub, or you may not read it{tail}. Check the name, "
             f"log in (hf auth login), {LOCAL_HINT}"
         ) from None
-    except (_http_error(), ConnectionError, errors.LocalEntryNotFoundError) as error:
+    except (http_error(), ConnectionError, errors.LocalEntryNotFoundError) as error:
         raise QuestionsError(
             f"dataset {repo} could not be had from the Hub: {one_line(error)}{tail}. "
             f"Check the network, {LOCAL_HINT}"
@@ -100,7 +100,7 @@ def hub_errors(repo: str, also: str = "") -> Iterator[None]:
         ) from None
 
 
-def _http_error() -> type[Exception]:
+def http_error() -> type[Exception]:
     """Return the base of transport errors; hub 1.x has it from httpx, 2.x from httpx2."""
     from huggingface_hub.errors import HfHubHTTPError
 

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from malt_data.builders.files import FORMATS, Row, one_line, read_file
+from malt_data.builders.files import FORMATS, Row, read_file
 from malt_data.builders.hub import dataset_rows, download, hub_errors, look_up
-from malt_data.errors import QuestionsError
+from malt_data.errors import QuestionsError, one_line
 
 GYM_SIZE = 500
 """Questions of a reasoning-gym task where neither `?size=` nor a larger limit says otherwise."""

@@ -140,7 +140,12 @@ class VLLMEngine:
             "use_tqdm_on_load": False,
         }
         if current_platform.is_cpu():
-            options |= {"dtype": "float32", "enforce_eager": True}
+            # A prompt read in chunks rewinds its seed, which vLLM cannot do on a CPU: it would die.
+            options |= {
+                "dtype": "float32",
+                "enforce_eager": True,
+                "enable_chunked_prefill": False,
+            }
             if not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
                 options["kv_cache_memory_bytes"] = 2 << 30
         if self._adapters:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import tenacity
 
-from malt_data.errors import HubError, MaltError, SpecError
+from malt_data.builders.hub import http_error
+from malt_data.errors import HubError, MaltError, SpecError, one_line
 from malt_data.exporters.export import FOLDER
 from malt_data.schemas.exports import Config
 from malt_data.schemas.manifest import MANIFEST
@@ -139,16 +140,9 @@ def _may_pass(error: BaseException) -> bool:
 
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in (408, 412, 429) or error.response.status_code >= 500
-    return isinstance(error, (_transport_error(), ConnectionError)) and not isinstance(
+    return isinstance(error, (http_error(), ConnectionError)) and not isinstance(
         error, OfflineModeIsEnabled
     )
-
-
-def _transport_error() -> type[Exception]:
-    """Return the base of transport errors; hub 1.x has it from httpx, 2.x from httpx2."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
 
 
 @contextmanager
@@ -165,7 +159,7 @@ def explained(name: str) -> Iterator[None]:
     except MaltError:
         raise
     except errors.HFValidationError as error:
-        raise SpecError(f"{name!r} names no dataset: {_line(error)}") from None
+        raise SpecError(f"{name!r} names no dataset: {one_line(error)}") from None
     except errors.RevisionNotFoundError:
         raise HubError(
             f"{name} has no such revision on the Hub. Check branch, tag or commit."
@@ -178,22 +172,22 @@ def explained(name: str) -> Iterator[None]:
     except errors.HfHubHTTPError as error:
         raise _refused(name, error) from None
     except (errors.LocalTokenNotFoundError, errors.OfflineModeIsEnabled) as error:
-        raise HubError(f"{name}: {_line(error)}") from None
+        raise HubError(f"{name}: {one_line(error)}") from None
     except (
-        _transport_error(),
+        http_error(),
         ConnectionError,
         errors.LocalEntryNotFoundError,
         RuntimeError,
     ) as error:
         raise HubError(
-            f"{name}: the Hub cannot be reached ({_line(error)}). Nothing was half done: check the "
-            "network and run the same command again."
+            f"{name}: the Hub cannot be reached ({one_line(error)}). Nothing was half done: check "
+            "the network and run the same command again."
         ) from None
     except OSError as error:
         raise HubError(
             f"{name}: {error.filename or 'a file'} could not be read or written here: "
-            f"{error.strerror or _line(error)}. Free some space or check the folder, and run the "
-            "same command again."
+            f"{error.strerror or one_line(error)}. Free some space or check the folder, and run "
+            "the same command again."
         ) from None
     finally:
         logging.set_verbosity(level)
@@ -201,7 +195,7 @@ def explained(name: str) -> Iterator[None]:
 
 def _refused(name: str, error: Any) -> HubError:
     status = error.response.status_code
-    said = " ".join((error.server_message or _line(error)).split())
+    said = " ".join((error.server_message or one_line(error)).split())
     hint = {
         401: "You are not logged in: hf auth login",
         403: "Your token may not do this: log in with one that may write, hf auth login",
@@ -209,7 +203,3 @@ def _refused(name: str, error: Any) -> HubError:
         429: "Too many requests: run the same command again in a while.",
     }.get(status, "Nothing was half done: run the same command again in a while.")
     return HubError(f"{name}: the Hub refused ({status}: {said}). {hint}")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from malt_data.errors import ExportError, TrainError
+from malt_data.errors import ExportError, TrainError, one_line
 from malt_data.exporters.export import EXPORT, FOLDER, Report, read_report
 from malt_data.schemas.exports import Config
 from malt_data.schemas.manifest import MANIFEST
@@ -114,14 +114,10 @@ def _split(folder: Path, split: str, source: str, config: Config) -> "datasets.D
     try:
         rows: Any = datasets.load_dataset("parquet", data_files=files, split="train")
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
-        raise ExportError(f"{source}: {split} cannot be read ({_line(error)}).") from None
+        raise ExportError(f"{source}: {split} cannot be read ({one_line(error)}).") from None
     if missing := _NEEDED[config.format] - set(rows.column_names):
         raise TrainError(
             f"{source} is no {config.format} data: it has no column {sorted(missing)[0]!r}, only "
             f"{', '.join(rows.column_names)}."
         )
     return rows if len(rows) else None
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

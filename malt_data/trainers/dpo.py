@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from malt_data.errors import TrainError
+from malt_data.errors import TrainError, one_line
 from malt_data.trainers.data import load
 from malt_data.trainers.recipe import Settings
 from malt_data.trainers.training import (
@@ -81,9 +81,8 @@ def load_adapter(base: Any, adapter: str) -> Any:
     try:
         return peft.PeftModel.from_pretrained(base, adapter, is_trainable=True)
     except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise TrainError(
-            f"The adapter {adapter} could not be loaded on this base model: {reason} "
+            f"The adapter {adapter} could not be loaded on this base model: {one_line(error)}. "
             "Check its name, your login (hf auth login), and that it was trained on this model."
         ) from None
 

@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from malt_data.errors import SpecError, TrainError
+from malt_data.errors import SpecError, TrainError, one_line
 from malt_data.forests.parts import write_text, writing
 from malt_data.trainers.data import Data
 from malt_data.trainers.recipe import Settings, Stage
@@ -97,7 +97,7 @@ def load_base(name: str, quantize: str | None) -> tuple[Any, "PreTrainedTokenize
             source, dtype=torch.bfloat16 if half else torch.float32, **more
         )
     except (OSError, ValueError, ImportError) as error:
-        raise TrainError(f"The base model {name} could not be loaded: {_line(error)}") from None
+        raise TrainError(f"The base model {name} could not be loaded: {one_line(error)}") from None
     if not tokenizer.chat_template:
         raise TrainError(f"{name} has no chat template: take its instruction-tuned variant.")
     return model, tokenizer
@@ -121,7 +121,7 @@ def make_config(
     try:
         return kind(**arguments)
     except (TypeError, ValueError) as error:
-        raise SpecError(f"[trainer] {_line(error)}") from None
+        raise SpecError(f"[trainer] {one_line(error)}") from None
 
 
 def make_lora(settings: Settings) -> Any:
@@ -133,7 +133,7 @@ def make_lora(settings: Settings) -> Any:
     try:
         return peft.LoraConfig(**{**LORA, **settings.lora})
     except (TypeError, ValueError) as error:
-        raise SpecError(f"[lora] {_line(error)}") from None
+        raise SpecError(f"[lora] {one_line(error)}") from None
 
 
 def run(trainer: Any, out: Path, watch: Watch) -> None:
@@ -262,7 +262,3 @@ def library_noise() -> Iterator[None]:
         logging.set_verbosity(level)
         logging.enable_progress_bar()
         datasets.enable_progress_bars()
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
