@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from malt_data.builders.build import build_forest
+    from malt_data.evaluation.results import Results, open_results
     from malt_data.exporters.export import export
     from malt_data.exporters.hub import pull, push
     from malt_data.exporters.selection import Selection
@@ -29,12 +30,14 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Forest": "malt_data.forests.forest",
+    "Results": "malt_data.evaluation.results",
     "Selection": "malt_data.exporters.selection",
     "Spec": "malt_data.schemas.manifest",
     "build_forest": "malt_data.builders.build",
     "config_named": "malt_data.schemas.exports",
     "export": "malt_data.exporters.export",
     "open_forest": "malt_data.forests.forest",
+    "open_results": "malt_data.evaluation.results",
     "pull": "malt_data.exporters.hub",
     "push": "malt_data.exporters.hub",
     "relabel": "malt_data.forests.relabel",
@@ -43,6 +46,7 @@ _HOMES = {
 
 __all__ = [
     "Forest",
+    "Results",
     "Selection",
     "Spec",
     "__version__",
@@ -50,6 +54,7 @@ __all__ = [
     "config_named",
     "export",
     "open_forest",
+    "open_results",
     "pull",
     "push",
     "relabel",

@@ -26,6 +26,7 @@ from malt_data.errors import EvalError, ExportError, ForestError, MaltError, Spe
 
 if TYPE_CHECKING:
     from malt_data.forests.forest import Forest
+    from malt_data.forests.query import Source
 
 DEMO_LIMIT = 16
 """Trees of a build that names neither questions nor a limit: minutes on two cores."""
@@ -212,19 +213,24 @@ def relabel(
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 def sql(args: tuple[str, ...], form: str | None, as_json: bool) -> None:
-    """Run a read-only DuckDB query over the views of a forest.
+    """Run a read-only DuckDB query over the views of a forest, or of an evaluation's results.
 
-    Views: questions, nodes, trajectories, pairs, role_stats.
+    Views: questions, nodes, trajectories, pairs, role_stats; of results: questions, completions,
+    predictions, accuracy, turns, turn_accuracy, flips.
 
     \b
     malt-data sql "SELECT role, avg(value) FROM nodes GROUP BY role"
+    malt-data sql results "FROM flips"
     malt-data sql my-forest "FROM pairs" --format parquet > pairs.parquet
     """
+    from malt_data.evaluation.results import MANIFEST, open_results
     from malt_data.forests.query import isolated
 
     if len(args) > 2:
         raise click.UsageError("Give [FOREST] QUERY; put the SQL in quotes.")
-    opened = _open(args[0] if len(args) == 2 else None)
+    named = args[0] if len(args) == 2 else None
+    found = named is not None and (Path(named) / MANIFEST).exists()
+    opened: Source = open_results(named) if named and found else _open(named)
     chosen = "json" if as_json else form or ("table" if sys.stdout.isatty() else "csv")
     sys.exit(isolated(lambda: _print_query(opened, args[-1], chosen)))
 
@@ -647,7 +653,10 @@ def ask(
     show_default=True,
     help="Folder of the results.",
 )
+@click.option("--against", metavar="SETTING", help="Test the others against this setting.")
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
+@click.option("--figures", is_flag=True, help="Draw OUT/figures/*.svg.")
+@click.option("--dry-run", is_flag=True, help="Show what would be asked; sample nothing.")
 @json_option
 def evaluate(
     settings: str,
@@ -657,7 +666,10 @@ def evaluate(
     allow_seen: bool,
     config: Path | None,
     out: Path,
+    against: str | None,
     markdown: bool,
+    figures: bool,
+    dry_run: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -669,26 +681,28 @@ def evaluate(
     """
     from malt_data.evaluation import results
     from malt_data.evaluation.evaluate import evaluate as run
+    from malt_data.evaluation.evaluate import plan
     from malt_data.evaluation.settings import find
     from malt_data.progress import Steps
     from malt_data.schemas.manifest import make_spec
 
     base, adapters, seen = _adapters(team)
     given = {key: value for key, value in options.items() if value is not None}
+    spec = make_spec(base | _config(config) | given)
     chosen = find([name for name in settings.split(",") if name], settings_file)
+    planned = plan(spec, chosen, adapters, out, seeds=seeds, seen=seen, allow_seen=allow_seen)
+    if dry_run:
+        _facts(planned.facts(), as_json)
+        return
     with Steps("eval") as steps:
-        report = run(
-            make_spec(base | _config(config) | given),
-            chosen,
-            adapters,
-            out,
-            seeds=seeds,
-            seen=seen,
-            allow_seen=allow_seen,
-            watch=steps.update,
-            note=_note,
-        )
-    rows = results.table(out)
+        report = run(planned, watch=steps.update, note=_note)
+    opened = results.open_results(out)
+    rows = results.table(opened, against)
+    if figures:
+        from malt_data.evaluation.figures import draw
+
+        for path in draw(opened, out / "figures"):
+            _note(f"Drew {path}.")
     if as_json:
         click.echo(json.dumps({**report, "out": str(out), "settings": rows}, indent=2))
     elif markdown:
@@ -775,7 +789,8 @@ def _adapters(
     from malt_data.trainers.team import read_team
 
     team = read_team(path)
-    return {"model": team.model}, {"team": team.adapters, "sft": team.sft}, team.trained_on()
+    adapters = {"team": team.adapters, "sft": team.sft}
+    return {"model": team.model, **team.sampling}, adapters, team.trained_on()
 
 
 def _team(path: Path | None) -> dict[str, Any]:
@@ -784,7 +799,7 @@ def _team(path: Path | None) -> dict[str, Any]:
     from malt_data.trainers.team import read_team
 
     team = read_team(path)
-    return {"model": team.model, "adapters": team.adapters}
+    return {"model": team.model, "adapters": team.adapters, **team.sampling}
 
 
 def _config(path: Path | None) -> dict[str, Any]:
@@ -796,7 +811,7 @@ def _config(path: Path | None) -> dict[str, Any]:
         raise SpecError(f"{path} is no valid TOML: {error}") from None
 
 
-def _print_query(forest: "Forest", query: str, form: str) -> None:
+def _print_query(source: "Source", query: str, form: str) -> None:
     import polars as pl
 
     from malt_data.forests import report
@@ -804,7 +819,7 @@ def _print_query(forest: "Forest", query: str, form: str) -> None:
 
     if form == "parquet" and sys.stdout.isatty():
         raise SpecError("Parquet is not for the terminal; send it to a file: > rows.parquet")
-    frame = pl.DataFrame(run(forest, query))
+    frame = pl.DataFrame(run(source, query))
     if form == "table":
         if left := report.print_rows(frame, _console()):
             _note(f"{left} more rows; --format csv shows all.")

@@ -127,17 +127,22 @@ async def grade(
     question: "Question", nodes: Sequence[Node], spec: Spec, model: str, grader: Grader
 ) -> list[dict[str, Any]]:
     """Return the rows of a tree, answers extracted and graded; values come later, in one place."""
-    kind: Kind = question.kind  # type: ignore[assignment]
     rows = []
     for node in nodes:
-        answer = extract_answer(node.text, kind, question.choices)
-        verdict: str | None = grader.quick(answer, question.gold, kind, question.choices)
-        if verdict is None:  # computer algebra, in a process that can be killed
-            verdict = await asyncio.to_thread(
-                grader.grade, answer, question.gold, kind, question.choices
-            )
+        answer = extract_answer(node.text, question.kind, question.choices)  # type: ignore[arg-type]
+        verdict = await judge(question, answer, grader)
         rows.append(_row(question, node, spec, model) | judged(answer, verdict, len(node.path)))
     return rows
+
+
+async def judge(question: "Question", answer: str | None, grader: Grader) -> str:
+    """Return the verdict on an answer: right, wrong or timeout."""
+    kind: Kind = question.kind  # type: ignore[assignment]
+    quick = grader.quick(answer, question.gold, kind, question.choices)
+    if quick is not None:
+        return quick
+    # computer algebra, in a process that can be killed
+    return await asyncio.to_thread(grader.grade, answer, question.gold, kind, question.choices)
 
 
 def judged(answer: str | None, verdict: str, depth: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """An evaluation: every setting on every question under every seed, kept, resumed, counted.
 
-    report = evaluate(spec, find(["sa", "malt+mv"]), team, Path("results"), seeds=4)
+    report = evaluate(plan(spec, find(["sa", "malt+mv"]), team, Path("results"), seeds=4))
 
 The unit is one question under one seed, over all settings: they share what they have in common.
 A finished unit is in `completions/` whole or not at all; started again, only missing ones are
@@ -13,6 +13,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from malt_data.builders.build import complete
+from malt_data.builders.tree import judge, judged
 from malt_data.engines import Engine
 from malt_data.engines.opening import open_engine
 from malt_data.errors import EngineDown, EngineError, EvalError, MaltError
 from malt_data.evaluation.play import Memo, Team, Turn, play
-from malt_data.evaluation.results import write_predictions
+from malt_data.evaluation.results import MANIFEST, PARTS, QUESTIONS, write_predictions
 from malt_data.evaluation.settings import Setting
 from malt_data.evaluation.vote import ballots, majority
 from malt_data.forests.forest import provenance, question_table
@@ -38,9 +40,6 @@ from malt_data.schemas.manifest import Spec
 if TYPE_CHECKING:
     from malt_data.builders.questions import Question
 
-MANIFEST = "eval.json"
-PARTS = "completions"
-QUESTIONS = "questions.parquet"
 Unit = tuple[str, int, str]
 """(setting, seed, question_id)."""
 
@@ -49,7 +48,47 @@ _ELSEWHERE = ("base_url", "concurrency", "adapters", "shard", "limit")
 Watch = Callable[[int, int], None]
 
 
-def evaluate(
+@dataclass(frozen=True)
+class Plan:
+    """What an evaluation is to ask, checked, before anything is written."""
+
+    spec: Spec
+    settings: list[Setting]
+    team: Team
+    out: Path
+    drawn: "dict[int, list[Question]]"
+    """The questions of each seed."""
+    manifest: dict[str, Any]
+
+    @property
+    def questions(self) -> "list[Question]":
+        """Every question once."""
+        return list({q.question_id: q for drawn in self.drawn.values() for q in drawn}.values())
+
+    def todo(self) -> "list[tuple[int, Question, list[Setting]]]":
+        """Return (seed, question, settings) of which `out` lacks the completions."""
+        done = played(self.out)
+        return [
+            (seed, question, missing)
+            for seed, questions in self.drawn.items()
+            for question in questions
+            if (missing := _missing(self.settings, seed, question, done))
+        ]
+
+    def facts(self) -> dict[str, Any]:
+        """Return the size of it. completions: at most; what settings share is asked once."""
+        units = sum(map(len, self.drawn.values()))
+        todo = self.todo()
+        return {
+            "units": len(self.settings) * units,
+            "missing": sum(len(settings) for _, _, settings in todo),
+            "completions": sum(s.completions for _, _, settings in todo for s in settings),
+            "questions": len(self.questions),
+            "settings": [setting.name for setting in self.settings],
+        }
+
+
+def plan(
     spec: Spec,
     settings: list[Setting],
     team: Team,
@@ -58,16 +97,8 @@ def evaluate(
     seeds: int = 1,
     seen: "frozenset[str]" = frozenset(),
     allow_seen: bool = False,
-    watch: Watch = lambda done, total: None,
-    note: Callable[[str], None] = lambda _: None,
-) -> dict[str, Any]:
-    """Play what `out` lacks and write predictions.parquet; return {"units", "played", "failed"}.
-
-    spec: questions, split, engine and sampling, as for a build; `limit` questions are drawn for
-    each seed anew, as in the paper (§5.2). seen: ids of questions that the team was trained on.
-    Raises EvalError for seen questions (unless `allow_seen`), a setting without its adapters, or a
-    folder with another evaluation; EngineDown where no completion can be had.
-    """
+) -> Plan:
+    """Return what `evaluate` would do with the same arguments, and raise what it would refuse."""
     from malt_data.builders.questions import load_questions
 
     for setting in settings:
@@ -81,28 +112,37 @@ def evaluate(
         spec.questions, split=spec.split, grader=spec.grader, fields=spec.fields
     )
     drawn = {seed: draw(loaded.questions, spec.limit, seed) for seed in range(seeds)}
-    asked = {q.question_id: q for questions in drawn.values() for q in questions}
-    refuse_seen(set(asked) & seen, len(asked), allow_seen)
+    asked = {q.question_id for questions in drawn.values() for q in questions}
+    refuse_seen(asked & seen, len(asked), allow_seen)
     manifest = _manifest(spec.model_copy(update={"split": loaded.split}), settings, team, seeds)
+    return Plan(spec, settings, team, out, drawn, _joined(out, manifest))
+
+
+def evaluate(
+    planned: Plan,
+    *,
+    watch: Watch = lambda done, total: None,
+    note: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Play what is missing and write predictions.parquet; return {"units", "played", "failed"}.
+
+    Raises EvalError where another evaluation writes there; EngineDown where no completion can be
+    had.
+    """
+    out = planned.out
     with lock(out, wait=False) as mine:
         if not mine:
             raise EvalError(f"{out} is being written by another evaluation. Wait for it.")
-        _begin(out, manifest, list(asked.values()))
-        done = played(out)
-        todo = [
-            (seed, question, missing)
-            for seed, questions in drawn.items()
-            for question in questions
-            if (missing := _missing(settings, seed, question, done))
-        ]
-        units = len(settings) * sum(map(len, drawn.values()))
+        _begin(planned)
+        todo = planned.todo()
         failed: dict[str, str] = {}
         try:
             if todo:
-                failed = asyncio.run(_run(spec, todo, team, out, watch, note))
+                failed = asyncio.run(_run(planned, todo, watch, note))
         finally:
             write_predictions(out)
-    return {"units": units, "played": sum(len(m) for _, _, m in todo), "failed": failed}
+    played_now = sum(len(settings) for _, _, settings in todo)
+    return {"units": planned.facts()["units"], "played": played_now, "failed": failed}
 
 
 def draw(questions: "list[Question]", limit: int | None, seed: int) -> "list[Question]":
@@ -154,42 +194,50 @@ def _manifest(spec: Spec, settings: list[Setting], team: Team, seeds: int) -> di
     }
 
 
-def _begin(out: Path, manifest: dict[str, Any], questions: "list[Question]") -> None:
-    """Write eval.json and questions.parquet, or see that those there are of the same evaluation.
+def _joined(out: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return `manifest` with what `out` has already: settings and seeds may be added.
 
-    More settings and more seeds may be added; what was sampled otherwise is refused.
+    Raises EvalError where the two are of different evaluations.
     """
     path = out / MANIFEST
     if not path.exists():
-        if others := [p.name for p in out.iterdir() if not p.name.startswith(".")]:
+        others = [p.name for p in out.iterdir() if p.name[0] != "."] if out.exists() else []
+        if others:
             raise EvalError(f"{out} holds other files ({others[0]}). Choose a new one: --out NAME")
-    else:
-        before = json.loads(path.read_bytes())
-        now = json.loads(json.dumps(manifest))
-        for key in ("schema", "spec", "team"):
-            if before.get(key) != now[key]:
-                raise EvalError(
-                    f"{out} holds an evaluation with another {key}. Use the same settings, or a "
-                    "new folder: --out NAME"
-                )
-        known = {setting["name"]: setting for setting in before["settings"]}
-        manifest = manifest | {
-            "settings": list((known | {s["name"]: s for s in manifest["settings"]}).values()),
-            "seeds": max(before["seeds"], manifest["seeds"]),
-        }
-        for setting in now["settings"]:
-            if known.get(setting["name"], setting) != setting:
-                raise EvalError(
-                    f"{out} holds another setting {setting['name']}. Choose a new name for it, or "
-                    "a new folder: --out NAME"
-                )
-    table = question_table(questions)
-    if (out / QUESTIONS).exists():
-        before_it = pq.read_table(out / QUESTIONS)
-        new = pc.invert(pc.is_in(table["question_id"], before_it["question_id"]))
-        table = pa.concat_tables([before_it.cast(table.schema), table.filter(new)])
-    write_table(out / QUESTIONS, table)
-    write_text(path, json.dumps(manifest | {"provenance": provenance()}, indent=2) + "\n")
+        return manifest
+    before = json.loads(path.read_bytes())
+    now = json.loads(json.dumps(manifest))
+    for key in ("schema", "spec", "team"):
+        if before.get(key) != now[key]:
+            raise EvalError(
+                f"{out} holds an evaluation with another {key}. Use the same settings, or a "
+                "new folder: --out NAME"
+            )
+    known = {setting["name"]: setting for setting in before["settings"]}
+    for setting in now["settings"]:
+        if known.get(setting["name"], setting) != setting:
+            raise EvalError(
+                f"{out} holds another setting {setting['name']}. Choose a new name for it, or "
+                "a new folder: --out NAME"
+            )
+    return manifest | {
+        "settings": list((known | {s["name"]: s for s in now["settings"]}).values()),
+        "seeds": max(before["seeds"], now["seeds"]),
+    }
+
+
+def _begin(planned: Plan) -> None:
+    """Write eval.json and questions.parquet, with what is there already."""
+    joined = _joined(planned.out, planned.manifest)  # again: another may have ended meanwhile
+    path = planned.out / QUESTIONS
+    table = question_table(planned.questions)
+    if path.exists():
+        stored = pq.read_table(path)
+        new = pc.invert(pc.is_in(table["question_id"], stored["question_id"]))
+        table = pa.concat_tables([stored.cast(table.schema), table.filter(new)])
+    write_table(path, table)
+    facts = joined | {"provenance": provenance()}
+    write_text(planned.out / MANIFEST, json.dumps(facts, indent=2) + "\n")
 
 
 def ask(
@@ -234,28 +282,27 @@ async def _open(spec: Spec, team: Team, note: Callable[[str], None]) -> Engine:
 
 
 async def _run(
-    spec: Spec,
+    planned: Plan,
     todo: "list[tuple[int, Question, list[Setting]]]",
-    team: Team,
-    out: Path,
     watch: Watch,
     note: Callable[[str], None],
 ) -> dict[str, str]:
-    engine = await _open(spec, team, note)
+    engine = await _open(planned.spec, planned.team, note)
     try:
-        return await _play_all(engine, spec, todo, team, out, watch)
+        with Grader() as grader:
+            return await _play_all(engine, grader, planned, todo, watch)
     finally:
         await engine.close()
 
 
 async def _play_all(
     engine: Engine,
-    spec: Spec,
+    grader: Grader,
+    planned: Plan,
     todo: "list[tuple[int, Question, list[Setting]]]",
-    team: Team,
-    out: Path,
     watch: Watch,
 ) -> dict[str, str]:
+    spec, team, out = planned.spec, planned.team, planned.out
     rows: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     total = sum(len(settings) for _, _, settings in todo)
@@ -282,8 +329,12 @@ async def _play_all(
         finally:
             await memo.close()
             room.release()
-        for setting, found in zip(settings, turns, strict=True):
-            rows.extend(_row(setting, seed, question, turn) for turn in found)
+        made = [
+            _row(setting, seed, question, turn, await judge(question, turn.answer, grader))
+            for setting, found in zip(settings, turns, strict=True)
+            for turn in found
+        ]
+        rows.extend(made)  # at once: a flush in between would cut a unit in two
         state["done"] += len(settings)
         watch(int(state["done"]), total)
         if time.monotonic() - state["flushed"] > _FLUSH_SECONDS:
@@ -301,8 +352,11 @@ async def _play_all(
     return failed
 
 
-def _row(setting: Setting, seed: int, question: "Question", turn: Turn) -> dict[str, Any]:
+def _row(
+    setting: Setting, seed: int, question: "Question", turn: Turn, verdict: str
+) -> dict[str, Any]:
     completion = turn.completion
+    graded = judged(turn.answer, verdict, turn.turn)
     return {
         "setting": setting.name,
         "seed": seed,
@@ -314,6 +368,8 @@ def _row(setting: Setting, seed: int, question: "Question", turn: Turn) -> dict[
         "messages": json.dumps(turn.messages, ensure_ascii=False),
         "text": completion.text,
         "answer": turn.answer,
+        "correct": graded["correct"],
+        "verdict": graded["verdict"],
         "finish_reason": completion.finish_reason,
         "prompt_tokens": completion.prompt_tokens,
         "completion_tokens": completion.completion_tokens,

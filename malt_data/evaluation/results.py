@@ -1,18 +1,20 @@
-"""Results from completions: predictions, the paper's table, intervals and paired tests.
+"""Results from completions: predictions, SQL, the paper's table, intervals and paired tests.
 
-write_predictions(Path("results"), settings)
-rows = table(Path("results"))
-rows[0]    # {"setting": "sa", "mean": 0.31, "std": 0.02, "low": 0.27, "high": 0.35, …}
+results = open_results("results")
+results.sql("FROM accuracy")             # polars DataFrame; also turns, turn_accuracy, flips
+table(results)[0]                        # {"setting": "sa", "mean": 0.31, "std": 0.02, …}
+compare(results.predictions(), "malt+mv", "star-ma+mv")    # {"difference": 0.08, "p": 0.002}
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from malt_data.errors import EvalError
@@ -21,23 +23,66 @@ from malt_data.evaluation.settings import Setting
 from malt_data.evaluation.vote import ballots, majority
 from malt_data.forests.parts import write_table
 from malt_data.graders import Grader, Kind, kind_of
-from malt_data.schemas.evaluation import PREDICTIONS
+from malt_data.schemas.evaluation import COMPLETIONS, PREDICTIONS
 
+MANIFEST = "eval.json"
+PARTS = "completions"
+QUESTIONS = "questions.parquet"
 FILE = "predictions.parquet"
 _RESAMPLES = 10_000
 
 
-def write_predictions(out: Path) -> pl.DataFrame:
-    """Make predictions.parquet anew from all completions in `out`; return it."""
-    manifest = json.loads((out / "eval.json").read_bytes())
+class Results:
+    """A folder that `malt-data eval` wrote: `manifest`, its tables, and SQL over them."""
+
+    views: tuple[str, ...] = ("accuracy", "turns", "turn_accuracy", "flips")
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self.folder = folder
+        self.manifest = manifest
+
+    @property
+    def settings(self) -> list[str]:
+        """Names of the settings, in the order in which they were asked for."""
+        return [setting["name"] for setting in self.manifest["settings"]]
+
+    def tables(self) -> dict[str, ds.Dataset]:
+        """Return what SQL stands on."""
+        parts = sorted((self.folder / PARTS).glob("part-*.parquet"))
+        return {
+            "questions": ds.dataset(self.folder / QUESTIONS),
+            "completions": ds.dataset(parts, schema=COMPLETIONS),
+            "predictions": ds.dataset(self.folder / FILE, schema=PREDICTIONS),
+        }
+
+    def predictions(self) -> pl.DataFrame:
+        """Return one row a setting, seed and question (`schemas.evaluation.PREDICTIONS`)."""
+        return pl.DataFrame(pq.read_table(self.folder / FILE))
+
+    def sql(self, query: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:
+        """Run one read-only DuckDB query over the views; raise QueryError where it fails."""
+        from malt_data.forests.query import run
+
+        return pl.DataFrame(run(self, query, parameters))
+
+
+def open_results(folder: str | Path) -> Results:
+    """Open the folder of an evaluation; raise EvalError where there is none."""
+    path = Path(folder)
+    if not (path / MANIFEST).exists() or not (path / FILE).exists():
+        raise EvalError(f"{path} holds no evaluation. Make one: malt-data eval --out {path}")
+    return Results(path, json.loads((path / MANIFEST).read_bytes()))
+
+
+def write_predictions(out: Path) -> None:
+    """Make predictions.parquet anew from all completions in `out`."""
+    manifest = json.loads((out / MANIFEST).read_bytes())
     known = {s["name"]: Setting.model_validate(s) for s in manifest["settings"]}
     grader_name = manifest["spec"]["grader"]
-    questions = {
-        row["question_id"]: row for row in pq.read_table(out / "questions.parquet").to_pylist()
-    }
+    questions = {row["question_id"]: row for row in pq.read_table(out / QUESTIONS).to_pylist()}
     rows = []
     with Grader() as grader:
-        for path in sorted((out / "completions").glob("part-*.parquet")):
+        for path in sorted((out / PARTS).glob("part-*.parquet")):
             units: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
             for row in pq.read_table(path).to_pylist():
                 key = row["setting"], row["seed"], row["question_id"]
@@ -48,16 +93,6 @@ def write_predictions(out: Path) -> pl.DataFrame:
                 rows.append(_prediction(known[key[0]], key, turns, question, kind, grader))
     rows.sort(key=lambda row: (row["setting"], row["seed"], row["question_id"]))
     write_table(out / FILE, pa.Table.from_pylist(rows, schema=PREDICTIONS))
-    return read_predictions(out)
-
-
-def read_predictions(out: Path) -> pl.DataFrame:
-    """Read predictions.parquet; raise EvalError where there is none."""
-    if not (out / FILE).exists():
-        raise EvalError(f"{out} holds no evaluation ({FILE} is missing). Make one: malt-data eval")
-    frame = pl.from_arrow(pq.read_table(out / FILE))
-    assert isinstance(frame, pl.DataFrame)
-    return frame
 
 
 def _kind(question: dict[str, Any], grader: str) -> Kind:
@@ -96,7 +131,18 @@ def _prediction(
         "refiner_answer": first.get("refiner"),
         "prompt_tokens": sum(row["prompt_tokens"] or 0 for row in rows),
         "completion_tokens": sum(row["completion_tokens"] or 0 for row in rows),
+        "seconds": _seconds(rows, together="turn" if setting.agents > 1 else "pass"),
     }
+
+
+def _seconds(rows: list[dict[str, Any]], together: str) -> float:
+    """Return how long the unit took: passes run side by side, the rounds of a debate in turn."""
+    spent: dict[int, list[float]] = {}
+    for row in rows:
+        spent.setdefault(row[together], []).append(row["latency"] or 0.0)
+    if together == "turn":
+        return sum(max(seconds) for seconds in spent.values())
+    return max(sum(seconds) for seconds in spent.values())
 
 
 def _turn(row: dict[str, Any]) -> Turn:
@@ -106,22 +152,26 @@ def _turn(row: dict[str, Any]) -> Turn:
 # --- the table ------------------------------------------------------------------------------------
 
 
-def table(out: Path) -> list[dict[str, Any]]:
+def table(results: Results, against: str | None = None) -> list[dict[str, Any]]:
     """Return a row a setting, in the order of eval.json.
 
     mean, std: of the accuracy over seeds (std with n - 1; 0 for one seed). low, high: a bootstrap
-    interval of 95 % over questions. tokens: prompt and completion tokens a question.
+    interval of 95 % over questions. tokens and seconds: of a question. against: a setting to
+    compare every other one with; `behind` and `p` are what `compare(…, against, setting)` gives.
+    Raises EvalError where `against` was not evaluated.
     """
-    predictions = read_predictions(out)
-    manifest = json.loads((out / "eval.json").read_bytes())
+    if against is not None and against not in results.settings:
+        raise EvalError(f"{against} was not evaluated, only {', '.join(results.settings)}.")
+    predictions = results.predictions()
     found = []
-    for name in [setting["name"] for setting in manifest["settings"]]:
+    for name in results.settings:
         mine = predictions.filter(pl.col("setting") == name)
         if not mine.height:
             continue
         right = mine.with_columns(pl.col("correct").fill_null(False).cast(pl.Float64))
-        by_seed = right.group_by("seed").agg(pl.mean("correct"))["correct"]
-        low, high = interval(right.group_by("question_id").agg(pl.mean("correct"))["correct"])
+        by_seed = right.group_by("seed").agg(pl.mean("correct")).sort("seed")["correct"]
+        by_question = right.group_by("question_id").agg(pl.mean("correct")).sort("question_id")
+        low, high = interval(by_question["correct"])
         found.append(
             {
                 "setting": name,
@@ -134,8 +184,12 @@ def table(out: Path) -> list[dict[str, Any]]:
                 "unanswered": mine["answer"].null_count() / mine.height,
                 "prompt_tokens": mine["prompt_tokens"].mean(),
                 "completion_tokens": mine["completion_tokens"].mean(),
+                "seconds": mine["seconds"].mean(),
             }
         )
+        if against is not None:
+            test = compare(predictions, against, name) if name != against else {}
+            found[-1] |= {"behind": test.get("difference"), "p": test.get("p")}
     return found
 
 
@@ -180,7 +234,11 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         "95 % interval": lambda r: f"{100 * r['low']:.1f}-{100 * r['high']:.1f}",
         "no answer, %": lambda r: f"{100 * r['unanswered']:.1f}",
         "tokens a question": lambda r: f"{r['prompt_tokens'] + r['completion_tokens']:.0f}",
+        "seconds a question": lambda r: f"{r['seconds']:.1f}",
     }
+    if "p" in rows[0]:
+        lines["behind, points"] = lambda r: "" if r["p"] is None else f"{100 * r['behind']:.1f}"
+        lines["p"] = lambda r: "" if r["p"] is None else f"{r['p']:.4f}"
     body = [
         f"| {name} | " + " | ".join(cell(r) for r in rows) + " |" for name, cell in lines.items()
     ]

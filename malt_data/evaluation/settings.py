@@ -35,6 +35,11 @@ class Setting(BaseModel):
     rounds: int = Field(1, ge=1, le=16)
     votes: int = Field(1, ge=1, le=99)
 
+    @property
+    def completions(self) -> int:
+        """Completions a question."""
+        return self.votes * self.agents * self.rounds * len(self.turns)
+
     def adapter(self, role: str, team: dict[str, dict[str, str]]) -> str | None:
         """Return the adapter that `role` uses, from `{"sft": {role: …}, "team": {role: …}}`."""
         if self.adapters == "none" or role in self.base:

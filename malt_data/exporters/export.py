@@ -56,6 +56,8 @@ class Report(BaseModel):
     forest: str
     """Fingerprint of the forest's state, see `fingerprint`."""
     model: str | None
+    sampling: dict[str, Any] = {}
+    """Temperature, max_tokens and prompts that the rows were sampled with."""
     candidates: int = 0
     rows: dict[str, int] = {}
     dropped: dict[str, int] = {}
@@ -178,6 +180,7 @@ def summarize(
         labels=forest.manifest.labels,
         forest=state,
         model=forest.manifest.spec.model,
+        sampling=forest.manifest.spec.model_dump(include={"temperature", "max_tokens", "prompts"}),
         candidates=counts.total(),
         rows={split: counts[split, None] for split in SPLITS if counts[split, None]},
         dropped={r: sum(part.get(r, 0) for part in dropped.values()) for r in reasons},

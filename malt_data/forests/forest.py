@@ -68,6 +68,8 @@ def is_forest(name: str) -> bool:
 class Forest:
     """All trees of one build: `manifest`, `questions`, `nodes`, and SQL over them."""
 
+    views: tuple[str, ...] = ("trajectories", "pairs", "role_stats")
+
     def __init__(self, folder: Path, manifest: Manifest, origin: str | None = None) -> None:
         self.folder = folder
         self.manifest = manifest
@@ -82,6 +84,10 @@ class Forest:
     def nodes_dataset(self) -> ds.Dataset:
         """Return all parts for scanning, older schema versions upgraded."""
         return _dataset(self.parts, self.parts.paths(), NODES)
+
+    def tables(self) -> dict[str, ds.Dataset]:
+        """Return what SQL stands on."""
+        return {"questions": self.questions_dataset(), "nodes": self.nodes_dataset()}
 
     def questions(self) -> pl.LazyFrame:
         """Return one row a question (`schemas.forest.QUESTIONS`), grown or not."""

@@ -1,4 +1,4 @@
-"""SQL over a forest, read-only, that cannot leave it.
+"""SQL over a forest or over results, read-only, that cannot leave them.
 
 DuckDB gets no path at all: `allowed_directories` would grant writing too, and a COPY hides
 inside a WITH. The Parquet files are handed over as Arrow datasets, then outside access is
@@ -15,17 +15,13 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import duckdb
 import pyarrow as pa
+import pyarrow.dataset as ds
 
 from malt_data.errors import MaltError, QueryError
-
-if TYPE_CHECKING:
-    from malt_data.forests.forest import Forest
-
-VIEWS = ("trajectories", "pairs", "role_stats")
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "python_enable_replacements": "false",
@@ -37,13 +33,23 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
 }
 
 
-def connect(forest: "Forest") -> duckdb.DuckDBPyConnection:
-    """Return a connection that sees `questions`, `nodes` and VIEWS, and nothing else."""
+class Source(Protocol):
+    """What can be asked: its tables, and which of schemas/views/*.sql stand on them."""
+
+    views: tuple[str, ...]
+
+    def tables(self) -> dict[str, ds.Dataset]:
+        """Return the tables by name, for scanning."""
+        ...
+
+
+def connect(source: Source) -> duckdb.DuckDBPyConnection:
+    """Return a connection that sees the tables and views of `source`, and nothing else."""
     connection = duckdb.connect(":memory:", config=_CONFIG)
-    connection.register("questions", forest.questions_dataset())
-    connection.register("nodes", forest.nodes_dataset())
+    for name, table in source.tables().items():
+        connection.register(name, table)
     views = resources.files("malt_data.schemas").joinpath("views")
-    for name in VIEWS:
+    for name in source.views:
         connection.execute(views.joinpath(f"{name}.sql").read_text("utf-8"))
     connection.execute("SET enable_progress_bar = false")
     connection.execute("SET enable_external_access = false")
@@ -51,16 +57,16 @@ def connect(forest: "Forest") -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def run(forest: "Forest", query: str, parameters: Sequence[Any] = ()) -> pa.Table:
+def run(source: Source, query: str, parameters: Sequence[Any] = ()) -> pa.Table:
     """Return the rows of one query; raise QueryError where DuckDB refuses or fails."""
-    with connect(forest) as connection:
+    with connect(source) as connection:
         try:
             relation = connection.sql(query, params=list(parameters) or None)
             if relation is None:
                 raise QueryError("The SQL gave no rows: it must be a query, e.g. FROM role_stats")
             return relation.to_arrow_table()
         except duckdb.Error as error:
-            raise QueryError(_explain(error)) from None
+            raise QueryError(_explain(error, source)) from None
         except (MemoryError, pa.ArrowException, UnicodeError) as error:
             raise QueryError(f"The SQL failed: {error or 'out of memory'}.") from None
 
@@ -117,12 +123,12 @@ def _child(work: Callable[[], None], gibibytes: int) -> None:
         os._exit(code)
 
 
-def _explain(error: duckdb.Error) -> str:
+def _explain(error: duckdb.Error, source: Source) -> str:
     """Return DuckDB's message on one line, with what to do where we know it."""
     text = re.sub(r"\s+", " ", str(error)).strip()
     if isinstance(error, duckdb.PermissionException) or "disabled by configuration" in text:
-        return f"The query may only read the forest, not files or the network ({text})."
+        return f"The query may only read its views, not files or the network ({text})."
     if isinstance(error, duckdb.CatalogException):
-        names = ", ".join(("questions", "nodes", *VIEWS))
+        names = ", ".join((*source.tables(), *source.views))
         return f"{text} The views are: {names}."
     return text[:1000]

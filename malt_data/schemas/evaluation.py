@@ -30,6 +30,8 @@ COMPLETIONS = pa.schema(
         _column("messages", pa.string(), "JSON: the chat that the model was given"),
         _column("text", pa.string(), "the completion, as the model returned it"),
         _column("answer", pa.string(), "answer extracted from text", null=True),
+        _column("correct", pa.bool_(), "answer equals gold; null: not gradable", null=True),
+        _column("verdict", pa.string(), "right, wrong, unanswered or timeout"),
         _column("finish_reason", pa.string(), "stop, length, …"),
         _column("prompt_tokens", pa.int32(), "as the engine counted", null=True),
         _column("completion_tokens", pa.int32(), "as the engine counted", null=True),
@@ -50,6 +52,7 @@ PREDICTIONS = pa.schema(
         _column("refiner_answer", pa.string(), "of the first pass", null=True),
         _column("prompt_tokens", pa.int64(), "of all completions of the unit"),
         _column("completion_tokens", pa.int64(), "of all completions of the unit"),
+        _column("seconds", pa.float64(), "from the question to its last turn, passes side by side"),
     ],
     metadata=_stamp,
 )

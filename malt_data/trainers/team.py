@@ -10,16 +10,21 @@
       generator = "generator_sft"        # after SFT only, for the STaR baselines
       [data]
       generator_sft = "me/trees@3f2a…"   # what each was trained on
+      [sampling]                         # as the data was: what the adapters expect
+      temperature = 0.3
+      max_tokens = 1024
+      [sampling.prompts.numeric.generator]
+      user = "{question} …"
 
 `malt-data build --team team.toml` grows the next forest with it (iterated MALT, §A.8.1).
 """
 
-import json
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from malt_data.errors import SpecError
@@ -44,6 +49,8 @@ class Team(BaseModel):
     sft: dict[str, str] = {}
     """Each role after SFT only: the paper's STaR baseline (§5.1)."""
     data: dict[str, str] = {}
+    sampling: dict[str, Any] = {}
+    """Settings of a build: temperature, max_tokens, prompts."""
 
     def trained_on(self) -> frozenset[str]:
         """Return the ids of all questions that an adapter of this team was trained on."""
@@ -78,14 +85,9 @@ def read_team(path: Path) -> Team:
 
 
 def write_team(path: Path, team: Team) -> None:
-    lines = [f"model = {json.dumps(team.model)}"]
-    for name, table in (("adapters", team.adapters), ("sft", team.sft), ("data", team.data)):
-        lines += [
-            "",
-            f"[{name}]",
-            *(f"{key} = {json.dumps(value)}" for key, value in table.items()),
-        ]
-    write_text(path, "\n".join(lines) + "\n")
+    """Write team.toml, whole or not at all."""
+    facts = team.model_dump(exclude_none=True)
+    write_text(path, tomli_w.dumps({key: facts[key] for key in facts if facts[key]}))
 
 
 def train_team(
@@ -130,5 +132,8 @@ def train_team(
             records[key] = train_dpo(role, source, out / key, adapter=start, model=name, **common)
         adapters[role] = key
     sft = {role: f"{role}_sft" for role in adapters}
-    write_team(out / TEAM, Team(model=name, adapters=adapters, sft=sft, data=pinned))
+    report = next((data.report for data in found.values() if data.report), None)
+    sampling = report.sampling if report else {}
+    team = Team(model=name, adapters=adapters, sft=sft, data=pinned, sampling=sampling)
+    write_team(out / TEAM, team)
     return records

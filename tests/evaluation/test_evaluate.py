@@ -1,7 +1,6 @@
 """Whole evaluations against a server: recomputed, resumed, refused, and without leaks."""
 
 import json
-import random
 import subprocess
 import sys
 from collections import Counter
@@ -11,6 +10,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from evaluation.harness import answer, malt, timeless, write_questions
 from openai_server import OpenAIServer
 
 from malt_data.evaluation.results import compare, interval
@@ -18,19 +18,9 @@ from malt_data.evaluation.results import compare, interval
 EVERY = "sa,sa+mv,ma,ma+mv,malt,malt+mv,star-ma+mv,debate,malt-base-v,malt-g,malt-gv,malt-gr"
 
 
-def answer(messages: list[dict[str, str]], seed: int | None, sample: int) -> str:
-    """Say right, wrong or nothing: the same chat and seed say the same."""
-    source = random.Random(f"{messages[-1]['content']}{seed}")
-    number = source.choice([3, 3, 4, 5])
-    return source.choice([f"Final Answer: {number}"] * 4 + ["I do not know."])
-
-
 @pytest.fixture
 def questions(tmp_path: Path) -> Path:
-    path = tmp_path / "q.jsonl"
-    lines = [{"question": f"What is {i} + {3 - i}?", "answer": "3"} for i in range(12)]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path
+    return write_questions(tmp_path / "q.jsonl")
 
 
 @pytest.fixture
@@ -47,15 +37,6 @@ def team(tmp_path: Path) -> Path:
 def server() -> Iterator[OpenAIServer]:
     with OpenAIServer(answer, models=()) as server:
         yield server
-
-
-def malt(server: OpenAIServer, *words: object, code: int = 0) -> tuple[Any, str]:
-    engine = ["--engine", "openai", "--base-url", server.base_url, "--model", "m"]
-    command = [sys.executable, "-m", "malt_data", "eval", *engine, *map(str, words), "--json"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert "Traceback" not in run.stderr, run.stderr
-    assert run.returncode == code, run.stderr
-    return (json.loads(run.stdout) if run.stdout else None), run.stderr
 
 
 def completions(out: Path) -> list[dict[str, Any]]:
@@ -159,9 +140,11 @@ def test_the_same_again_killed_or_not_gives_the_same_table(
     asked = len(server.requests)
     second, _ = malt(server, *words, "--out", tmp_path / "b")
     assert 0 < len(server.requests) - asked < asked
-    assert second["settings"] == first["settings"]
+    assert timeless(second["settings"]) == timeless(first["settings"])
     assert second["played"] < second["units"]
-    frames = [pl.read_parquet(tmp_path / name / "predictions.parquet") for name in "ab"]
+    frames = [
+        pl.read_parquet(tmp_path / name / "predictions.parquet").drop("seconds") for name in "ab"
+    ]
     assert frames[0].equals(frames[1])
     asked = len(server.requests)
     third, _ = malt(server, *words, "--out", tmp_path / "b")

@@ -1,0 +1,39 @@
+"""What the tests of evaluations share: a model that answers by chance, questions, the command."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from openai_server import OpenAIServer
+
+
+def answer(messages: list[dict[str, str]], seed: int | None, sample: int) -> str:
+    """Say right, wrong or nothing: the same chat and seed say the same."""
+    source = random.Random(f"{messages[-1]['content']}{seed}")
+    number = source.choice([3, 3, 4, 5])
+    return source.choice([f"Final Answer: {number}"] * 4 + ["I do not know."])
+
+
+def write_questions(path: Path) -> Path:
+    """Write twelve questions, the gold of each 3."""
+    lines = [{"question": f"What is {i} + {3 - i}?", "answer": "3"} for i in range(12)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def malt(server: OpenAIServer, *words: object, code: int = 0) -> tuple[Any, str]:
+    """Run `malt-data eval` against `server`; return (its JSON, its stderr)."""
+    engine = ["--engine", "openai", "--base-url", server.base_url, "--model", "m"]
+    command = [sys.executable, "-m", "malt_data", "eval", *engine, *map(str, words), "--json"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "Traceback" not in run.stderr, run.stderr
+    assert run.returncode == code, run.stderr
+    return (json.loads(run.stdout) if run.stdout else None), run.stderr
+
+
+def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of a table without what differs between two runs."""
+    return [{key: row[key] for key in row if key != "seconds"} for row in rows]

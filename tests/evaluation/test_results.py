@@ -1,0 +1,198 @@
+"""What results are asked afterwards: SQL, figures, tests; and evaluations that are killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from evaluation.harness import answer, malt, timeless, write_questions
+from openai_server import OpenAIServer
+
+from malt_data import open_results
+from malt_data.errors import EvalError, QueryError
+from malt_data.evaluation.results import compare
+
+SETTINGS = "sa,sa+mv,ma,ma+mv,debate,pair"
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    questions = write_questions(folder / "q.jsonl")
+    own = folder / "own.toml"
+    own.write_text('[pair]\nturns = ["generator", "verifier"]\n')
+    with OpenAIServer(answer, models=()) as server:
+        facts, said = malt(server, "--questions", questions, "--split", "train", "--seeds", 3,
+                           "--settings", SETTINGS, "--settings-file", own, "--against", "ma+mv",
+                           "--figures", "--out", folder / "out")  # fmt: skip
+    assert said.count("Drew ") == 3
+    predictions = open_results(folder / "out").predictions()
+    for row in facts["settings"]:
+        if row["setting"] == "ma+mv":
+            assert row["p"] is None
+        else:
+            test = compare(predictions, "ma+mv", row["setting"])
+            assert (row["behind"], row["p"]) == (test["difference"], test["p"])
+    return folder / "out"
+
+
+def passes(out: Path) -> dict[Any, list[dict[str, Any]]]:
+    found: dict[Any, list[dict[str, Any]]] = {}
+    for row in pl.read_parquet(out / "completions" / "*.parquet").sort("turn").to_dicts():
+        key = row["setting"], row["seed"], row["question_id"], row["pass"]
+        found.setdefault(key, []).append(row)
+    return found
+
+
+def shown(rows: list[dict[str, Any]]) -> list[bool]:
+    """Return after each turn whether the pass would be right if it ended there."""
+    right: list[bool] = []
+    for row in rows:
+        keeps = row["role"] == "verifier" and row["answer"] is None
+        right.append(right[-1] if keeps else row["answer"] == "3")
+    return right
+
+
+def test_a_completions_verdict_is_that_of_its_answer(out: Path) -> None:
+    for rows in passes(out).values():
+        for row in rows:
+            assert row["correct"] is (row["answer"] == "3")
+            assert row["verdict"] == (
+                "unanswered" if row["answer"] is None else "right" if row["correct"] else "wrong"
+            )
+
+
+def test_accuracy_by_turn_and_flips_are_those_of_the_completions(out: Path) -> None:
+    results = open_results(out)
+    by_turn: dict[Any, list[bool]] = {}
+    flips: dict[str, list[tuple[bool, bool]]] = {}
+    for (setting, *_), rows in passes(out).items():
+        right = shown(rows)
+        for turn, correct in enumerate(right):
+            by_turn.setdefault((setting, turn), []).append(correct)
+        if len(right) > 1:
+            flips.setdefault(setting, []).append((right[0], right[-1]))
+    found = {(r["setting"], r["turn"]): r for r in results.sql("FROM turn_accuracy").to_dicts()}
+    assert found.keys() == by_turn.keys()
+    for key, right in by_turn.items():
+        assert found[key]["passes"] == len(right)
+        assert found[key]["accuracy"] == pytest.approx(sum(right) / len(right))
+    rows = {row["setting"]: row for row in results.sql("FROM flips").to_dicts()}
+    assert rows.keys() == flips.keys() == {"ma", "ma+mv", "debate", "pair"}
+    for setting, ends in flips.items():
+        mended = sum(not first and last for first, last in ends) / len(ends)
+        broken = sum(first and not last for first, last in ends) / len(ends)
+        assert rows[setting]["wrong_to_right"] == pytest.approx(mended)
+        assert rows[setting]["right_to_wrong"] == pytest.approx(broken)
+
+
+def test_accuracy_and_its_cost_in_sql_are_those_of_the_table(out: Path) -> None:
+    command = [sys.executable, "-m", "malt_data"]
+    query = "SELECT setting, accuracy, seconds, prompt_tokens FROM accuracy ORDER BY setting"
+    run = subprocess.run([*command, "sql", str(out), query, "--json"],
+                         capture_output=True, text=True, check=True)  # fmt: skip
+    completions = pl.read_parquet(out / "completions" / "*.parquet")
+    predictions = open_results(out).predictions()
+    for row in json.loads(run.stdout):
+        mine = predictions.filter(pl.col("setting") == row["setting"])
+        assert row["accuracy"] == pytest.approx((mine["answer"] == "3").fill_null(False).mean())
+        asked = completions.filter(pl.col("setting") == row["setting"])
+        assert row["prompt_tokens"] == pytest.approx(asked["prompt_tokens"].sum() / mine.height)
+        keys = ["seed", "question_id"]
+        if row["setting"] == "debate":
+            ends = asked.group_by(*keys, "turn").agg(pl.max("latency"))
+            took = ends.group_by(keys).agg(pl.sum("latency"))
+        else:
+            ends = asked.group_by(*keys, "pass").agg(pl.sum("latency"))
+            took = ends.group_by(keys).agg(pl.max("latency"))
+        assert row["seconds"] == pytest.approx(took["latency"].mean())
+
+
+def test_sql_over_results_only_reads_them(out: Path) -> None:
+    results = open_results(out)
+    with pytest.raises(QueryError, match="may only read"):
+        results.sql("SELECT * FROM read_csv('/etc/passwd')")
+    with pytest.raises(QueryError, match="turn_accuracy, flips"):
+        results.sql("FROM nodes")
+
+
+def test_figures_are_whole_and_the_same_again(out: Path, tmp_path: Path) -> None:
+    from malt_data.evaluation.figures import draw
+
+    again = draw(open_results(out), tmp_path)
+    assert [path.name for path in again] == ["turns.svg", "flips.svg", "cost.svg"]
+    for path in again:
+        assert ET.parse(path).getroot().tag.endswith("svg")
+        assert path.read_bytes() == (out / "figures" / path.name).read_bytes()
+
+
+def test_a_folder_without_results_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EvalError, match="holds no evaluation"):
+        open_results(tmp_path)
+
+
+@pytest.fixture
+def server() -> Iterator[OpenAIServer]:
+    with OpenAIServer(answer, models=()) as server:
+        yield server
+
+
+def start(server: OpenAIServer, words: list[object]) -> "subprocess.Popen[str]":
+    """Start an evaluation that keeps every unit at once, not every few seconds."""
+    code = ("import malt_data.evaluation.evaluate as e; from malt_data.cli import main; "
+            "e._FLUSH_SECONDS = 0; main()")  # fmt: skip
+    engine = ["--engine", "openai", "--base-url", server.base_url, "--model", "m"]
+    command = [sys.executable, "-c", code, "eval", *engine, *map(str, words), "--json"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_killed_in_the_middle_it_goes_on_to_the_same_table(
+    server: OpenAIServer, tmp_path: Path
+) -> None:
+    words: list[object] = ["--questions", write_questions(tmp_path / "q.jsonl"), "--split", "train",
+                           "--settings", "sa+mv,ma,debate", "--seeds", 4,
+                           "--concurrency", 8]  # fmt: skip
+    whole, _ = malt(server, *words, "--out", tmp_path / "a")
+    server.delay = 0.02
+    running = start(server, [*words, "--out", tmp_path / "b"])
+    deadline = time.monotonic() + 60
+    while len(list((tmp_path / "b" / "completions").glob("*.parquet"))) < 5:
+        assert running.poll() is None, running.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(running.pid, signal.SIGKILL)
+    running.communicate()
+    server.delay = 0
+    rest, _ = malt(server, *words, "--out", tmp_path / "b")
+    assert 0 < rest["played"] < rest["units"]
+    assert timeless(rest["settings"]) == timeless(whole["settings"])
+
+
+def test_two_at_once_never_mix(server: OpenAIServer, tmp_path: Path) -> None:
+    words: list[object] = ["--questions", write_questions(tmp_path / "q.jsonl"), "--split", "train",
+                           "--seeds", 1, "--out", tmp_path / "out"]  # fmt: skip
+    server.delay = 0.1
+    both = [start(server, [*words, "--settings", name]) for name in ("sa", "ma")]
+    ends = [(run.communicate(timeout=120), run.returncode) for run in both]
+    assert all(code == 0 or "another evaluation" in said for (_, said), code in ends)
+    server.delay = 0
+    facts, _ = malt(server, *words, "--settings", "sa,ma")
+    assert [row["questions"] for row in facts["settings"]] == [12, 12]
+
+
+def test_a_dry_run_counts_and_leaves_nothing(server: OpenAIServer, tmp_path: Path) -> None:
+    words: list[object] = ["--questions", write_questions(tmp_path / "q.jsonl"), "--split", "train",
+                           "--seeds", 2, "--settings", "sa,ma+mv,debate"]  # fmt: skip
+    facts, _ = malt(server, *words, "--out", tmp_path / "out", "--dry-run")
+    assert (facts["units"], facts["missing"]) == (72, 72)
+    assert facts["completions"] == 24 * (1 + 9 + 9)
+    assert not server.requests
+    assert not (tmp_path / "out").exists()
