@@ -21,6 +21,7 @@ of 96 completions of 48 tokens were the same alone and among 48), in bfloat16 of
 import asyncio
 import os
 import threading
+import warnings
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -254,7 +255,8 @@ class _Loaded:
         try:
             if adapter not in self.adapters:
                 name = f"adapter{len(self.adapters)}"
-                with quiet():
+                with quiet(), warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "Already found a `peft_config`")
                     self.model.load_adapter(adapter, adapter_name=name)
                 self.adapters[adapter] = name
         except (ImportError, OSError, ValueError, RuntimeError) as error:

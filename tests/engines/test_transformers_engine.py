@@ -5,7 +5,6 @@ The reference is transformers' own greedy `generate` and softmax, one prompt at 
 
 import asyncio
 import itertools
-import json
 import os
 import shutil
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lora import write_adapter
 
 from malt_data.engines import Completion, Request
 from malt_data.engines.embedded import EMBEDDED, _packed, resolve
@@ -254,27 +254,3 @@ def test_a_missing_adapter_stops_the_build(
     request = replace(ask(QUESTIONS[1], 1), adapter=str(tmp_path / "none"))
     with pytest.raises(EngineDown, match=r"adapter .* could not be loaded"):
         runner.run(gather(engine, request))
-
-
-def write_adapter(folder: Path) -> None:
-    """Write a LoRA adapter with random weights, strong enough to change every answer."""
-    from safetensors.torch import save_file
-
-    folder.mkdir()
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "r": 8,
-        "lora_alpha": 16,
-        "target_modules": ["q_proj"],
-    }
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    noise = torch.Generator().manual_seed(0)
-    weights = {}
-    for layer in range(30):
-        name = f"base_model.model.model.layers.{layer}.self_attn.q_proj.lora"
-        for part in "AB":
-            weights[f"{name}_{part}.weight"] = torch.randn(
-                (8, 576) if part == "A" else (576, 8), generator=noise
-            )
-    save_file(weights, folder / "adapter_model.safetensors")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from lora import write_adapter
 
 from malt_data.engines import Completion, Request
 from malt_data.engines.embedded import EMBEDDED, _packed
@@ -134,26 +135,8 @@ def test_the_rank_is_the_smallest_that_fits_every_adapter(tmp_path: Path) -> Non
     assert _rank((str(tmp_path / "a"), str(tmp_path / "b"))) == 32
 
 
-def write_adapter(folder: Path) -> None:
-    """Write a LoRA adapter with random weights, strong enough to change every answer."""
-    import torch
-    from safetensors.torch import save_file
-
-    folder.mkdir()
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "r": 8,
-        "lora_alpha": 16,
-        "target_modules": ["q_proj"],
-    }
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    noise = torch.Generator().manual_seed(0)
-    weights = {}
-    for layer in range(30):
-        name = f"base_model.model.model.layers.{layer}.self_attn.q_proj.lora"
-        for part in "AB":
-            weights[f"{name}_{part}.weight"] = torch.randn(
-                (8, 576) if part == "A" else (576, 8), generator=noise
-            )
-    save_file(weights, folder / "adapter_model.safetensors")
+def test_prompts_that_fill_more_than_one_step_keep_their_seeds(
+    runner: asyncio.Runner, engine: VLLMEngine
+) -> None:
+    long = [ask(f"{number} {'and so on ' * 400}", 1, max_tokens=1) for number in range(12)]
+    assert len(runner.run(gather_all(engine, *long))) == 12

@@ -1,0 +1,80 @@
+"""A team's adapters and the bare model from one engine: each completion is the right one's."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+import transformers
+from evaluation.harness import write_questions
+from lora import write_adapter
+
+from malt_data.engines.embedded import EMBEDDED, resolve
+from malt_data.evaluation.evaluate import evaluate, plan
+from malt_data.evaluation.settings import find
+from malt_data.schemas.ids import ROLES
+from malt_data.schemas.manifest import Spec
+
+TOKENS = 4
+
+
+@pytest.fixture(scope="module")
+def team(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    folder = tmp_path_factory.mktemp("team")
+    return {
+        stage: {
+            role: write_adapter(folder / f"{role}_{stage}", seed=10 * place + number)
+            for number, role in enumerate(ROLES)
+        }
+        for place, stage in enumerate(("sft", "team"))
+    }
+
+
+@pytest.fixture(
+    params=[
+        "transformers",
+        pytest.param("vllm", marks=[pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]),
+    ]
+)
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    return request.param
+
+
+@pytest.mark.model
+def test_every_completion_is_its_adapters(
+    engine: Any, team: dict[str, dict[str, str]], tmp_path: Path
+) -> None:
+    spec = Spec(questions=str(write_questions(tmp_path / "q.jsonl")), split="train", limit=1,
+                temperature=0, max_tokens=TOKENS, engine=engine, model=EMBEDDED)  # fmt: skip
+    settings = find(["ma", "star-ma", "malt", "malt-base-v"])
+    report = evaluate(plan(spec, settings, team, tmp_path / "out"))
+    assert report["failed"] == {}
+    rows = pl.read_parquet(tmp_path / "out" / "completions" / "*.parquet").to_dicts()
+    assert len(rows) == 12
+    assert {row["adapter"] for row in rows} == {None, *team["sft"].values(), *team["team"].values()}
+    source = resolve(EMBEDDED, print)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    base = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    for row in rows:
+        expected = greedy(base, tokenizer, row["adapter"], json.loads(row["messages"]))
+        assert row["text"] == expected, row
+
+
+def greedy(base: Any, tokenizer: Any, adapter: str | None, messages: list[dict[str, str]]) -> str:
+    """Return what transformers and PEFT alone complete."""
+    import peft
+
+    model = base if adapter is None else peft.PeftModel.from_pretrained(base, adapter)
+    ids = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_tensors="pt", return_dict=False
+    )
+    with torch.inference_mode():
+        made = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False,
+                              max_new_tokens=TOKENS, pad_token_id=0)  # fmt: skip
+    if adapter is not None:
+        model.unload()
+    return str(tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True))
