@@ -10,10 +10,12 @@ library. `open_engine` picks by name.
 
 import asyncio
 import heapq
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
 
 Messages = tuple[dict[str, str], ...]
 """A chat: `{"role": "system"|"user"|"assistant", "content": text}` each."""
@@ -102,6 +104,20 @@ class Gate:
                 return
         self.running -= 1
         self._room.set()
+
+
+@asynccontextmanager
+async def together(
+    work: Iterable[Coroutine[Any, Any, T]],
+) -> AsyncIterator[Iterator[Awaitable[T]]]:
+    """Run coroutines side by side; gives them as they land. None outlives the block."""
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        yield asyncio.as_completed(tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Engine(Protocol):

@@ -30,7 +30,7 @@ from functools import partial
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
-from malt_data.engines import Completion, Gate, Request
+from malt_data.engines import Completion, Gate, Request, together
 from malt_data.errors import EngineDown, EngineError
 
 try:
@@ -121,14 +121,9 @@ class OpenAIEngine:
             for sample, completion in enumerate(found):
                 yield sample, completion
         missing = range(len(found), len(request.seeds))
-        tasks = [asyncio.create_task(self._single(request, sample)) for sample in missing]
-        try:
-            for landed in asyncio.as_completed(tasks):
+        async with together(self._single(request, sample) for sample in missing) as landing:
+            for landed in landing:
                 yield await landed
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)  # no task outlives the call
 
     async def close(self) -> None:
         """Close the connections."""

@@ -25,7 +25,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self
 
-from malt_data.engines import Completion, Gate, Request
+from malt_data.engines import Completion, Gate, Request, together
 from malt_data.engines.embedded import resolve
 from malt_data.errors import EngineDown, EngineError
 
@@ -76,14 +76,9 @@ class VLLMEngine:
             async with self.gate.slot(request.priority):
                 return index, await self._sample(prompt, request, seed)
 
-        tasks = [asyncio.create_task(sample(i, seed)) for i, seed in enumerate(request.seeds)]
-        try:
-            for landed in asyncio.as_completed(tasks):
+        async with together(sample(i, seed) for i, seed in enumerate(request.seeds)) as landing:
+            for landed in landing:
                 yield await landed
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def close(self) -> None:
         """End vLLM's processes."""

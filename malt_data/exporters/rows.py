@@ -127,17 +127,19 @@ class Rows:
         return found
 
     def _rows(self, chunk: pa.Table) -> Iterator[tuple[str, pa.Table]]:
-        relation = self._connection.sql(_query(self.config.format))
+        relation = self._connection.sql(_query(_ROWS.get(self.config.format, "completions")))
         width = max(1, 4 * chunk.nbytes // max(1, chunk.num_rows))  # prompts hold other texts
         schema = self.config.schema
         for batch in relation.to_arrow_reader(max(64, min(65_536, _BATCH_BYTES // width))):
             rows = pa.Table.from_batches([batch])
-            train = pc.sum(pc.invert(rows["validation"]), min_count=0).as_py()  # they come first
-            for split, part in zip(SPLITS, (rows[:train], rows[train:]), strict=True):
+            held_out = rows["validation"]
+            for split, side in zip(SPLITS, (pc.invert(held_out), held_out), strict=True):
+                part = rows if pc.all(side).as_py() else rows.filter(side)
                 if part.num_rows:
-                    yield split, part.drop_columns("validation").cast(schema)
+                    yield split, part.select(schema.names).cast(schema)
 
 
+_ROWS = {"dpo": "dpo", "trajectory": "trajectory"}
 _NODE = ["key", "node_id"]
 _LEDGER = {
     "sft": _NODE,

@@ -12,20 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from malt_data.errors import TrainError, one_line
-from malt_data.trainers.data import load
-from malt_data.trainers.recipe import Settings
-from malt_data.trainers.training import (
-    Watch,
-    base_of,
-    begin,
-    finished,
-    library_noise,
-    load_base,
-    make_config,
-    plan_of,
-    run,
-    save,
-)
+from malt_data.trainers.training import Watch, prepare
 
 
 def train_dpo(
@@ -34,44 +21,36 @@ def train_dpo(
     out: Path,
     *,
     adapter: str,
-    model: str | None = None,
-    settings: Settings | None = None,
-    max_steps: int | None = None,
-    other_model: bool = False,
     watch: Watch = lambda done, total: None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Train a role's DPO adapter into `out`, starting from `adapter`; return its record.
 
-    Raises TrainError, SpecError or HubError before any step where data, model, adapter, settings
-    or disk cannot work.
+    options: model, settings, max_steps, other_model, as for `prepare`. Raises TrainError,
+    SpecError or HubError before any step where data, model, adapter, settings or disk cannot work.
     """
-    chosen = settings or Settings()
-    with library_noise():
-        data = load(dataset, role, "dpo")
-    name = base_of(data, model, other_model)
-    plan = plan_of(data, name, chosen, stage="dpo", max_steps=max_steps, adapter=adapter)
-    if record := finished(out, plan):
+    task = prepare(role, "dpo", dataset, out, adapter=adapter, **options)
+    if record := task.finished():
         return record
-    with library_noise():
-        base, tokenizer = load_base(name, chosen.quantize)
+    base, tokenizer = task.load_base()
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
 
     policy = load_adapter(base, adapter)
-    arguments = make_config(DPOConfig, chosen, "dpo", data, out, max_steps)
-    with library_noise():
+    arguments = task.config(DPOConfig)
+
+    def make() -> Any:
         trainer = DPOTrainer(
             policy,
             args=arguments,
-            train_dataset=data.train,
-            eval_dataset=data.validation,
+            train_dataset=task.data.train,
+            eval_dataset=task.data.validation,
             processing_class=tokenizer,
         )
         require_reference(trainer.model)
-        begin(out, plan, data)
-        run(trainer, out, watch)
-    report = data.report.model_dump(mode="json") if data.report else None
-    return save(trainer, out, {**plan, "role": role, "report": report})
+        return trainer
+
+    return task.train(make, watch)
 
 
 def load_adapter(base: Any, adapter: str) -> Any:

@@ -11,21 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from malt_data.trainers.data import load
-from malt_data.trainers.recipe import Settings
-from malt_data.trainers.training import (
-    Watch,
-    base_of,
-    begin,
-    finished,
-    library_noise,
-    load_base,
-    make_config,
-    make_lora,
-    plan_of,
-    run,
-    save,
-)
+from malt_data.trainers.training import Watch, make_lora, prepare
 
 
 def train_sft(
@@ -33,46 +19,33 @@ def train_sft(
     dataset: str,
     out: Path,
     *,
-    model: str | None = None,
-    settings: Settings | None = None,
-    max_steps: int | None = None,
-    other_model: bool = False,
     watch: Watch = lambda done, total: None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Train a role's SFT adapter into `out`; return its record. A finished one is left as it is.
 
-    Raises TrainError, SpecError or HubError before any step where data, model, settings or disk
-    cannot work.
+    options: model, settings, max_steps, other_model, as for `prepare`. Raises TrainError,
+    SpecError or HubError before any step where data, model, settings or disk cannot work.
     """
-    chosen = settings or Settings()
-    with library_noise():
-        data = load(dataset, role, "sft")
-    name = base_of(data, model, other_model)
-    plan = plan_of(data, name, chosen, stage="sft", max_steps=max_steps)
-    if record := finished(out, plan):
+    task = prepare(role, "sft", dataset, out, **options)
+    if record := task.finished():
         return record
-    with library_noise():
-        base, tokenizer = load_base(name, chosen.quantize)
+    base, tokenizer = task.load_base()
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
-    arguments = make_config(SFTConfig, chosen, "sft", data, out, max_steps)
-    with library_noise():
-        trainer = SFTTrainer(
+    arguments = task.config(SFTConfig)
+    return task.train(
+        lambda: SFTTrainer(
             base,
             args=arguments,
-            train_dataset=data.train,
-            eval_dataset=data.validation,
+            train_dataset=task.data.train,
+            eval_dataset=task.data.validation,
             processing_class=tokenizer,
-            peft_config=make_lora(chosen),
-        )
-        begin(out, plan, data)
-        run(trainer, out, watch)
-    return save(trainer, out, {**plan, "role": role, "report": _report(data)})
-
-
-def _report(data: Any) -> dict[str, Any] | None:
-    return data.report.model_dump(mode="json") if data.report else None
+            peft_config=make_lora(task.settings),
+        ),
+        watch,
+    )
 
 
 if __name__ == "__main__":

@@ -14,13 +14,14 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from malt_data.errors import SpecError, TrainError, one_line
 from malt_data.forests.parts import write_text, writing
-from malt_data.trainers.data import Data
+from malt_data.trainers.data import Data, load
 from malt_data.trainers.recipe import Settings, Stage
 
 if TYPE_CHECKING:
@@ -36,27 +37,100 @@ _PLAN = "plan.json"
 _PACKAGES = ("torch", "transformers", "peft", "trl", "datasets")
 
 
-def finished(out: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the record of a training in `out` that ended; None where there is work to do.
+@dataclass(frozen=True)
+class Task:
+    """One training, its data looked at and its base model named."""
 
-    Raises TrainError where `out` holds a training with another plan, or anything else.
+    role: str
+    data: Data
+    model: str
+    settings: Settings
+    plan: dict[str, Any]
+    out: Path
+
+    @property
+    def stage(self) -> Stage:
+        stage: Stage = self.plan["stage"]
+        return stage
+
+    def finished(self) -> dict[str, Any] | None:
+        """Return the record of a training in `out` that ended; None where there is work to do.
+
+        Raises TrainError where `out` holds a training with another plan, or anything else.
+        """
+        out, plan = self.out, self.plan
+        if not out.exists() or not any(out.iterdir()):
+            return None
+        try:
+            before = json.loads((out / _PLAN).read_bytes())
+        except (OSError, ValueError):
+            raise TrainError(f"{out} holds other files. Choose a new folder: --out NAME") from None
+        if differing := [key for key in plan if before.get(key) != plan[key]]:
+            raise TrainError(
+                f"{out} was begun with another {', '.join(differing)} "
+                f"({before.get(differing[0])!r}, now {plan[differing[0]]!r}). Use the same, or a "
+                "new folder: --out NAME"
+            )
+        if not (out / RECORD).exists():
+            return None
+        found: dict[str, Any] = json.loads((out / RECORD).read_bytes())
+        return found
+
+    def load_base(self) -> "tuple[Any, PreTrainedTokenizerBase]":
+        """Return (model, tokenizer)."""
+        with library_noise():
+            return load_base(self.model, self.settings.quantize)
+
+    def config(self, kind: Any) -> Any:
+        """Return TRL's config object; raise SpecError for a key or value that it does not take."""
+        import torch
+
+        arguments = self.settings.arguments(self.stage, len(self.data.train))
+        arguments["output_dir"] = str(self.out / CHECKPOINTS)
+        if self.plan["max_steps"] is not None:
+            arguments["max_steps"] = self.plan["max_steps"]
+        gpu = torch.cuda.is_available()
+        arguments.setdefault("bf16", gpu and torch.cuda.is_bf16_supported())
+        arguments.setdefault("gradient_checkpointing", gpu)
+        arguments.setdefault("use_cpu", not gpu and not torch.backends.mps.is_available())
+        arguments.setdefault("eval_strategy", "no" if self.data.validation is None else "epoch")
+        try:
+            return kind(**arguments)
+        except (TypeError, ValueError) as error:
+            raise SpecError(f"[trainer] {one_line(error)}") from None
+
+    def train(self, make: Callable[[], Any], watch: Watch) -> dict[str, Any]:
+        """Make the trainer, run it to the end and save what it learnt; return the record."""
+        with library_noise():
+            trainer = make()
+            begin(self.out, self.plan, self.data)
+            run(trainer, self.out, watch)
+        report = self.data.report.model_dump(mode="json") if self.data.report else None
+        return save(trainer, self.out, {**self.plan, "role": self.role, "report": report})
+
+
+def prepare(
+    role: str,
+    stage: Stage,
+    dataset: str,
+    out: Path,
+    *,
+    model: str | None = None,
+    settings: Settings | None = None,
+    max_steps: int | None = None,
+    other_model: bool = False,
+    **more: Any,
+) -> Task:
+    """Return the task. `more`: what else makes this training what it is.
+
+    Raises TrainError, SpecError or HubError where data and model cannot work.
     """
-    if not out.exists() or not any(out.iterdir()):
-        return None
-    try:
-        before = json.loads((out / _PLAN).read_bytes())
-    except (OSError, ValueError):
-        raise TrainError(f"{out} holds other files. Choose a new folder: --out NAME") from None
-    if differing := [key for key in plan if before.get(key) != plan[key]]:
-        raise TrainError(
-            f"{out} was begun with another {', '.join(differing)} "
-            f"({before.get(differing[0])!r}, now {plan[differing[0]]!r}). Use the same, or a new "
-            "folder: --out NAME"
-        )
-    if not (out / RECORD).exists():
-        return None
-    found: dict[str, Any] = json.loads((out / RECORD).read_bytes())
-    return found
+    chosen = settings or Settings()
+    with library_noise():
+        data = load(dataset, role, stage)
+    name = base_of(data, model, other_model)
+    plan = plan_of(data, name, chosen, stage, max_steps=max_steps, **more)
+    return Task(role, data, name, chosen, plan, out)
 
 
 def begin(out: Path, plan: dict[str, Any], data: Data) -> None:
@@ -101,27 +175,6 @@ def load_base(name: str, quantize: str | None) -> tuple[Any, "PreTrainedTokenize
     if not tokenizer.chat_template:
         raise TrainError(f"{name} has no chat template: take its instruction-tuned variant.")
     return model, tokenizer
-
-
-def make_config(
-    kind: Any, settings: Settings, stage: Stage, data: Data, out: Path, max_steps: int | None
-) -> Any:
-    """Return TRL's config object; raise SpecError for a key or value that it does not take."""
-    import torch
-
-    arguments = settings.arguments(stage, len(data.train))
-    arguments["output_dir"] = str(out / CHECKPOINTS)
-    if max_steps is not None:
-        arguments["max_steps"] = max_steps
-    gpu = torch.cuda.is_available()
-    arguments.setdefault("bf16", gpu and torch.cuda.is_bf16_supported())
-    arguments.setdefault("gradient_checkpointing", gpu)
-    arguments.setdefault("use_cpu", not gpu and not torch.backends.mps.is_available())
-    arguments.setdefault("eval_strategy", "no" if data.validation is None else "epoch")
-    try:
-        return kind(**arguments)
-    except (TypeError, ValueError) as error:
-        raise SpecError(f"[trainer] {one_line(error)}") from None
 
 
 def make_lora(settings: Settings) -> Any:
@@ -217,14 +270,18 @@ def _last_metrics(history: list[dict[str, Any]]) -> dict[str, float]:
     return found
 
 
-def plan_of(data: Data, model: str, settings: Settings, **more: Any) -> dict[str, Any]:
+def plan_of(
+    data: Data, model: str, settings: Settings, stage: Stage, **more: Any
+) -> dict[str, Any]:
     """Return what makes a training what it is; one with another plan is not gone on with."""
+    other = {"sft": "dpo", "dpo": "sft"}[stage]
     return {
         "data": data.pinned,
         "config": data.config,
         "rows": len(data.train),
         "model": model,
-        "settings": settings.model_dump(),
+        "settings": settings.model_dump(exclude={other}),
+        "stage": stage,
         **more,
     }
 

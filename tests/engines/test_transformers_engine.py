@@ -25,7 +25,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the engine does, if it
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from malt_data.engines.transformers import TransformersEngine, _Row  # noqa: E402
+from malt_data.engines.generate import Row  # noqa: E402
+from malt_data.engines.transformers import TransformersEngine  # noqa: E402
 
 pytestmark = [
     pytest.mark.model,
@@ -206,7 +207,7 @@ def test_closing_ends_a_running_batch_at_once(runner: asyncio.Runner) -> None:
 def test_the_deepest_rows_go_first_and_a_batch_has_one_adapter() -> None:
     engine = TransformersEngine("none", batch_size=2)
     rows = [("a", 0, None), ("b", -1, "x"), ("c", -2, None), ("d", -1, None), ("e", -1, "x")]
-    by_name = {n: _Row([1], 0, 1.0, 1, adapter, priority) for n, priority, adapter in rows}
+    by_name = {n: Row([1], 0, 1.0, 1, adapter, priority) for n, priority, adapter in rows}
     names = {id(row): name for name, row in by_name.items()}
     engine._queue = list(by_name.values())
     batches = [[names[id(row)] for row in engine._next()] for _ in range(3)]
@@ -230,7 +231,7 @@ def test_a_model_that_fails_at_once_is_told_every_time(
     def fail(*_: object) -> None:
         raise EngineDown("no such thing")
 
-    monkeypatch.setattr("malt_data.engines.transformers._load", fail)
+    monkeypatch.setattr("malt_data.engines.transformers.load", fail)
     for _ in range(200):  # the thread may end before its starter looks
         with pytest.raises(EngineDown, match="no such thing"):
             runner.run(asyncio.wait_for(TransformersEngine.open("any"), 5))

@@ -1,7 +1,9 @@
--- Rows of value: every node with its value as a scalar reward (MALT §A.8.1).
+-- Rows of sft (MALT, Algorithm 1), value (§A.8.1) and kto: a node's text and what it is worth.
+-- Which nodes these are, the ledger says; which columns, the format.
 SELECT
     prompts.prompt,
     [{'role': 'assistant', 'content': node.text}] AS completion,
+    node.label,
     ledger.question_id,
     ledger.node_id,
     node.value,
