@@ -11,7 +11,6 @@ import asyncio
 import hashlib
 import json
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,14 @@ from malt_data.engines import Engine
 from malt_data.engines.opening import open_engine
 from malt_data.errors import EngineDown, EngineError, EvalError, MaltError
 from malt_data.evaluation.play import Memo, Team, Turn, play
-from malt_data.evaluation.results import MANIFEST, PARTS, QUESTIONS, write_predictions
+from malt_data.evaluation.results import (
+    MANIFEST,
+    QUESTIONS,
+    compact,
+    parts,
+    write_part,
+    write_predictions,
+)
 from malt_data.evaluation.settings import Setting
 from malt_data.evaluation.vote import ballots, majority
 from malt_data.forests.forest import provenance, question_table
@@ -140,6 +146,7 @@ def evaluate(
             if todo:
                 failed = asyncio.run(_run(planned, todo, watch, note))
         finally:
+            compact(out)
             write_predictions(out)
     played_now = sum(len(settings) for _, _, settings in todo)
     return {"units": planned.facts()["units"], "played": played_now, "failed": failed}
@@ -168,7 +175,7 @@ def refuse_seen(seen: set[str], asked: int, allow: bool) -> None:
 def played(out: Path) -> set[Unit]:
     """Return the units whose completions are in `out`."""
     found: set[Unit] = set()
-    for path in sorted((out / PARTS).glob("part-*.parquet")):
+    for path in parts(out):
         try:
             table = pq.read_table(path, columns=["setting", "seed", "question_id"])
         except (OSError, pa.ArrowException) as error:
@@ -311,7 +318,7 @@ async def _play_all(
 
     def flush() -> None:
         if rows:
-            write_table(out / PARTS / f"part-{uuid.uuid4().hex[:16]}.parquet", _table(rows))
+            write_part(out, pa.Table.from_pylist(rows, schema=COMPLETIONS))
             rows.clear()
         state["flushed"] = time.monotonic()
 
@@ -376,7 +383,3 @@ def _row(
         "sampling_seed": completion.seed,
         "latency": turn.latency,
     }
-
-
-def _table(rows: list[dict[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(rows, schema=COMPLETIONS)

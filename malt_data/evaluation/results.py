@@ -7,6 +7,7 @@ compare(results.predictions(), "malt+mv", "star-ma+mv")    # {"difference": 0.08
 """
 
 import json
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from malt_data.errors import EvalError
 from malt_data.evaluation.play import Turn
 from malt_data.evaluation.settings import Setting
 from malt_data.evaluation.vote import ballots, majority
-from malt_data.forests.parts import write_table
+from malt_data.forests.parts import REPLACES, read_schema, write_table
 from malt_data.graders import Grader, Kind, kind_of
 from malt_data.schemas.evaluation import COMPLETIONS, PREDICTIONS
 
@@ -30,6 +31,7 @@ PARTS = "completions"
 QUESTIONS = "questions.parquet"
 FILE = "predictions.parquet"
 _RESAMPLES = 10_000
+_PART_BYTES = 16 * 2**20
 
 
 class Results:
@@ -48,10 +50,9 @@ class Results:
 
     def tables(self) -> dict[str, ds.Dataset]:
         """Return what SQL stands on."""
-        parts = sorted((self.folder / PARTS).glob("part-*.parquet"))
         return {
             "questions": ds.dataset(self.folder / QUESTIONS),
-            "completions": ds.dataset(parts, schema=COMPLETIONS),
+            "completions": ds.dataset(parts(self.folder), schema=COMPLETIONS),
             "predictions": ds.dataset(self.folder / FILE, schema=PREDICTIONS),
         }
 
@@ -74,6 +75,41 @@ def open_results(folder: str | Path) -> Results:
     return Results(path, json.loads((path / MANIFEST).read_bytes()))
 
 
+def parts(out: Path) -> list[Path]:
+    """Return the files that hold the completions, those that a merged one replaces left out."""
+    found = sorted((out / PARTS).glob("part-*.parquet"))
+    replaced: set[str] = set()
+    for path in found:
+        replaced.update(json.loads((read_schema(path).metadata or {}).get(REPLACES, b"[]")))
+    return [path for path in found if path.name not in replaced]
+
+
+def write_part(out: Path, table: pa.Table, replaces: Sequence[Path] = ()) -> None:
+    """Add whole units as one file, in place of `replaces`; a kill at any instant keeps all once."""
+    names = json.dumps([path.name for path in replaces]).encode()
+    table = table.replace_schema_metadata({**COMPLETIONS.metadata, REPLACES: names})
+    write_table(out / PARTS / f"part-{uuid.uuid4().hex[:16]}.parquet", table)
+    for path in replaces:
+        path.unlink(missing_ok=True)
+
+
+def compact(out: Path) -> None:
+    """Merge the small files that a run leaves every few seconds; for the one process at work."""
+    kept = parts(out)
+    for path in {*(out / PARTS).glob("part-*.parquet")} - {*kept}:
+        path.unlink(missing_ok=True)  # what a killed merge had replaced
+    small = [path for path in kept if path.stat().st_size < _PART_BYTES]
+    while len(small) > 1:
+        size = 0
+        batch = []
+        while small and size < _PART_BYTES:
+            batch.append(small.pop())
+            size += batch[-1].stat().st_size
+        tables = [pq.read_table(path, schema=COMPLETIONS) for path in batch]
+        order = [(name, "ascending") for name in ("setting", "seed", "question_id", "pass", "turn")]
+        write_part(out, pa.concat_tables(tables).sort_by(order), batch)
+
+
 def write_predictions(out: Path) -> None:
     """Make predictions.parquet anew from all completions in `out`."""
     manifest = json.loads((out / MANIFEST).read_bytes())
@@ -82,7 +118,7 @@ def write_predictions(out: Path) -> None:
     questions = {row["question_id"]: row for row in pq.read_table(out / QUESTIONS).to_pylist()}
     rows = []
     with Grader() as grader:
-        for path in sorted((out / PARTS).glob("part-*.parquet")):
+        for path in parts(out):
             units: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
             for row in pq.read_table(path).to_pylist():
                 key = row["setting"], row["seed"], row["question_id"]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from evaluation.harness import answer, malt, timeless, write_questions
 from openai_server import OpenAIServer
@@ -132,6 +133,26 @@ def test_figures_are_whole_and_the_same_again(out: Path, tmp_path: Path) -> None
     for path in again:
         assert ET.parse(path).getroot().tag.endswith("svg")
         assert path.read_bytes() == (out / "figures" / path.name).read_bytes()
+
+
+def test_a_merge_that_was_killed_shows_nothing_twice(out: Path) -> None:
+    from malt_data.evaluation.results import compact, parts, write_part
+
+    (whole,) = parts(out)
+    before = open_results(out).sql("SELECT count(*) AS n FROM completions")
+    table = pq.read_table(whole)
+    write_part(out, table.slice(0, 9))
+    write_part(out, table.slice(9))
+    whole.unlink()
+    halves = parts(out)
+    kept = {path: path.read_bytes() for path in halves}
+    write_part(out, table, halves)
+    for path, content in kept.items():
+        path.write_bytes(content)  # as if the kill had come before they were removed
+    assert open_results(out).sql("SELECT count(*) AS n FROM completions").equals(before)
+    compact(out)
+    assert len(list((out / "completions").glob("*.parquet"))) == 1
+    assert open_results(out).sql("SELECT count(*) AS n FROM completions").equals(before)
 
 
 def test_a_folder_without_results_is_named(tmp_path: Path) -> None:
