@@ -146,7 +146,7 @@ def build(
         return
     with Progress(spec.nodes_a_tree) as progress:
         report = build_forest(
-            spec, folder, prompts_file=prompts_file, watch=progress.update, note=progress.note
+            spec, folder, prompts_file=prompts_file, watch=progress.watch, note=progress.note
         )
     if as_json:
         click.echo(json.dumps({"forest": str(folder), **report.to_dict()}, indent=2))
@@ -536,7 +536,7 @@ def train(
                 )
             from malt_data.trainers.team import TEAM, read_team, train_team
 
-            records = dict(train_team(source, out, note=_note, **options))
+            records = dict(train_team(source, out, note=steps.note, **options))
             adapters = read_team(out / TEAM).adapters
             folders = {f"-{name}": Path(place) for name, place in adapters.items()}
         elif stage == "dpo":
@@ -695,7 +695,7 @@ def evaluate(
         _facts(planned.facts(), as_json)
         return
     with Steps("eval") as steps:
-        report = run(planned, watch=steps.update, note=_note)
+        report = run(planned, watch=steps.update, note=steps.note)
     opened = results.open_results(out)
     rows = results.table(opened, against)
     if figures:

@@ -1,11 +1,11 @@
-"""The progress of a build, on stderr: a bar with ETA on a terminal, else a line now and then.
+"""Progress on stderr: a bar with ETA on a terminal, else a line now and then.
 
-It counts completions, not trees: trees come in bursts, completions give an ETA that holds.
+A build counts completions, not trees: trees come in bursts, completions give an ETA that holds.
 """
 
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import click
 
@@ -18,17 +18,20 @@ if TYPE_CHECKING:
 _SECONDS_A_LINE = 15.0
 
 
-class Progress:
-    """Context manager; `update` is a build's `watch`, `note` its `note`."""
+class Steps:
+    """What takes long and has a known length; silent in its first second.
 
-    def __init__(self, nodes_a_tree: int) -> None:
-        self._nodes_a_tree = nodes_a_tree
+    `update` may start over with another total, as a team's training does stage by stage.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
         self._bar: Bar | None = None
         self._task: TaskID | None = None
-        self._started = time.monotonic()
-        self._spoken = self._started
+        self._started = self._spoken = time.monotonic()
+        self._done = 0
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -42,52 +45,38 @@ class Progress:
         else:
             self._bar.console.print(text, markup=False, highlight=False)
 
-    def update(self, report: "Report") -> None:
-        total = (report.asked - report.before - report.elsewhere) * self._nodes_a_tree
+    def update(self, done: int, total: int, state: str | None = None, unit: str = "") -> None:
+        """Show `done` of `total`; `state` stands in front instead of what is done."""
+        now = time.monotonic()
+        if done < self._done:
+            self._started = now
+        self._done = done
         if sys.stderr.isatty():
-            self._draw(report, total)
-        elif time.monotonic() - self._spoken > _SECONDS_A_LINE:
-            self._spoken = time.monotonic()
-            spent = self._spoken - self._started
-            eta = spent * max(0, total - report.completions) / max(1, report.completions)
-            click.echo(
-                f"{_state(report)}, {report.completions}/{total} completions, ETA {_clock(eta)}",
-                err=True,
-            )
+            if now - self._started > 1 or self._bar is not None:
+                self._draw(done, total, state or self._what)
+        elif now - self._spoken > _SECONDS_A_LINE:
+            self._spoken = now
+            eta = _clock((now - self._started) * max(0, total - done) / max(1, done))
+            click.echo(f"{state or self._what}, {done}/{total}{unit}, ETA {eta}", err=True)
 
-    def _draw(self, report: "Report", total: int) -> None:
+    def _draw(self, done: int, total: int, state: str) -> None:
         if self._bar is None or self._task is None:
             self._bar = _bar()
-            self._task = self._bar.add_task("", total=total, state="")
+            self._task = self._bar.add_task("", total=total, state=state)
             self._bar.start()
-        self._bar.update(
-            self._task, completed=report.completions, total=total, state=_state(report)
-        )
+        self._bar.update(self._task, completed=done, total=total, state=state)
 
 
-class Steps:
-    """A bar for anything of known length, shown once it has taken a second; silent elsewhere."""
+class Progress(Steps):
+    """Of a build."""
 
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._started = time.monotonic()
-        self._bar: Bar | None = None
-        self._task: TaskID | None = None
+    def __init__(self, nodes_a_tree: int) -> None:
+        super().__init__("build")
+        self._nodes_a_tree = nodes_a_tree
 
-    def __enter__(self) -> "Steps":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def update(self, done: int, total: int) -> None:
-        if self._bar is None and sys.stderr.isatty() and time.monotonic() - self._started > 1:
-            self._bar = _bar()
-            self._task = self._bar.add_task("", total=total, state=self._what)
-            self._bar.start()
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, total=total)
+    def watch(self, report: "Report") -> None:
+        total = (report.asked - report.before - report.elsewhere) * self._nodes_a_tree
+        self.update(report.completions, total, _state(report), " completions")
 
 
 def _state(report: "Report") -> str:
