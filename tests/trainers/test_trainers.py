@@ -73,8 +73,7 @@ def caught(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         found.append(trainer)
         raise Captured
 
-    monkeypatch.setattr("malt_data.trainers.sft.run", run)
-    monkeypatch.setattr("malt_data.trainers.dpo.run", run)
+    monkeypatch.setattr("malt_data.trainers.training.run", run)
     return found
 
 
@@ -187,7 +186,7 @@ def test_the_saved_adapter_is_the_trained_one_and_the_reference_stays(
         seen.append(trainer)
         return real(trainer, *rest)
 
-    monkeypatch.setattr("malt_data.trainers.dpo.save", save)
+    monkeypatch.setattr("malt_data.trainers.training.save", save)
     settings = FAST.model_copy(update={"dpo": {"learning_rate": 1e-2}})
     out = tmp_path / "dpo"
     record = train_dpo(
