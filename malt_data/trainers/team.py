@@ -33,8 +33,8 @@ from malt_data.forests.parts import write_text
 from malt_data.schemas.ids import ROLES
 from malt_data.schemas.manifest import sentence
 from malt_data.trainers.data import load
-from malt_data.trainers.recipe import STAGES, Settings
-from malt_data.trainers.training import QUESTIONS, Watch, base_of, library_noise
+from malt_data.trainers.recipe import STAGES
+from malt_data.trainers.training import QUESTIONS, base_of, library_noise
 
 TEAM = "team.toml"
 
@@ -95,29 +95,22 @@ def train_team(
     out: Path,
     *,
     model: str | None = None,
-    settings: Settings | None = None,
-    max_steps: int | None = None,
     other_model: bool = False,
-    watch: Watch = lambda done, total: None,
     note: Callable[[str], None] = lambda _: None,
+    **options: Any,
 ) -> Mapping[str, dict[str, Any]]:
     """Run the recipe into `out`, a folder a stage, and write team.toml; return the records.
 
-    A finished stage is passed over. All data is looked at before the first stage begins. Raises
-    what `train_sft` and `train_dpo` raise.
+    A finished stage is passed over. All data is looked at before the first stage begins. options:
+    settings, max_steps and watch of `train_sft` and `train_dpo`, whose errors it raises.
     """
     from malt_data.trainers.dpo import train_dpo
     from malt_data.trainers.sft import train_sft
 
-    common: dict[str, Any] = {
-        "settings": settings,
-        "max_steps": max_steps,
-        "other_model": other_model,
-        "watch": watch,
-    }
     with library_noise():
         found = {f"{role}_{stage}": load(dataset, role, stage) for role, stage in STAGES}
     name = base_of(next(iter(found.values())), model, other_model)
+    options |= {"model": name, "other_model": other_model}
     pinned = {key: data.pinned for key, data in found.items()}
     records = {}
     adapters: dict[str, str] = {}
@@ -126,10 +119,10 @@ def train_team(
         note(f"{number}/{len(STAGES)} {key}: {len(found[key].train)} rows")
         source = dataset if found[key].commit is None else pinned[key]
         if stage == "sft":
-            records[key] = train_sft(role, source, out / key, model=name, **common)
+            records[key] = train_sft(role, source, out / key, **options)
         else:
             start = str(out / adapters[role])
-            records[key] = train_dpo(role, source, out / key, adapter=start, model=name, **common)
+            records[key] = train_dpo(role, source, out / key, adapter=start, **options)
         adapters[role] = key
     sft = {role: f"{role}_sft" for role in adapters}
     report = next((data.report for data in found.values() if data.report), None)

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from synthetic import make_forest
+from trainers.tiny import make_tiny
 
-from malt_data.engines.embedded import EMBEDDED, resolve
 from malt_data.exporters.check import check
 from malt_data.exporters.export import export
 from malt_data.exporters.selection import Selection
@@ -41,24 +41,7 @@ END = "<|im_end|>\n"
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The folder of a model that TRL loads by its name."""
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    folder = str(tmp_path_factory.mktemp("model"))
-    tokenizer = AutoTokenizer.from_pretrained(resolve(EMBEDDED, print))
-    tokenizer.save_pretrained(folder)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+    return make_tiny(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
