@@ -639,8 +639,12 @@ def ask(
 @_setting(
     "--grader", type=click.Choice(["auto", "numeric", "choice", "math"]), help="[default: auto]"
 )
-@_setting("--temperature", type=float, help="[default: 0.3]")
-@_setting("--max-tokens", type=int, help="Tokens a completion.  [default: 1024; embedded: 32]")
+@_setting("--temperature", type=float, help="[default: the team's, or 0.3]")
+@_setting(
+    "--max-tokens",
+    type=int,
+    help="Tokens a completion.  [default: the team's, or 1024; embedded: 32]",
+)
 @click.option(
     "--config",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -691,6 +695,8 @@ def evaluate(
     spec = make_spec(base | _config(config) | given)
     chosen = find([name for name in settings.split(",") if name], settings_file)
     planned = plan(spec, chosen, adapters, out, seeds=seeds, seen=seen, allow_seen=allow_seen)
+    if against is not None:
+        results.require(against, planned.names)
     if dry_run:
         _facts(planned.facts(), as_json)
         return

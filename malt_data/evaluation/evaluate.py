@@ -71,6 +71,11 @@ class Plan:
         """Every question once."""
         return list({q.question_id: q for drawn in self.drawn.values() for q in drawn}.values())
 
+    @property
+    def names(self) -> list[str]:
+        """The settings that the results will hold, those of earlier runs too."""
+        return [setting["name"] for setting in self.manifest["settings"]]
+
     def todo(self) -> "list[tuple[int, Question, list[Setting]]]":
         """Return (seed, question, settings) of which `out` lacks the completions."""
         done = played(self.out)

@@ -196,8 +196,8 @@ def table(results: Results, against: str | None = None) -> list[dict[str, Any]]:
     compare every other one with; `behind` and `p` are what `compare(…, against, setting)` gives.
     Raises EvalError where `against` was not evaluated.
     """
-    if against is not None and against not in results.settings:
-        raise EvalError(f"{against} was not evaluated, only {', '.join(results.settings)}.")
+    if against is not None:
+        require(against, results.settings)
     predictions = results.predictions()
     found = []
     for name in results.settings:
@@ -227,6 +227,12 @@ def table(results: Results, against: str | None = None) -> list[dict[str, Any]]:
             test = compare(predictions, against, name) if name != against else {}
             found[-1] |= {"behind": test.get("difference"), "p": test.get("p")}
     return found
+
+
+def require(against: str, names: Sequence[str]) -> None:
+    """Raise EvalError where `against` is none of the settings `names`."""
+    if against not in names:
+        raise EvalError(f"{against} is not evaluated, only {', '.join(names)}.")
 
 
 def interval(values: pl.Series, seed: int = 0) -> tuple[float, float]:
