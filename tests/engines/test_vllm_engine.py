@@ -138,5 +138,5 @@ def test_the_rank_is_the_smallest_that_fits_every_adapter(tmp_path: Path) -> Non
 def test_prompts_that_fill_more_than_one_step_keep_their_seeds(
     runner: asyncio.Runner, engine: VLLMEngine
 ) -> None:
-    long = [ask(f"{number} {'and so on ' * 400}", 1, max_tokens=1) for number in range(12)]
-    assert len(runner.run(gather_all(engine, *long))) == 12
+    long = [ask(f"{number} {'and so on ' * 250}", 1, max_tokens=1) for number in range(24)]
+    assert len(runner.run(gather_all(engine, *long))) == 24
