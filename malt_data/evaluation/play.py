@@ -60,13 +60,20 @@ class Memo:
         self._asked: dict[str, asyncio.Task[tuple[Completion, float]]] = {}
 
     async def ask(
-        self, messages: Messages, seed: int, adapter: str | None
+        self, messages: Messages, seed: int, adapter: str | None, turn: int
     ) -> tuple[Completion, float]:
         """Return (completion, seconds). Raises what the engine raises."""
         content = json.dumps([messages, seed, adapter])
         key = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
         if key not in self._asked:
-            request = Request(messages, (seed,), self.temperature, self.max_tokens, adapter)
+            request = Request(
+                messages,
+                (seed,),
+                self.temperature,
+                self.max_tokens,
+                adapter,
+                priority=-turn,  # finish the questions under way before starting others
+            )
             self._asked[key] = asyncio.create_task(self._once(request))
         return await asyncio.shield(self._asked[key])
 
@@ -186,6 +193,6 @@ async def _turn(
     messages: Messages,
     seed: int,
 ) -> Turn:
-    completion, seconds = await memo.ask(messages, seed, adapter)
+    completion, seconds = await memo.ask(messages, seed, adapter, place)
     answer = extract_answer(completion.text, question.kind, question.choices)  # type: ignore[arg-type]
     return Turn(number, place, role, adapter, messages, completion, answer, seconds)
