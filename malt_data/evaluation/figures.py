@@ -80,20 +80,27 @@ def _flips(axes: Any, results: "Results") -> bool:
 
 def _cost(axes: Any, results: "Results") -> bool:
     """Accuracy against the tokens of a question, prompts included, on a logarithmic scale."""
+    from matplotlib.ticker import LogLocator
+
     from malt_data.evaluation.results import table
 
     rows = table(results)
+    plain = list(dict.fromkeys(row["setting"].removesuffix("+mv") for row in rows))
     for row in rows:
         tokens = row["prompt_tokens"] + row["completion_tokens"]
         mean = 100 * row["mean"]
         spread = [[mean - 100 * row["low"]], [100 * row["high"] - mean]]
         voted = row["setting"].endswith("+mv")
-        drawn = axes.errorbar(tokens, mean, yerr=spread, fmt="s" if voted else "o", capsize=2)
-        axes.annotate(row["setting"], (tokens, mean), textcoords="offset points", xytext=(5, 4),
-                      fontsize=7, color=drawn[0].get_color())  # fmt: skip
+        colour = f"C{plain.index(row['setting'].removesuffix('+mv')) % 10}"  # a vote keeps its own
+        axes.errorbar(tokens, mean, yerr=spread, fmt="s" if voted else "o", capsize=2,
+                      color=colour, label=row["setting"])  # fmt: skip
     axes.set(xscale="log", xlabel="tokens a question", ylabel="accuracy, %",
              title="Accuracy against tokens, with 95 % intervals")  # fmt: skip
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
     axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return bool(rows)
 
 
