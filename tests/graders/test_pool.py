@@ -66,12 +66,12 @@ def test_no_worker_starts_before_algebra_is_needed() -> None:
 
 
 def test_a_hanging_comparison_is_a_timeout_not_wrong_and_the_worker_is_replaced() -> None:
-    with Grader(limit_s=0.7) as grader:
+    with Grader(limit_s=3.0) as grader:
         assert grader.grade("x^2-1", "(x-1)(x+1)", "math") == "right"  # the worker is up
         (before,) = grader._pool.pids()
         start = time.monotonic()
         assert grader.grade(HANG, GOLD, "math") == "timeout"
-        assert time.monotonic() - start < 5.0
+        assert time.monotonic() - start < 15.0
         assert not psutil.pid_exists(before)
         start = time.monotonic()
         assert grader.grade(HANG, GOLD, "math") == "timeout"  # remembered
