@@ -229,8 +229,8 @@ def sql(args: tuple[str, ...], form: str | None, as_json: bool) -> None:
     if len(args) > 2:
         raise click.UsageError("Give [FOREST] QUERY; put the SQL in quotes.")
     named = args[0] if len(args) == 2 else None
-    found = named is not None and (Path(named) / MANIFEST).exists()
-    opened: Source = open_results(named) if named and found else _open(named)
+    is_results = named is not None and (Path(named) / MANIFEST).exists()
+    opened: Source = open_results(str(named)) if is_results else _open(named)
     chosen = "json" if as_json else form or ("table" if sys.stdout.isatty() else "csv")
     sys.exit(isolated(lambda: _print_query(opened, args[-1], chosen)))
 

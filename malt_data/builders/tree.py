@@ -130,12 +130,12 @@ async def grade(
     rows = []
     for node in nodes:
         answer = extract_answer(node.text, question.kind, question.choices)  # type: ignore[arg-type]
-        verdict = await judge(question, answer, grader)
+        verdict = await verdict_on(question, answer, grader)
         rows.append(_row(question, node, spec, model) | judged(answer, verdict, len(node.path)))
     return rows
 
 
-async def judge(question: "Question", answer: str | None, grader: Grader) -> str:
+async def verdict_on(question: "Question", answer: str | None, grader: Grader) -> str:
     """Return the verdict on an answer: right, wrong or timeout."""
     kind: Kind = question.kind  # type: ignore[assignment]
     quick = grader.quick(answer, question.gold, kind, question.choices)

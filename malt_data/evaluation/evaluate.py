@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from malt_data.builders.build import complete
-from malt_data.builders.tree import judge, judged
+from malt_data.builders.tree import judged, verdict_on
 from malt_data.engines import Engine
 from malt_data.engines.opening import open_engine
 from malt_data.errors import EngineDown, EngineError, EvalError, MaltError
@@ -72,6 +72,11 @@ class Plan:
         return list({q.question_id: q for drawn in self.drawn.values() for q in drawn}.values())
 
     @property
+    def units(self) -> int:
+        """Settings by questions by seeds."""
+        return len(self.settings) * sum(map(len, self.drawn.values()))
+
+    @property
     def names(self) -> list[str]:
         """The settings that the results will hold, those of earlier runs too."""
         return [setting["name"] for setting in self.manifest["settings"]]
@@ -88,10 +93,9 @@ class Plan:
 
     def facts(self) -> dict[str, Any]:
         """Return the size of it. completions: at most; what settings share is asked once."""
-        units = sum(map(len, self.drawn.values()))
         todo = self.todo()
         return {
-            "units": len(self.settings) * units,
+            "units": self.units,
             "missing": sum(len(settings) for _, _, settings in todo),
             "completions": sum(s.completions for _, _, settings in todo for s in settings),
             "questions": len(self.questions),
@@ -154,7 +158,7 @@ def evaluate(
             compact(out)
             write_predictions(out)
     played_now = sum(len(settings) for _, _, settings in todo)
-    return {"units": planned.facts()["units"], "played": played_now, "failed": failed}
+    return {"units": planned.units, "played": played_now, "failed": failed}
 
 
 def draw(questions: "list[Question]", limit: int | None, seed: int) -> "list[Question]":
@@ -342,7 +346,7 @@ async def _play_all(
             await memo.close()
             room.release()
         made = [
-            _row(setting, seed, question, turn, await judge(question, turn.answer, grader))
+            _row(setting, seed, question, turn, await verdict_on(question, turn.answer, grader))
             for setting, found in zip(settings, turns, strict=True)
             for turn in found
         ]

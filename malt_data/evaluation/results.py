@@ -278,7 +278,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         "tokens a question": lambda r: f"{r['prompt_tokens'] + r['completion_tokens']:.0f}",
         "seconds a question": lambda r: f"{r['seconds']:.1f}",
     }
-    if "p" in rows[0]:
+    if rows and "p" in rows[0]:
         lines["behind, points"] = lambda r: "" if r["p"] is None else f"{100 * r['behind']:.1f}"
         lines["p"] = lambda r: "" if r["p"] is None else f"{r['p']:.4f}"
     body = [

@@ -42,16 +42,12 @@ class Task:
     """One training, its data looked at and its base model named."""
 
     role: str
+    stage: Stage
     data: Data
     model: str
     settings: Settings
     plan: dict[str, Any]
     out: Path
-
-    @property
-    def stage(self) -> Stage:
-        stage: Stage = self.plan["stage"]
-        return stage
 
     def finished(self) -> dict[str, Any] | None:
         """Return the record of a training in `out` that ended; None where there is work to do.
@@ -130,7 +126,7 @@ def prepare(
         data = load(dataset, role, stage)
     name = base_of(data, model, other_model)
     plan = plan_of(data, name, chosen, stage, max_steps=max_steps, **more)
-    return Task(role, data, name, chosen, plan, out)
+    return Task(role, stage, data, name, chosen, plan, out)
 
 
 def begin(out: Path, plan: dict[str, Any], data: Data) -> None:
