@@ -245,6 +245,8 @@ def _joined(out: Path, manifest: dict[str, Any]) -> dict[str, Any]:
 def _begin(planned: Plan) -> None:
     """Write eval.json and questions.parquet, with what is there already."""
     joined = _joined(planned.out, planned.manifest)  # again: another may have ended meanwhile
+    facts = joined | {"provenance": provenance()}
+    write_text(planned.out / MANIFEST, json.dumps(facts, indent=2) + "\n")  # first: it says whose
     path = planned.out / QUESTIONS
     table = question_table(planned.questions)
     if path.exists():
@@ -252,8 +254,6 @@ def _begin(planned: Plan) -> None:
         new = pc.invert(pc.is_in(table["question_id"], stored["question_id"]))
         table = pa.concat_tables([stored.cast(table.schema), table.filter(new)])
     write_table(path, table)
-    facts = joined | {"provenance": provenance()}
-    write_text(planned.out / MANIFEST, json.dumps(facts, indent=2) + "\n")
 
 
 def ask(

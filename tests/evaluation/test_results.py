@@ -166,10 +166,12 @@ def server() -> Iterator[OpenAIServer]:
         yield server
 
 
-def start(server: OpenAIServer, words: list[object]) -> "subprocess.Popen[str]":
+def start(
+    server: OpenAIServer, words: list[object], change: str = "e._FLUSH_SECONDS = 0"
+) -> "subprocess.Popen[str]":
     """Start an evaluation that keeps every unit at once, not every few seconds."""
-    code = ("import malt_data.evaluation.evaluate as e; from malt_data.cli import main; "
-            "e._FLUSH_SECONDS = 0; main()")  # fmt: skip
+    code = ("import os, malt_data.evaluation.evaluate as e; from malt_data.cli import main; "
+            f"{change}; main()")  # fmt: skip
     engine = ["--engine", "openai", "--base-url", server.base_url, "--model", "m"]
     command = [sys.executable, "-c", code, "eval", *engine, *map(str, words), "--json"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -195,6 +197,18 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_table(
     rest, _ = malt(server, *words, "--out", tmp_path / "b")
     assert 0 < rest["played"] < rest["units"]
     assert timeless(rest["settings"]) == timeless(whole["settings"])
+
+
+@pytest.mark.parametrize("step", ["write_text", "write_table"])
+def test_killed_before_the_first_answer_it_begins_again(
+    server: OpenAIServer, tmp_path: Path, step: str
+) -> None:
+    words: list[object] = ["--questions", write_questions(tmp_path / "q.jsonl"), "--split", "train",
+                           "--settings", "sa", "--seeds", 1, "--out", tmp_path / "out"]  # fmt: skip
+    killed = start(server, words, f"e.{step} = lambda *_: os._exit(9)")
+    assert (killed.communicate()[0], killed.returncode) == ("", 9)
+    facts, _ = malt(server, *words)
+    assert facts["played"] == facts["units"] == 12
 
 
 def test_two_at_once_never_mix(server: OpenAIServer, tmp_path: Path) -> None:
