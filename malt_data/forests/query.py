@@ -58,13 +58,17 @@ def connect(source: Source) -> duckdb.DuckDBPyConnection:
 
 
 def run(source: Source, query: str, parameters: Sequence[Any] = ()) -> pa.Table:
-    """Return the rows of one query; raise QueryError where DuckDB refuses or fails."""
+    """Return the rows of one query; raise QueryError where DuckDB refuses or fails.
+
+    Of two columns named `text` the second is `text_1`.
+    """
     with connect(source) as connection:
         try:
             relation = connection.sql(query, params=list(parameters) or None)
             if relation is None:
                 raise QueryError("The SQL gave no rows: it must be a query, e.g. FROM role_stats")
-            return relation.to_arrow_table()
+            names = relation.select("*").columns  # as DuckDB tells apart what has one name
+            return relation.to_arrow_table().rename_columns(names)
         except duckdb.Error as error:
             raise QueryError(_explain(error, source)) from None
         except (MemoryError, pa.ArrowException, UnicodeError) as error:

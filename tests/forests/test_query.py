@@ -95,6 +95,14 @@ def test_role_stats_count_what_is_there(forest: Forest) -> None:
     )
 
 
+def test_two_columns_of_one_name_are_told_apart(forest: Forest) -> None:
+    frame = forest.sql(
+        "SELECT g.text, v.text FROM nodes v JOIN nodes g ON v.parent_id = g.node_id ORDER BY 2 DESC"
+    )
+    assert frame.columns == ["text", "text_1"]
+    assert frame["text_1"].is_sorted(descending=True)
+
+
 def test_values_are_bound_never_pasted(forest: Forest) -> None:
     assert forest.sql("SELECT ? AS x", ["'; DROP VIEW nodes; --"]).row(0) == (
         "'; DROP VIEW nodes; --",
