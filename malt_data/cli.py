@@ -714,7 +714,7 @@ def evaluate(
     elif markdown:
         click.echo(results.markdown(rows))
     else:
-        _table(rows)
+        _table(results.readable(rows))
     if report["failed"]:
         first = next(iter(report["failed"].items()))
         raise EvalError(

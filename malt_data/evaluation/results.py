@@ -267,21 +267,26 @@ def compare(predictions: pl.DataFrame, one: str, other: str, seed: int = 0) -> d
     return {"difference": float(differences.mean()), "p": float((beyond + 1) / (_RESAMPLES + 1))}
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """Return the table in the layout of the paper's Table 1: a column a setting."""
-    head = "| | " + " | ".join(row["setting"] for row in rows) + " |"
-    rule = "|---" * (len(rows) + 1) + "|"
-    lines: dict[str, Callable[[dict[str, Any]], str]] = {
-        "accuracy, % ± std": lambda r: f"{100 * r['mean']:.2f} ±{100 * r['std']:.2f}",
+def readable(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Return the rows for people: behind in points, tokens and seconds a question."""
+    cells: dict[str, Callable[[dict[str, Any]], str]] = {
+        "setting": lambda r: r["setting"],
+        "accuracy, %": lambda r: f"{100 * r['mean']:.1f} ±{100 * r['std']:.1f}",
         "95 % interval": lambda r: f"{100 * r['low']:.1f}-{100 * r['high']:.1f}",
         "no answer, %": lambda r: f"{100 * r['unanswered']:.1f}",
-        "tokens a question": lambda r: f"{r['prompt_tokens'] + r['completion_tokens']:.0f}",
-        "seconds a question": lambda r: f"{r['seconds']:.1f}",
+        "tokens": lambda r: f"{r['prompt_tokens'] + r['completion_tokens']:.0f}",
+        "seconds": lambda r: f"{r['seconds']:.1f}",
     }
     if rows and "p" in rows[0]:
-        lines["behind, points"] = lambda r: "" if r["p"] is None else f"{100 * r['behind']:.1f}"
-        lines["p"] = lambda r: "" if r["p"] is None else f"{r['p']:.4f}"
-    body = [
-        f"| {name} | " + " | ".join(cell(r) for r in rows) + " |" for name, cell in lines.items()
-    ]
-    return "\n".join([head, rule, *body])
+        cells["behind"] = lambda r: "" if r["p"] is None else f"{100 * r['behind']:.1f}"
+        cells["p"] = lambda r: "" if r["p"] is None else f"{r['p']:.4f}"
+    return [{name: cell(row) for name, cell in cells.items()} for row in rows]
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """Return the table in the layout of the paper's Table 1: a column a setting."""
+    columns = readable(rows)
+    lines = [[name, *(column[name] for column in columns)] for name in columns[0]]
+    lines[0][0] = ""
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join("|" + "|".join(line) + "|" for line in lines)

@@ -45,6 +45,19 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
+def test_the_table_fits_a_terminal_of_80_columns(out: Path) -> None:
+    command = [sys.executable, "-m", "malt_data", "eval", "--engine", "openai", "--model", "m",
+               "--base-url", "http://127.0.0.1:9/v1", "--questions", out.parent / "q.jsonl",
+               "--split", "train", "--seeds", "3", "--settings", SETTINGS, "--settings-file",
+               out.parent / "own.toml", "--against", "ma+mv", "--out", out]  # fmt: skip
+    shown = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env=os.environ | {"COLUMNS": "80"}
+    )
+    lines = shown.stdout.splitlines()
+    assert max(map(len, lines)) <= 80, shown.stderr
+    assert [line.split()[0] for line in lines[-6:]] == SETTINGS.split(",")
+
+
 def passes(out: Path) -> dict[Any, list[dict[str, Any]]]:
     found: dict[Any, list[dict[str, Any]]] = {}
     for row in pl.read_parquet(out / "completions" / "*.parquet").sort("turn").to_dicts():
