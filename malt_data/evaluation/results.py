@@ -271,7 +271,7 @@ def readable(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     """Return the rows for people: behind in points, tokens and seconds a question."""
     cells: dict[str, Callable[[dict[str, Any]], str]] = {
         "setting": lambda r: r["setting"],
-        "accuracy, %": lambda r: f"{100 * r['mean']:.1f} ±{100 * r['std']:.1f}",
+        "accuracy, % ± std": lambda r: f"{100 * r['mean']:.2f} ±{100 * r['std']:.2f}",
         "95 % interval": lambda r: f"{100 * r['low']:.1f}-{100 * r['high']:.1f}",
         "no answer, %": lambda r: f"{100 * r['unanswered']:.1f}",
         "tokens": lambda r: f"{r['prompt_tokens'] + r['completion_tokens']:.0f}",
@@ -285,6 +285,8 @@ def readable(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """Return the table in the layout of the paper's Table 1: a column a setting."""
+    if not rows:
+        return ""
     columns = readable(rows)
     lines = [[name, *(column[name] for column in columns)] for name in columns[0]]
     lines[0][0] = ""

@@ -136,7 +136,8 @@ def print_rows(frame: pl.DataFrame, console: Console) -> int:
     """Print rows as a table that fits the terminal; return how many rows were left out."""
     table = Table(header_style="bold", row_styles=["", "dim"], box=None, pad_edge=False)
     for name, kind in frame.schema.items():
-        table.add_column(Text(clean(name)), justify="right" if kind.is_numeric() else "left")
+        head = Text(clean(name).replace(" ", "\n"))  # narrow: width is for what stands below
+        table.add_column(head, justify="right" if kind.is_numeric() else "left")
     for row in frame.head(_MOST_ROWS).iter_rows():
         table.add_row(*(Text(_cell(value), overflow="fold") for value in row))
     console.print(table)

@@ -16,10 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 from evaluation.harness import answer, malt, timeless, write_questions
 from openai_server import OpenAIServer
+from rich.console import Console
 
 from malt_data import open_results
 from malt_data.errors import EvalError, QueryError
-from malt_data.evaluation.results import compare
+from malt_data.evaluation.results import compare, readable
+from malt_data.forests.report import print_rows
 
 SETTINGS = "sa,sa+mv,ma,ma+mv,debate,pair"
 
@@ -45,17 +47,18 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
-def test_the_table_fits_a_terminal_of_80_columns(out: Path) -> None:
-    command = [sys.executable, "-m", "malt_data", "eval", "--engine", "openai", "--model", "m",
-               "--base-url", "http://127.0.0.1:9/v1", "--questions", out.parent / "q.jsonl",
-               "--split", "train", "--seeds", "3", "--settings", SETTINGS, "--settings-file",
-               out.parent / "own.toml", "--against", "ma+mv", "--out", out]  # fmt: skip
-    shown = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, env=os.environ | {"COLUMNS": "80"}
-    )
-    lines = shown.stdout.splitlines()
-    assert max(map(len, lines)) <= 80, shown.stderr
-    assert [line.split()[0] for line in lines[-6:]] == SETTINGS.split(",")
+def test_the_table_fits_a_terminal_of_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"setting": name, "mean": 0.58407, "std": 0.01234, "low": 0.5222, "high": 0.65,
+             "unanswered": 0.053, "prompt_tokens": 1044.1, "completion_tokens": 10.6,
+             "seconds": 1394.6, "behind": -0.0664, "p": 0.0059}
+            for name in ("sa", "malt-base-g+mv", "star-ma+mv")]  # fmt: skip
+    print_rows(pl.DataFrame(readable(rows)), Console(width=80))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.split() for line in lines[-3:]] == [
+        [name, "58.41", "±1.23", "52.2-65.0", "5.3", "1055", "1394.6", "-6.6", "0.0059"]
+        for name in ("sa", "malt-base-g+mv", "star-ma+mv")
+    ]
 
 
 def passes(out: Path) -> dict[Any, list[dict[str, Any]]]:
@@ -210,6 +213,24 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_table(
     rest, _ = malt(server, *words, "--out", tmp_path / "b")
     assert 0 < rest["played"] < rest["units"]
     assert timeless(rest["settings"]) == timeless(whole["settings"])
+
+
+@pytest.mark.parametrize("form", ["--json", "--markdown", "--figures"])
+def test_where_every_question_fails_it_says_so_and_goes_on_later(
+    server: OpenAIServer, tmp_path: Path, form: str
+) -> None:
+    words: list[object] = ["--questions", write_questions(tmp_path / "q.jsonl"), "--split", "train",
+                           "--settings", "sa", "--seeds", 1, "--out", tmp_path / "out"]  # fmt: skip
+    command = [sys.executable, "-m", "malt_data", "eval", "--engine", "openai", "--model", "m",
+               "--base-url", server.base_url, *map(str, words), form]  # fmt: skip
+    server.fail_every, server.faults = 1, ("400",)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    server.fail_every = 0
+    assert run.returncode == 1
+    assert "Traceback" not in run.stderr
+    assert "12 questions failed" in run.stderr
+    facts, _ = malt(server, *words)
+    assert facts["played"] == 12
 
 
 @pytest.mark.parametrize("step", ["write_text", "write_table"])
