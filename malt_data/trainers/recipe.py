@@ -6,7 +6,8 @@
     r = 32
 
 `[sft]` and `[dpo]` hold what only one of the stages is to have; `quantize = "4bit"` loads the base
-model in four bits (needs a GPU and bitsandbytes).
+model in four bits (needs a GPU and bitsandbytes). `generator_dpo = true` trains the generator by
+DPO too (§5.2).
 
     >>> epochs(400), epochs(2_000), epochs(50_000)
     (10, 4, 1)
@@ -23,12 +24,6 @@ from malt_data.schemas.ids import ROLES
 from malt_data.schemas.manifest import sentence
 
 Stage = Literal["sft", "dpo"]
-
-STAGES: tuple[tuple[str, Stage], ...] = (
-    (ROLES[0], "sft"),
-    *((role, stage) for role in ROLES[1:] for stage in ("sft", "dpo")),
-)
-"""The whole recipe in order: SFT for all, DPO for verifier and refiner (§4.3)."""
 
 _BOTH: dict[str, Any] = {
     "per_device_train_batch_size": 8,  # §A.9
@@ -67,6 +62,12 @@ class Settings(BaseModel):
     dpo: dict[str, Any] = {}
     lora: dict[str, Any] = {}
     quantize: Literal["4bit"] | None = None
+    generator_dpo: bool = False
+
+    def stages(self) -> list[tuple[str, Stage]]:
+        """Return the whole recipe in order: SFT for all, DPO for verifier and refiner (§4.3)."""
+        found: list[tuple[str, Stage]] = [(r, stage) for r in ROLES for stage in ("sft", "dpo")]
+        return found if self.generator_dpo else [one for one in found if one != (ROLES[0], "dpo")]
 
     def arguments(self, stage: Stage, rows: int) -> dict[str, Any]:
         """Return what the stage's TRL config gets, over `rows` training rows."""

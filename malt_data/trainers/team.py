@@ -33,7 +33,7 @@ from malt_data.forests.parts import write_text
 from malt_data.schemas.ids import ROLES
 from malt_data.schemas.manifest import sentence
 from malt_data.trainers.data import load
-from malt_data.trainers.recipe import STAGES
+from malt_data.trainers.recipe import Settings
 from malt_data.trainers.training import QUESTIONS, base_of, library_noise
 
 TEAM = "team.toml"
@@ -96,27 +96,30 @@ def train_team(
     *,
     model: str | None = None,
     other_model: bool = False,
+    settings: Settings | None = None,
     note: Callable[[str], None] = lambda _: None,
     **options: Any,
 ) -> Mapping[str, dict[str, Any]]:
     """Run the recipe into `out`, a folder a stage, and write team.toml; return the records.
 
     A finished stage is passed over. All data is looked at before the first stage begins. options:
-    settings, max_steps and watch of `train_sft` and `train_dpo`, whose errors it raises.
+    max_steps and watch of `train_sft` and `train_dpo`, whose errors it raises.
     """
     from malt_data.trainers.dpo import train_dpo
     from malt_data.trainers.sft import train_sft
 
+    settings = settings or Settings()
+    stages = settings.stages()
     with library_noise():
-        found = {f"{role}_{stage}": load(dataset, role, stage) for role, stage in STAGES}
+        found = {f"{role}_{stage}": load(dataset, role, stage) for role, stage in stages}
     name = base_of(next(iter(found.values())), model, other_model)
-    options |= {"model": name, "other_model": other_model}
+    options |= {"model": name, "other_model": other_model, "settings": settings}
     pinned = {key: data.pinned for key, data in found.items()}
     records = {}
     adapters: dict[str, str] = {}
-    for number, (role, stage) in enumerate(STAGES, 1):
+    for number, (role, stage) in enumerate(stages, 1):
         key = f"{role}_{stage}"
-        note(f"{number}/{len(STAGES)} {key}: {len(found[key].train)} rows")
+        note(f"{number}/{len(stages)} {key}: {len(found[key].train)} rows")
         source = dataset if found[key].commit is None else pinned[key]
         if stage == "sft":
             records[key] = train_sft(role, source, out / key, **options)

@@ -27,7 +27,7 @@ from malt_data.forests.forest import Forest, open_forest
 from malt_data.schemas.exports import RECIPE, config_named
 from malt_data.trainers import training
 from malt_data.trainers.dpo import require_reference, train_dpo
-from malt_data.trainers.recipe import DEFAULTS, STAGES, Settings, epochs, read_settings
+from malt_data.trainers.recipe import DEFAULTS, Settings, epochs, read_settings
 from malt_data.trainers.sft import train_sft
 from malt_data.trainers.team import Team, read_team, train_team, write_team
 
@@ -302,7 +302,7 @@ def test_a_team_is_trained_in_order_and_grows_the_next_forest(
     out = tmp_path / "team"
     notes: list[str] = []
     records = train_team(str(forest.folder), out, settings=FAST, max_steps=1, note=notes.append)
-    assert list(records) == [f"{role}_{stage}" for role, stage in STAGES]
+    assert list(records) == [f"{role}_{stage}" for role, stage in FAST.stages()]
     assert records["refiner_dpo"]["adapter"] == str(out / "refiner_sft")
     team = read_team(out / "team.toml")
     assert team.model == tiny
@@ -315,6 +315,17 @@ def test_a_team_is_trained_in_order_and_grows_the_next_forest(
     stamps = {p: p.stat().st_mtime_ns for p in out.glob("*/adapter_model.safetensors")}
     train_team(str(forest.folder), out, settings=FAST, max_steps=1)
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+
+    more = FAST.model_copy(update={"generator_dpo": True})  # §5.2
+    with pytest.raises(TrainError, match=r"malt-data export .* --role generator --format dpo"):
+        train_team(str(forest.folder), out, settings=more, max_steps=1)
+    export(forest, config_named("generator_dpo"))
+    records = train_team(str(forest.folder), out, settings=more, max_steps=1)
+    assert records["generator_dpo"]["adapter"] == str(out / "generator_sft")
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+    team = read_team(out / "team.toml")
+    assert team.adapters["generator"] == str(out / "generator_dpo")
+    assert team.sft["generator"] == str(out / "generator_sft")
 
     words = ["--n", "2", "--limit", "1", "--max-tokens", "4", "--team", str(out / "team.toml")]
     command = [sys.executable, "-m", "malt_data", "build", *words, "--out", str(tmp_path / "next")]
@@ -342,7 +353,8 @@ def test_what_cannot_be_trained_is_said_first(
 
     adapter = {"adapter": str(sft)}
     one = f"{folder}/exports/verifier_sft"
-    refused("no export generator_dpo.*malt-data export", train_dpo, "generator", folder, **adapter)
+    none = str(empty.folder)
+    refused("no export generator_dpo.*malt-data export", train_dpo, "generator", none, **adapter)
     refused("no rows to train", train_dpo, "verifier", str(empty.folder), **adapter)
     refused("holds verifier_sft, but verifier_dpo", train_dpo, "verifier", one, **adapter)
     refused("was sampled by .*--other-model", train_sft, "verifier", folder, model="other")
