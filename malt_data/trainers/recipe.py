@@ -6,8 +6,7 @@
     r = 32
 
 `[sft]` and `[dpo]` hold what only one of the stages is to have; `quantize = "4bit"` loads the base
-model in four bits (needs a GPU and bitsandbytes). `generator_dpo = true` trains the generator by
-DPO too (§5.2).
+model in four bits (needs a GPU and bitsandbytes); `generator_dpo = true` is for `--role all`.
 
     >>> epochs(400), epochs(2_000), epochs(50_000)
     (10, 4, 1)
@@ -24,6 +23,7 @@ from malt_data.schemas.ids import ROLES
 from malt_data.schemas.manifest import sentence
 
 Stage = Literal["sft", "dpo"]
+STAGES: tuple[Stage, ...] = ("sft", "dpo")
 
 _BOTH: dict[str, Any] = {
     "per_device_train_batch_size": 8,  # §A.9
@@ -63,11 +63,17 @@ class Settings(BaseModel):
     lora: dict[str, Any] = {}
     quantize: Literal["4bit"] | None = None
     generator_dpo: bool = False
+    """DPO for the generator too (§5.2), not only for verifier and refiner (§4.3)."""
 
     def stages(self) -> list[tuple[str, Stage]]:
-        """Return the whole recipe in order: SFT for all, DPO for verifier and refiner (§4.3)."""
-        found: list[tuple[str, Stage]] = [(r, stage) for r in ROLES for stage in ("sft", "dpo")]
-        return found if self.generator_dpo else [one for one in found if one != (ROLES[0], "dpo")]
+        """Return the whole recipe in order: SFT for all roles (§4.3), DPO where it is asked for."""
+        learners = ROLES if self.generator_dpo else ROLES[1:]
+        return [
+            (role, stage)
+            for role in ROLES
+            for stage in STAGES
+            if stage == "sft" or role in learners
+        ]
 
     def arguments(self, stage: Stage, rows: int) -> dict[str, Any]:
         """Return what the stage's TRL config gets, over `rows` training rows."""

@@ -270,13 +270,13 @@ def plan_of(
     data: Data, model: str, settings: Settings, stage: Stage, **more: Any
 ) -> dict[str, Any]:
     """Return what makes a training what it is; one with another plan is not gone on with."""
-    elsewhere = {{"sft": "dpo", "dpo": "sft"}[stage], "generator_dpo"}
+    other = {"sft": "dpo", "dpo": "sft"}[stage]
     return {
         "data": data.pinned,
         "config": data.config,
         "rows": len(data.train),
         "model": model,
-        "settings": settings.model_dump(exclude=elsewhere),
+        "settings": settings.model_dump(exclude={other, "generator_dpo"}),
         "stage": stage,
         **more,
     }

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -300,9 +301,10 @@ def test_a_team_is_trained_in_order_and_grows_the_next_forest(
     forest: Forest, tiny: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "team"
+    forest = open_forest(shutil.copytree(forest.folder, tmp_path / "own"))  # to be added to
     notes: list[str] = []
     records = train_team(str(forest.folder), out, settings=FAST, max_steps=1, note=notes.append)
-    assert list(records) == [f"{role}_{stage}" for role, stage in FAST.stages()]
+    assert list(records) == [config.name for config in RECIPE]
     assert records["refiner_dpo"]["adapter"] == str(out / "refiner_sft")
     team = read_team(out / "team.toml")
     assert team.model == tiny
@@ -353,8 +355,7 @@ def test_what_cannot_be_trained_is_said_first(
 
     adapter = {"adapter": str(sft)}
     one = f"{folder}/exports/verifier_sft"
-    none = str(empty.folder)
-    refused("no export generator_dpo.*malt-data export", train_dpo, "generator", none, **adapter)
+    refused("no export generator_dpo.*malt-data export", train_dpo, "generator", folder, **adapter)
     refused("no rows to train", train_dpo, "verifier", str(empty.folder), **adapter)
     refused("holds verifier_sft, but verifier_dpo", train_dpo, "verifier", one, **adapter)
     refused("was sampled by .*--other-model", train_sft, "verifier", folder, model="other")
