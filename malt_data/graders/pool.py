@@ -62,11 +62,17 @@ class Pool:
         return verdict
 
     def close(self) -> None:
-        """Kill all workers, also those that are busy: their callers get None."""
+        """Kill all workers, also those that are busy: their callers get None.
+
+        A busy one's pipes are left to its caller, who is reading them: a descriptor closed by
+        another thread leaves the reader asleep, or reading what was opened under its number next.
+        """
         with self._lock:
             self._closed = True
-            _stop_all(self._alive)
-            self._idle.clear()
+            for worker in self._alive:
+                worker.kill()
+            _stop_all(self._idle)
+            self._alive.clear()
 
     def pids(self) -> list[int]:
         """Return the process ids of the living workers."""
@@ -88,7 +94,7 @@ class Pool:
             return worker
 
 
-def _stop_all(workers: "set[_Worker]") -> None:
+def _stop_all(workers: "set[_Worker] | list[_Worker]") -> None:
     while workers:
         workers.pop().stop()
 
@@ -117,15 +123,19 @@ class _Worker:
         try:
             _pipe(self.process.stdin).write(request.encode())
             _pipe(self.process.stdin).flush()
-        except (OSError, ValueError):  # it died, or `close` took its pipes away
+        except OSError:  # it died
             return None
         reply = self._receive(limit_s)
         return None if reply is None else reply == b"1\n"
 
-    def stop(self) -> None:
-        """Kill the process and reap it."""
+    def kill(self) -> None:
+        """Kill the process and reap it; whoever reads from it finds the pipe's end."""
         self.process.kill()
         self.process.wait()
+
+    def stop(self) -> None:
+        """Kill the process and close its pipes, which nobody may be using."""
+        self.kill()
         for pipe in (self.process.stdin, self.process.stdout):
             with contextlib.suppress(OSError):
                 _pipe(pipe).close()
@@ -134,20 +144,17 @@ class _Worker:
         """Return one line from the worker, or None at the limit or the end of the pipe."""
         deadline = time.monotonic() + limit_s
         received = b""
-        try:
-            with selectors.DefaultSelector() as selector:
-                out = _pipe(self.process.stdout).fileno()
-                selector.register(out, selectors.EVENT_READ)
-                while not received.endswith(b"\n"):
-                    left = deadline - time.monotonic()
-                    if left <= 0 or not selector.select(left):
-                        return None
-                    chunk = os.read(out, 64)
-                    if not chunk:
-                        return None
-                    received += chunk
-        except (OSError, ValueError):  # closed under our hands by `close`
-            return None
+        with selectors.DefaultSelector() as selector:
+            out = _pipe(self.process.stdout).fileno()
+            selector.register(out, selectors.EVENT_READ)
+            while not received.endswith(b"\n"):
+                left = deadline - time.monotonic()
+                if left <= 0 or not selector.select(left):
+                    return None
+                chunk = os.read(out, 64)
+                if not chunk:
+                    return None
+                received += chunk
         return received
 
 

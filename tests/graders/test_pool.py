@@ -121,6 +121,25 @@ def test_close_frees_a_waiting_thread_and_leaves_no_process() -> None:
         grader.grade("y+y", "2y", "math")
 
 
+def test_close_frees_a_waiting_thread_on_a_busy_machine() -> None:
+    """Whoever wakes first: the pipe that it reads from is not closed under its hands."""
+    spin = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
+    try:
+        for _ in range(15):
+            pool = Pool(limit_s=30.0)
+            with ThreadPoolExecutor(1) as threads:
+                waiting = threads.submit(pool.equal, "x+x", "2x")
+                while not pool.pids():
+                    time.sleep(0.01)
+                time.sleep(0.05)
+                pool.close()
+                assert waiting.result(timeout=20) is None
+    finally:
+        for process in spin:
+            process.kill()
+            process.wait()
+
+
 def test_threads_and_an_event_loop_share_one_grader(grader: Grader) -> None:
     def ask(number: int) -> str:
         return grader.grade(f"x^2+{number % 7}x", f"x(x+{number % 5})", "math")
