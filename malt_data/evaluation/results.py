@@ -271,7 +271,9 @@ def readable(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     """Return the rows for people: behind in points, tokens and seconds a question."""
     cells: dict[str, Callable[[dict[str, Any]], str]] = {
         "setting": lambda r: r["setting"],
-        "accuracy, % ± std": lambda r: f"{100 * r['mean']:.2f} ±{100 * r['std']:.2f}",
+        "accuracy, % ± std": lambda r: (  # one seed has no deviation
+            f"{100 * r['mean']:.2f}" + (f" ±{100 * r['std']:.2f}" if r["seeds"] > 1 else "")
+        ),
         "95 % interval": lambda r: f"{100 * r['low']:.1f}-{100 * r['high']:.1f}",
         "no answer, %": lambda r: f"{100 * r['unanswered']:.1f}",
         "tokens": lambda r: f"{r['prompt_tokens'] + r['completion_tokens']:.0f}",
