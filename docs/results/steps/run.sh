@@ -8,22 +8,37 @@ here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "${1:-steps}"
 cd "${1:-steps}"
 
+build() {
+    malt-data build --questions questions.jsonl --model start --prompts "$here/prompts.toml" \
+        --temperature 1.0 --max-tokens 40 --concurrency 192 "$@"
+}
+evaluate() {
+    malt-data eval --questions questions.jsonl --concurrency 192 --markdown "$@"
+}
+star=star-sa,star-sa+mv,star-ma,star-ma+mv
+
 python "$here/questions.py" start.jsonl questions.jsonl
 [ -f start/tokenizer.json ] || python "$here/start.py" start.jsonl start
-malt-data build --out forest --questions questions.jsonl --model start \
-    --prompts "$here/prompts.toml" --temperature 1.0 --max-tokens 40 --concurrency 192
+build --out forest
 malt-data export forest
 malt-data train --role all --dataset forest --config "$here/recipe.toml" --out team
-malt-data eval --questions questions.jsonl --team team/team.toml --concurrency 192 \
-    --temperature 0.3 --seeds 2 \
-    --settings sa,sa+mv,ma,ma+mv,star-sa,star-sa+mv,star-ma,star-ma+mv,malt,malt+mv \
-    --against malt+mv --figures --markdown --out cold >cold.md
-malt-data eval --questions questions.jsonl --team team/team.toml --concurrency 192 \
-    --temperature 1.0 --seeds 1 --limit 100 \
-    --settings star-sa,star-sa+mv,star-ma,star-ma+mv,malt,malt+mv \
-    --against malt+mv --figures --markdown --out warm >warm.md
-malt-data eval --questions questions.jsonl --team team/team.toml --concurrency 192 \
-    --temperature 0.3 --seeds 1 \
+evaluate --team team/team.toml --temperature 0.3 --seeds 2 \
+    --settings sa,sa+mv,ma,ma+mv,$star,malt,malt+mv --against malt+mv --figures --out cold >cold.md
+evaluate --team team/team.toml --temperature 1.0 --seeds 1 --limit 100 \
+    --settings $star,malt,malt+mv --against malt+mv --figures --out warm >warm.md
+evaluate --team team/team.toml --temperature 0.3 --seeds 1 --limit 100 \
     --settings debate,malt-base-g,malt-base-v,malt-base-r,malt-g,malt-gv,malt-gr,malt \
-    --against malt --markdown --out ablations >ablations.md
-cat cold.md warm.md ablations.md
+    --against malt --out ablations >ablations.md
+
+# A generator that learns from pairs, alone.
+malt-data export forest --role generator --format dpo
+malt-data train --role generator --stage dpo --adapter team/generator_sft --dataset forest \
+    --config "$here/recipe.toml" --out team/generator_dpo
+sed '/^\[sft\]/,$!s/generator_sft/generator_dpo/' team/team.toml >team/generator_dpo.toml
+evaluate --team team/generator_dpo.toml --temperature 0.3 --seeds 2 --settings malt-g,malt-g+mv \
+    --out lone >lone.md
+
+for table in cold warm ablations lone; do
+    echo
+    cat $table.md
+done
