@@ -617,7 +617,7 @@ def ask(
 
 @main.command(name="eval")
 @click.option("--questions", help="As for build.  [default: embedded]")
-@click.option("--split", default="test", show_default=True, help="Split of the source.")
+@_setting("--split", help="Split of the source.  [default: test]")
 @click.option("--settings", default="sa,sa+mv,ma,ma+mv", help="[default: sa,sa+mv,ma,ma+mv]")
 @click.option(
     "--settings-file",
@@ -685,25 +685,30 @@ def evaluate(
     """
     from malt_data.evaluation import results
     from malt_data.evaluation.evaluate import evaluate as run
-    from malt_data.evaluation.evaluate import plan
+    from malt_data.evaluation.plan import plan
     from malt_data.evaluation.settings import find
     from malt_data.progress import Steps
     from malt_data.schemas.manifest import make_spec
 
     base, adapters, seen = _adapters(team)
     given = {key: value for key, value in options.items() if value is not None}
-    spec = make_spec(base | _config(config) | given)
-    chosen = find([name for name in settings.split(",") if name], settings_file)
+    spec = make_spec({"split": "test"} | base | _config(config) | given)
+    named = [name.strip() for name in settings.split(",")]
+    chosen = find([name for name in named if name], settings_file)
     planned = plan(spec, chosen, adapters, out, seeds=seeds, seen=seen, allow_seen=allow_seen)
     if against is not None:
         results.require(against, planned.names)
     if dry_run:
         _facts(planned.facts(), as_json)
         return
+    _refused(planned.refused)
     with Steps("eval") as steps:
         report = run(planned, watch=steps.update, note=steps.note)
     opened = results.open_results(out)
     rows = results.table(opened, against)
+    if len({(row["questions"], row["seeds"]) for row in rows}) > 1:
+        asked = ", ".join(f"{r['setting']} {r['questions']} × {r['seeds']}" for r in rows)
+        _note(f"Not all settings were asked the same (questions × seeds): {asked}.")
     if figures:
         from malt_data.evaluation.figures import draw
 
@@ -796,7 +801,14 @@ def _adapters(
 
     team = read_team(path)
     adapters = {"team": team.adapters, "sft": team.sft}
-    return {"model": team.model, **team.sampling}, adapters, team.trained_on()
+    records = team.trained_on()
+    if silent := [name for name, ids in records.items() if ids is None]:
+        _note(
+            f"{len(silent)} adapters, {silent[0]} among them, do not say what they were trained "
+            "on: whether they have seen these questions is not known."
+        )
+    seen = frozenset[str]().union(*filter(None, records.values()))
+    return {"model": team.model, **team.sampling}, adapters, seen
 
 
 def _team(path: Path | None) -> dict[str, Any]:

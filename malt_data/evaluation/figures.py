@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from malt_data.errors import EvalError
 from malt_data.forests.parts import whole
+from malt_data.schemas.ids import ROLES
 
 if TYPE_CHECKING:
     from malt_data.evaluation.results import Results
@@ -49,23 +50,29 @@ def _turns(axes: Any, results: "Results") -> bool:
         "(SELECT setting FROM turn_accuracy GROUP BY setting HAVING count(*) > 1)"
     ).to_dicts()
     names = _plain(results, {row["setting"] for row in rows})
+    if not names:
+        return False
+    debates = {s["name"] for s in results.manifest["settings"] if s["agents"] > 1}
     for name in names:
         mine = [row for row in rows if row["setting"] == name]
-        axes.plot([row["turn"] for row in mine], [100 * row["accuracy"] for row in mine],
-                  marker="o", label=name)  # fmt: skip
-    longest = max((row["turn"] for row in rows), default=0)
-    axes.set_xticks(range(longest + 1), ["generator", "verifier", "refiner"]
-                    if longest == 2 else [str(n + 1) for n in range(longest + 1)])  # fmt: skip
+        places = [row["turn"] if name in debates else ROLES.index(row["role"]) for row in mine]
+        axes.plot(places, [100 * row["accuracy"] for row in mine], marker="o",
+                  label=f"{name} (rounds)" if name in debates else name)  # fmt: skip
+    rounds = max(row["turn"] for row in rows) + 1
+    ticks = [f"round {number + 1}" for number in range(rounds)]
+    axes.set_xticks(*((range(rounds), ticks) if debates >= {*names} else (range(3), ROLES)))
     axes.set(ylabel="accuracy, %", title="Accuracy after each turn")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=8)
-    return bool(names)
+    return True
 
 
 def _flips(axes: Any, results: "Results") -> bool:
     """What the turns after the first mend and break."""
     rows = {row["setting"]: row for row in results.sql("FROM flips").to_dicts()}
     names = _plain(results, set(rows))
+    if not names:
+        return False
     for offset, (column, label) in enumerate(
         (("wrong_to_right", "wrong → right"), ("right_to_wrong", "right → wrong"))
     ):
@@ -75,24 +82,25 @@ def _flips(axes: Any, results: "Results") -> bool:
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
     axes.set(ylabel="of all passes, %", title="Answers changed after the first turn")
     axes.legend(frameon=False, fontsize=8)
-    return bool(names)
+    return True
 
 
 def _cost(axes: Any, results: "Results") -> bool:
     """Accuracy against the tokens of a question, prompts included, on a logarithmic scale."""
     from matplotlib.ticker import LogLocator
 
-    from malt_data.evaluation.results import table
+    from malt_data.evaluation.results import table, tokens
 
-    rows = table(results)
+    rows = [row for row in table(results) if tokens(row)]
+    if not rows:
+        return False
     plain = list(dict.fromkeys(row["setting"].removesuffix("+mv") for row in rows))
     for row in rows:
-        tokens = row["prompt_tokens"] + row["completion_tokens"]
         mean = 100 * row["mean"]
         spread = [[mean - 100 * row["low"]], [100 * row["high"] - mean]]
         voted = row["setting"].endswith("+mv")
         colour = f"C{plain.index(row['setting'].removesuffix('+mv')) % 10}"  # a vote keeps its own
-        axes.errorbar(tokens, mean, yerr=spread, fmt="s" if voted else "o", capsize=2,
+        axes.errorbar(tokens(row), mean, yerr=spread, fmt="s" if voted else "o", capsize=2,
                       color=colour, label=row["setting"])  # fmt: skip
     axes.set(xscale="log", xlabel="tokens a question", ylabel="accuracy, %",
              title="Accuracy against tokens, with 95 % intervals")  # fmt: skip
@@ -101,7 +109,7 @@ def _cost(axes: Any, results: "Results") -> bool:
     axes.xaxis.set_minor_formatter("")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    return bool(rows)
+    return True
 
 
 def _plain(results: "Results", having: set[str]) -> list[str]:

@@ -3,12 +3,12 @@
 results = open_results("results")
 results.sql("FROM accuracy")             # polars DataFrame; also turns, turn_accuracy, flips
 table(results)[0]                        # {"setting": "sa", "mean": 0.31, "std": 0.02, …}
-compare(results.predictions(), "malt+mv", "star-ma+mv")    # {"difference": 0.08, "p": 0.002}
+compare(results.predictions(), "malt+mv", "star-ma+mv")    # {"behind": 0.08, "p": 0.002}
 """
 
 import json
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,21 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from malt_data.errors import EvalError
-from malt_data.evaluation.play import Turn
 from malt_data.evaluation.settings import Setting
 from malt_data.evaluation.vote import ballots, majority
-from malt_data.forests.parts import REPLACES, read_schema, write_table
+from malt_data.forests.parts import REPLACES, read_schema, torn, write_table
 from malt_data.graders import Grader, Kind, kind_of
-from malt_data.schemas.evaluation import COMPLETIONS, PREDICTIONS
+from malt_data.schemas.evaluation import COMPLETIONS, PREDICTIONS, STAMP
 
 MANIFEST = "eval.json"
 PARTS = "completions"
 QUESTIONS = "questions.parquet"
 FILE = "predictions.parquet"
 _RESAMPLES = 10_000
+_RIGHT = pl.col("correct").fill_null(False).cast(pl.Float64)
+_COUNTED = ["setting", "seed", "question_id", "pass", "turn", "role", "answer", "prompt_tokens",
+            "completion_tokens", "latency"]  # fmt: skip
+_AT_ONCE = 100  # resamples in memory
 _PART_BYTES = 16 * 2**20
 
 
@@ -72,7 +75,34 @@ def open_results(folder: str | Path) -> Results:
     path = Path(folder)
     if not (path / MANIFEST).exists() or not (path / FILE).exists():
         raise EvalError(f"{path} holds no evaluation. Make one: malt-data eval --out {path}")
-    return Results(path, json.loads((path / MANIFEST).read_bytes()))
+    return Results(path, read_manifest(path))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the content of `folder`/eval.json; raise EvalError where it is torn or too new."""
+    path = folder / MANIFEST
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        stamp = facts["schema"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise EvalError(
+            f"{path} cannot be read ({error}). Restore it, or evaluate into a new folder: "
+            f"the completions in {folder / PARTS} are untouched."
+        ) from None
+    if stamp != STAMP.decode():
+        raise EvalError(
+            f"{path} has schema {stamp}, this malt-data reads {STAMP.decode()}. "
+            "Upgrade malt-data: pip install -U malt-data"
+        )
+    return facts
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Return a stored table, or some of its columns; raise ForestError where it is torn."""
+    try:
+        return pq.read_table(path, columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise torn(path, error) from error
 
 
 def parts(out: Path) -> list[Path]:
@@ -110,17 +140,23 @@ def compact(out: Path) -> None:
         write_part(out, pa.concat_tables(tables).sort_by(order), batch)
 
 
+def forget(out: Path) -> None:
+    """Remove what an evaluation without completions has left in `out`."""
+    for name in (MANIFEST, QUESTIONS, FILE):
+        (out / name).unlink(missing_ok=True)
+
+
 def write_predictions(out: Path) -> None:
     """Make predictions.parquet anew from all completions in `out`."""
-    manifest = json.loads((out / MANIFEST).read_bytes())
+    manifest = read_manifest(out)
     known = {s["name"]: Setting.model_validate(s) for s in manifest["settings"]}
     grader_name = manifest["spec"]["grader"]
-    questions = {row["question_id"]: row for row in pq.read_table(out / QUESTIONS).to_pylist()}
+    questions = {row["question_id"]: row for row in read_table(out / QUESTIONS).to_pylist()}
     rows = []
     with Grader() as grader:
         for path in parts(out):
             units: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
-            for row in pq.read_table(path).to_pylist():
+            for row in read_table(path, _COUNTED).to_pylist():
                 key = row["setting"], row["seed"], row["question_id"]
                 units.setdefault(key, []).append(row)
             for key, turns in units.items():
@@ -150,11 +186,10 @@ def _prediction(
     def same(one: str, other: str) -> bool:
         return one == other or grader.grade(one, other, kind, choices) == "right"
 
-    turns = [_turn(row) for row in rows]
-    votes = ballots(setting, turns)
+    votes = ballots((row["pass"], row["turn"], row["role"], row["answer"]) for row in rows)
     answer = majority(votes, same)
     verdict = "wrong" if answer is None else grader.grade(answer, question["gold"], kind, choices)
-    first = {turn.role: turn.answer for turn in turns if turn.passed == 0}
+    first = {row["role"]: row["answer"] for row in rows if row["pass"] == 0}
     return {
         "setting": key[0],
         "seed": key[1],
@@ -165,8 +200,8 @@ def _prediction(
         "generator_answer": first.get("generator"),
         "verifier_answer": first.get("verifier"),
         "refiner_answer": first.get("refiner"),
-        "prompt_tokens": sum(row["prompt_tokens"] or 0 for row in rows),
-        "completion_tokens": sum(row["completion_tokens"] or 0 for row in rows),
+        "prompt_tokens": _sum(row["prompt_tokens"] for row in rows),
+        "completion_tokens": _sum(row["completion_tokens"] for row in rows),
         "seconds": _seconds(rows, together="turn" if setting.agents > 1 else "pass"),
     }
 
@@ -181,8 +216,10 @@ def _seconds(rows: list[dict[str, Any]], together: str) -> float:
     return max(sum(seconds) for seconds in spent.values())
 
 
-def _turn(row: dict[str, Any]) -> Turn:
-    return Turn(row["pass"], row["turn"], row["role"], None, (), None, row["answer"], 0.0)  # type: ignore[arg-type]
+def _sum(counts: Iterable[int | None]) -> int | None:
+    """Return the sum, or None where the engine did not say one of them."""
+    known = list(counts)
+    return None if None in known else sum(known)  # type: ignore[arg-type]
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -191,9 +228,10 @@ def _turn(row: dict[str, Any]) -> Turn:
 def table(results: Results, against: str | None = None) -> list[dict[str, Any]]:
     """Return a row a setting, in the order of eval.json.
 
-    mean, std: of the accuracy over seeds (std with n - 1; 0 for one seed). low, high: a bootstrap
-    interval of 95 % over questions. tokens and seconds: of a question. against: a setting to
-    compare every other one with; `behind` and `p` are what `compare(…, against, setting)` gives.
+    mean: share of right answers. std: of the seeds' means (with n - 1; 0 for one seed). low, high:
+    a bootstrap interval of 95 % over questions. tokens and seconds: of a question. against: a
+    setting to compare every other one with; `behind` and `p` are what `compare(…, against,
+    setting)` gives, None where the two have no question in common.
     Raises EvalError where `against` was not evaluated.
     """
     if against is not None:
@@ -204,16 +242,15 @@ def table(results: Results, against: str | None = None) -> list[dict[str, Any]]:
         mine = predictions.filter(pl.col("setting") == name)
         if not mine.height:
             continue
-        right = mine.with_columns(pl.col("correct").fill_null(False).cast(pl.Float64))
-        by_seed = right.group_by("seed").agg(pl.mean("correct")).sort("seed")["correct"]
-        by_question = right.group_by("question_id").agg(pl.mean("correct")).sort("question_id")
-        low, high = interval(by_question["correct"])
+        right = mine.select("seed", "question_id", right=_RIGHT)
+        by_seed = right.group_by("seed").agg(pl.mean("right")).sort("seed")["right"]
+        low, high = interval(right)
         found.append(
             {
                 "setting": name,
                 "questions": right["question_id"].n_unique(),
                 "seeds": len(by_seed),
-                "mean": by_seed.mean(),
+                "mean": right["right"].mean(),
                 "std": by_seed.std() if len(by_seed) > 1 else 0.0,
                 "low": low,
                 "high": high,
@@ -224,8 +261,8 @@ def table(results: Results, against: str | None = None) -> list[dict[str, Any]]:
             }
         )
         if against is not None:
-            test = compare(predictions, against, name) if name != against else {}
-            found[-1] |= {"behind": test.get("difference"), "p": test.get("p")}
+            test = compare(predictions, against, name) if name != against else None
+            found[-1] |= test if test is not None else dict.fromkeys(("behind", "p"))
     return found
 
 
@@ -235,36 +272,62 @@ def require(against: str, names: Sequence[str]) -> None:
         raise EvalError(f"{against} is not evaluated, only {', '.join(names)}.")
 
 
-def interval(values: pl.Series, seed: int = 0) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of the mean of per-question accuracies."""
-    data = values.to_numpy()
+def interval(units: pl.DataFrame, seed: int = 0) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of the mean of `right` (0 or 1) over `units`.
+
+    Questions are drawn, each with all its seeds: those of one question are not independent.
+    """
+    right, asked = _by_question(units)
     source = np.random.default_rng(seed)
-    means = data[source.integers(0, len(data), (_RESAMPLES, len(data)))].mean(axis=1)
+    means = np.empty(_RESAMPLES)
+    for start in range(0, _RESAMPLES, _AT_ONCE):
+        drawn = source.integers(0, len(right), (_AT_ONCE, len(right)))
+        means[start : start + _AT_ONCE] = right[drawn].sum(axis=1) / asked[drawn].sum(axis=1)
     low, high = np.quantile(means, (0.025, 0.975))
     return float(low), float(high)
 
 
-def compare(predictions: pl.DataFrame, one: str, other: str, seed: int = 0) -> dict[str, float]:
-    """Return how much better `one` is than `other` on the same questions and seeds, and p.
+def compare(
+    predictions: pl.DataFrame, one: str, other: str, seed: int = 0
+) -> dict[str, float] | None:
+    """Return how much better `one` is than `other` where both were asked, and p; None if nowhere.
 
-    difference: of the accuracies. p: two-sided, from flipping the sign of each question's mean
-    difference at random (a paired permutation test; a question's seeds stay together).
+    behind: the difference of the shares of right answers, over the questions and seeds of both.
+    p: two-sided, from flipping the sign of each question's difference at random (a paired
+    permutation test; a question's seeds stay together).
     """
-    right = pl.col("correct").fill_null(False).cast(pl.Float64)
     keys = ["seed", "question_id"]
     sides = [
-        predictions.filter(pl.col("setting") == name).select(*keys, right.alias(side))
+        predictions.filter(pl.col("setting") == name).select(*keys, _RIGHT.alias(side))
         for name, side in ((one, "a"), (other, "b"))
     ]
     paired = sides[0].join(sides[1], on=keys)
-    by_question = paired.group_by("question_id").agg((pl.col("a") - pl.col("b")).mean())
-    differences = by_question.sort("question_id")["a"].to_numpy()
-    if not len(differences):
-        raise EvalError(f"{one} and {other} have no questions in common.")
-    observed = abs(differences.mean())
-    signs = np.random.default_rng(seed).choice((-1.0, 1.0), (_RESAMPLES, len(differences)))
-    beyond = (np.abs((signs * differences).mean(axis=1)) >= observed - 1e-12).sum()
-    return {"difference": float(differences.mean()), "p": float((beyond + 1) / (_RESAMPLES + 1))}
+    if not paired.height:
+        return None
+    differences, _ = _by_question(paired.with_columns(right=pl.col("a") - pl.col("b")))
+    observed = abs(differences.sum())
+    source = np.random.default_rng(seed)
+    beyond = 0
+    for _ in range(0, _RESAMPLES, _AT_ONCE):
+        signs = source.choice((-1.0, 1.0), (_AT_ONCE, len(differences)))
+        beyond += int((np.abs(signs @ differences) >= observed - 1e-9).sum())
+    return {
+        "behind": float(differences.sum() / paired.height),
+        "p": (beyond + 1) / (_RESAMPLES + 1),
+    }
+
+
+def _by_question(units: pl.DataFrame) -> tuple[Any, Any]:
+    """Return each question's sum of `right`, and how often it was asked, as arrays."""
+    grouped = units.group_by("question_id").agg(pl.sum("right"), asked=pl.len())
+    grouped = grouped.sort("question_id")
+    return grouped["right"].to_numpy(), grouped["asked"].to_numpy()
+
+
+def tokens(row: dict[str, Any]) -> float | None:
+    """Return the tokens of a question, prompts included; None where the engine did not say."""
+    counts = row["prompt_tokens"], row["completion_tokens"]
+    return None if None in counts else sum(counts)
 
 
 def readable(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
@@ -276,7 +339,7 @@ def readable(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
         ),
         "95 % interval": lambda r: f"{100 * r['low']:.1f}-{100 * r['high']:.1f}",
         "no answer, %": lambda r: f"{100 * r['unanswered']:.1f}",
-        "tokens": lambda r: f"{r['prompt_tokens'] + r['completion_tokens']:.0f}",
+        "tokens": lambda r: "" if (count := tokens(r)) is None else f"{count:.0f}",
         "seconds": lambda r: f"{r['seconds']:.1f}",
     }
     if rows and "p" in rows[0]:

@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from malt_data.errors import SpecError
 from malt_data.schemas.ids import ROLES
@@ -34,6 +34,18 @@ class Setting(BaseModel):
     agents: int = Field(1, ge=1, le=16)
     rounds: int = Field(1, ge=1, le=16)
     votes: int = Field(1, ge=1, le=99)
+
+    @model_validator(mode="after")
+    def _playable(self) -> "Setting":
+        if list(self.turns) != [role for role in ROLES if role in self.turns]:
+            raise ValueError(f"turns are some of {', '.join(ROLES)}, in this order")
+        if self.turns[0] != ROLES[0]:
+            raise ValueError("the first turn is the generator's")
+        if self.agents > 1 and (len(self.turns), self.votes) != (1, 1):
+            raise ValueError("in a debate only generators speak, and the agents are the vote")
+        if self.rounds > 1 and self.agents == 1:
+            raise ValueError("rounds need agents = 2 or more")
+        return self
 
     @property
     def completions(self) -> int:
@@ -60,6 +72,9 @@ def find(names: list[str], path: Path | None = None) -> list[Setting]:
             tables |= tomllib.loads(path.read_text("utf-8"))
         except (OSError, ValueError) as error:
             raise SpecError(f"{path} is no valid TOML: {error}") from None
+    if not names:
+        known = ", ".join(tables)
+        raise SpecError(f"Name a setting: one or more of {known}.")
     return [_setting(name, tables) for name in dict.fromkeys(names)]
 
 
@@ -67,14 +82,11 @@ def _setting(name: str, tables: dict[str, Any]) -> Setting:
     plain = name.removesuffix("+mv")
     if plain not in tables:
         known = ", ".join(tables)
-        raise SpecError(f"There is no setting {plain!r}. Known, each also with +mv: {known}.")
+        raise SpecError(f"There is no setting {plain!r}. Known, most also with +mv: {known}.")
+    if not isinstance(tables[plain], dict):
+        raise SpecError(f"The setting {plain} is no table: write [{plain}] and its keys below it.")
     votes = {"votes": VOTES} if name.endswith("+mv") else {}
     try:
-        found = Setting.model_validate({"name": name, **tables[plain], **votes})
+        return Setting.model_validate({**tables[plain], **votes, "name": name})
     except ValidationError as error:
-        raise SpecError(f"Setting {plain}: {sentence(error)}") from None
-    if list(found.turns) != [role for role in ROLES if role in found.turns]:
-        raise SpecError(f"Setting {plain}: turns are some of {', '.join(ROLES)}, in this order.")
-    if found.turns[0] != ROLES[0]:
-        raise SpecError(f"Setting {plain}: the first turn is the generator's.")
-    return found
+        raise SpecError(f"Setting {name}: {sentence(error)}") from None

@@ -6,10 +6,7 @@
 '7'
 """
 
-from collections.abc import Callable, Sequence
-
-from malt_data.evaluation.play import Turn
-from malt_data.evaluation.settings import Setting
+from collections.abc import Callable, Iterable, Sequence
 
 Same = Callable[[str, str], bool]
 
@@ -33,14 +30,16 @@ def majority(answers: Sequence[str | None], same: Same) -> str | None:
     return max(found, key=lambda one: one[1])[0] if found else None
 
 
-def ballots(setting: Setting, turns: Sequence[Turn]) -> list[str | None]:
+def ballots(turns: Iterable[tuple[int, int, str, str | None]]) -> list[str | None]:
     """Return the answer of each pass, or of each agent's last round, in order.
+
+    turns: (pass, turn, role, answer) of one question, in any order.
 
     A pass that ends with the verifier answers what the verifier says, or, where it says no answer
     of its own, what the generator said (Table 5, G + V).
     """
     found: dict[int, str | None] = {}
-    for turn in sorted(turns, key=lambda turn: (turn.passed, turn.turn)):
-        keeps = turn.role == "verifier" and turn.answer is None
-        found[turn.passed] = found.get(turn.passed) if keeps else turn.answer
+    for number, _, role, answer in sorted(turns, key=lambda turn: turn[:2]):
+        keeps = role == "verifier" and answer is None
+        found[number] = found.get(number) if keeps else answer
     return [found[number] for number in sorted(found)]

@@ -220,7 +220,7 @@ def read_schema(path: Path) -> pa.Schema:
     try:
         return pq.read_schema(path)
     except FileNotFoundError:
-        raise ForestError(f"{path} is missing. Restore it, or build into a new folder.") from None
+        raise ForestError(f"{path} is missing. Restore it, or use a new folder.") from None
     except (OSError, pa.ArrowException) as error:
         raise torn(path, error) from error
 
@@ -228,8 +228,8 @@ def read_schema(path: Path) -> pa.Schema:
 def torn(path: Path, error: Exception) -> ForestError:
     reason = str(error).splitlines()[0][:160]
     return ForestError(
-        f"{path} is torn or no Parquet file ({reason}). Move it out of the folder and run "
-        "malt-data build again: its trees are grown anew, all others are kept."
+        f"{path} is torn or no Parquet file ({reason}). Move it out of the folder and run what "
+        "made it again (malt-data build, malt-data eval): only what it held is sampled anew."
     )
 
 

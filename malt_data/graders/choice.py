@@ -48,9 +48,9 @@ def letter_of(answer: str, choices: Sequence[str]) -> str | None:
 
 
 def equal(answer: str, gold: str, choices: Sequence[str]) -> bool:
-    """Say whether `answer` names the choice whose letter is `gold`."""
+    """Say whether `answer` and `gold` name the same choice."""
     letter = letter_of(answer, choices)
-    return letter is not None and letter == gold.strip().upper()
+    return letter is not None and letter == letter_of(gold, choices)
 
 
 def _letter_first(text: str, letters: str, choices: Sequence[str]) -> str | None:

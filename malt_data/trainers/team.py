@@ -52,16 +52,15 @@ class Team(BaseModel):
     sampling: dict[str, Any] = {}
     """Settings of a build: temperature, max_tokens, prompts."""
 
-    def trained_on(self) -> frozenset[str]:
-        """Return the ids of all questions that an adapter of this team was trained on."""
-        found: set[str] = set()
-        for name in {*self.adapters.values(), *self.sft.values()}:
+    def trained_on(self) -> dict[str, frozenset[str] | None]:
+        """Return the ids of the questions that each adapter was trained on; None: it says none."""
+        found: dict[str, frozenset[str] | None] = {}
+        for name in sorted({*self.adapters.values(), *self.sft.values()}):
             path = Path(name) / QUESTIONS
             if not path.exists() and name.count("/") == 1 and not Path(name).exists():
                 path = fetch_file(name, QUESTIONS)
-            if path.exists():
-                found.update(path.read_text("utf-8").split())
-        return frozenset(found)
+            found[name] = frozenset(path.read_text("utf-8").split()) if path.exists() else None
+        return found
 
 
 def read_team(path: Path) -> Team:

@@ -24,9 +24,12 @@ def write_questions(path: Path) -> Path:
     return path
 
 
-def malt(server: OpenAIServer, *words: object, code: int = 0) -> tuple[Any, str]:
+def malt(
+    server: OpenAIServer, *words: object, code: int = 0, model: str | None = "m"
+) -> tuple[Any, str]:
     """Run `malt-data eval` against `server`; return (its JSON, its stderr)."""
-    engine = ["--engine", "openai", "--base-url", server.base_url, "--model", "m"]
+    named = [] if model is None else ["--model", model]
+    engine = ["--engine", "openai", "--base-url", server.base_url, *named]
     command = [sys.executable, "-m", "malt_data", "eval", *engine, *map(str, words), "--json"]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert "Traceback" not in run.stderr, run.stderr

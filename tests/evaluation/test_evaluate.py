@@ -168,8 +168,10 @@ def test_questions_that_were_trained_on_are_refused(
     assert "1 of the 12 questions are in the team's training data" in said
     assert seen in said
     assert not server.requests
-    facts, _ = malt(server, *words, "--allow-seen")
+    facts, said = malt(server, *words, "--allow-seen")
     assert facts["played"] == 12
+    assert json.loads((tmp_path / "out" / "eval.json").read_text())["seen"] == 1
+    assert "5 adapters, " in said  # only v says what it was trained on
 
 
 def test_what_cannot_be_is_said(server: OpenAIServer, questions: Path, tmp_path: Path) -> None:
@@ -183,7 +185,7 @@ def test_what_cannot_be_is_said(server: OpenAIServer, questions: Path, tmp_path:
     assert not server.requests
     malt(server, *common, "--settings", "sa")
     _, said = malt(server, *common, "--settings", "sa", "--temperature", "0.9", code=1)
-    assert "another evaluation" in said or "another spec" in said
+    assert "another temperature (0.3, now 0.9)" in said
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.txt").write_text("years of work")
     _, said = malt(server, *common[:-1], tmp_path / "thesis", "--settings", "sa", code=1)
@@ -199,11 +201,15 @@ def test_a_difference_and_its_p_against_hand_made_data() -> None:
     ]
     frame = pl.DataFrame(rows)
     better = compare(frame, "a", "b")
-    assert better["difference"] == pytest.approx(1 / 3)
+    assert better is not None
+    assert better["behind"] == pytest.approx(1 / 3)
     assert better["p"] == pytest.approx(2 / 2**10, abs=2e-3)  # ten questions differ, all one way
-    assert compare(frame, "a", "c") == {"difference": 0.0, "p": 1.0}
-    low, high = interval(pl.Series([1.0] * 20 + [0.0] * 10))
+    assert compare(frame, "a", "c") == {"behind": 0.0, "p": 1.0}
+    assert compare(frame, "a", "d") is None
+    units = frame.filter(setting="a").with_columns(right=pl.col("correct").cast(pl.Float64))
+    low, high = interval(units)
     assert 0.45 < low < 2 / 3 < high < 0.85
+    assert interval(units.filter(seed=0)) == (low, high)  # a second seed of the same is no news
 
 
 def test_ask_answers_turn_by_turn(server: OpenAIServer, team: Path) -> None:
@@ -218,3 +224,8 @@ def test_ask_answers_turn_by_turn(server: OpenAIServer, team: Path) -> None:
     run = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert run.stdout.count("refiner") == 3
     assert run.stdout.splitlines()[-1].startswith("Answer: ")
+    asked = len(server.requests)
+    command[command.index("--team") : command.index("--team") + 2] = ["--setting", "malt"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (run.returncode, len(server.requests)) == (1, asked)
+    assert "needs the team adapters" in run.stderr

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from malt_data import open_results
 from malt_data.errors import EvalError, QueryError
-from malt_data.evaluation.results import compare, readable
+from malt_data.evaluation.results import compare, readable, table
 from malt_data.forests.report import print_rows
 
 SETTINGS = "sa,sa+mv,ma,ma+mv,debate,pair"
@@ -43,7 +43,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert row["p"] is None
         else:
             test = compare(predictions, "ma+mv", row["setting"])
-            assert (row["behind"], row["p"]) == (test["difference"], test["p"])
+            assert {"behind": row["behind"], "p": row["p"]} == test
     return folder / "out"
 
 
@@ -120,7 +120,10 @@ def test_accuracy_and_its_cost_in_sql_are_those_of_the_table(out: Path) -> None:
                          capture_output=True, text=True, check=True)  # fmt: skip
     completions = pl.read_parquet(out / "completions" / "*.parquet")
     predictions = open_results(out).predictions()
+    shown = {row["setting"]: row for row in table(open_results(out))}
     for row in json.loads(run.stdout):
+        assert row["accuracy"] == pytest.approx(shown[row["setting"]]["mean"])
+        assert row["seconds"] == pytest.approx(shown[row["setting"]]["seconds"])
         mine = predictions.filter(pl.col("setting") == row["setting"])
         assert row["accuracy"] == pytest.approx((mine["answer"] == "3").fill_null(False).mean())
         asked = completions.filter(pl.col("setting") == row["setting"])
@@ -188,8 +191,10 @@ def start(
     server: OpenAIServer, words: list[object], change: str = "e._FLUSH_SECONDS = 0"
 ) -> "subprocess.Popen[str]":
     """Start an evaluation that keeps every unit at once, not every few seconds."""
-    code = ("import os, malt_data.evaluation.evaluate as e; from malt_data.cli import main; "
-            f"{change}; main()")  # fmt: skip
+    code = (
+        "import os; from malt_data.cli import main; "
+        f"from malt_data.evaluation import evaluate as e, plan as p; {change}; main()"
+    )
     engine = ["--engine", "openai", "--base-url", server.base_url, "--model", "m"]
     command = [sys.executable, "-c", code, "eval", *engine, *map(str, words), "--json"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -241,7 +246,7 @@ def test_killed_before_the_first_answer_it_begins_again(
 ) -> None:
     words: list[object] = ["--questions", write_questions(tmp_path / "q.jsonl"), "--split", "train",
                            "--settings", "sa", "--seeds", 1, "--out", tmp_path / "out"]  # fmt: skip
-    killed = start(server, words, f"e.{step} = lambda *_: os._exit(9)")
+    killed = start(server, words, f"p.{step} = lambda *_: os._exit(9)")
     assert (killed.communicate()[0], killed.returncode) == ("", 9)
     facts, _ = malt(server, *words)
     assert facts["played"] == facts["units"] == 12

@@ -12,7 +12,8 @@ from evaluation.harness import write_questions
 from lora import write_adapter
 
 from malt_data.engines.embedded import EMBEDDED, resolve
-from malt_data.evaluation.evaluate import evaluate, plan
+from malt_data.evaluation.evaluate import evaluate
+from malt_data.evaluation.plan import plan
 from malt_data.evaluation.settings import find
 from malt_data.schemas.ids import ROLES
 from malt_data.schemas.manifest import Spec

@@ -1,15 +1,18 @@
 """Votes and ties, against a brute-force definition."""
 
+import re
 from collections import Counter
+from itertools import permutations
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from malt_data.errors import SpecError
-from malt_data.evaluation.play import Turn
 from malt_data.evaluation.settings import Setting, find
 from malt_data.evaluation.vote import ballots, majority
+from malt_data.graders import choice
 
 ANSWERS = st.lists(st.sampled_from(["1", "2", "3", None]), max_size=9)
 
@@ -39,27 +42,54 @@ def test_equal_answers_in_other_words_are_one() -> None:
     assert found == "7"
 
 
-def turn(passed: int, place: int, role: str, answer: str | None) -> Turn:
-    return Turn(passed, place, role, None, (), None, answer, 0.0)  # type: ignore[arg-type]
-
-
 def test_a_pass_answers_what_its_last_turn_says() -> None:
-    setting = find(["ma+mv"])[0]
-    turns = [turn(1, 0, "generator", "4"), turn(0, 2, "refiner", "9"), turn(0, 0, "generator", "1"),
-             turn(1, 2, "refiner", None), turn(0, 1, "verifier", "5")]  # fmt: skip
-    assert ballots(setting, turns) == ["9", None]
+    turns = [(1, 0, "generator", "4"), (0, 2, "refiner", "9"), (0, 0, "generator", "1"),
+             (1, 2, "refiner", None), (0, 1, "verifier", "5")]  # fmt: skip
+    assert ballots(turns) == ["9", None]
 
 
 def test_a_verifier_without_an_answer_leaves_the_generators() -> None:
-    setting = find(["malt-gv"])[0]
-    kept = [turn(0, 0, "generator", "4"), turn(0, 1, "verifier", None)]
-    changed = [turn(0, 0, "generator", "4"), turn(0, 1, "verifier", "5")]
-    assert ballots(setting, kept) == ["4"]
-    assert ballots(setting, changed) == ["5"]
+    kept = [(0, 0, "generator", "4"), (0, 1, "verifier", None)]
+    changed = [(0, 0, "generator", "4"), (0, 1, "verifier", "5")]
+    assert ballots(kept) == ["4"]
+    assert ballots(changed) == ["5"]
 
 
-def test_settings_by_name(tmp_path: object) -> None:
+def test_one_choice_in_other_words_is_one_vote() -> None:
+    choices = ["sky", "ice", "water", "ground"]
+
+    def same(one: str, other: str) -> bool:
+        return choice.equal(one, other, choices)
+
+    for words in permutations(["D", "D. ground", "(D) ground", "ground"]):
+        assert majority(["A", *words], same) == words[0]
+    for one, other in permutations(["A", "D", "D. ground", "(D) ground", "ground", "sky", "?"], 2):
+        assert same(one, other) is same(other, one)
+
+
+def test_settings_by_name() -> None:
     assert find(["sa+mv"])[0] == Setting(name="sa+mv", turns=("generator",), votes=3)
     assert [s.name for s in find(["sa", "sa", "ma"])] == ["sa", "ma"]
     with pytest.raises(SpecError, match=r"no setting 'moa'.*debate"):
         find(["moa"])
+
+
+def test_a_setting_of_ones_own_is_a_table_that_can_be_played(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text('[mine]\nname = "sa"\nturns = ["generator", "refiner"]\nvotes = 5\n')
+    assert [(s.name, s.votes) for s in find(["sa", "mine"], path)] == [("sa", 1), ("mine", 5)]
+    for text, said in [
+        ("mine = 3", "write [mine]"),
+        ("[[mine]]", "write [mine]"),
+        ('[mine]\nturns = ["refiner"]', "the first turn is the generator's"),
+        ('[mine]\nturns = ["generator", "refiner"]\nagents = 3', "only generators speak"),
+        ('[mine]\nturns = ["generator"]\nrounds = 3', "rounds need agents"),
+        ('[mine]\nturns = ["generator"]\nhats = 6', "unknown setting 'hats'"),
+    ]:
+        path.write_text(text)
+        with pytest.raises(SpecError, match=re.escape(said)):
+            find(["mine"], path)
+    with pytest.raises(SpecError, match="the agents are the vote"):
+        find(["debate+mv"])
+    with pytest.raises(SpecError, match="Name a setting"):
+        find([])

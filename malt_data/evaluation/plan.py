@@ -1,0 +1,261 @@
+"""What an evaluation is to ask, checked against what its folder holds, before anything is written.
+
+    planned = plan(spec, find(["sa", "malt+mv"]), team, Path("results"), seeds=4)
+    planned.facts()["completions"]
+
+eval.json keeps what the answers depend on: two runs fill one folder only where all of that is the
+same. Settings, seeds and questions may be added, and a team where none was.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from malt_data.builders.build import complete
+from malt_data.errors import EvalError, SpecError
+from malt_data.evaluation.play import Team
+from malt_data.evaluation.results import MANIFEST, QUESTIONS, parts, read_manifest, read_table
+from malt_data.evaluation.settings import Setting
+from malt_data.forests.forest import provenance, question_table
+from malt_data.forests.parts import write_table, write_text
+from malt_data.schemas.evaluation import STAMP
+from malt_data.schemas.manifest import Spec
+
+if TYPE_CHECKING:
+    from malt_data.builders.questions import Question
+
+Unit = tuple[str, int, str]
+"""(setting, seed, question_id)."""
+
+_ESSENCE = ("questions", "split", "fields", "grader", "engine", "model", "temperature",
+            "max_tokens", "prompts")  # fmt: skip
+"""The settings of a build that answers depend on; those of a tree, its seed and labels do not."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an evaluation is to ask, checked, before anything is written."""
+
+    spec: Spec
+    settings: list[Setting]
+    team: Team
+    out: Path
+    drawn: "dict[int, list[Question]]"
+    """The questions of each seed."""
+    refused: dict[str, int]
+    """Rows of the source that are no questions, by reason."""
+    manifest: dict[str, Any]
+
+    @property
+    def questions(self) -> "list[Question]":
+        """Every question once."""
+        return list({q.question_id: q for drawn in self.drawn.values() for q in drawn}.values())
+
+    @property
+    def units(self) -> int:
+        """Settings by questions by seeds."""
+        return len(self.settings) * sum(map(len, self.drawn.values()))
+
+    @property
+    def names(self) -> list[str]:
+        """The settings that the results will hold, those of earlier runs too."""
+        return [setting["name"] for setting in self.manifest["settings"]]
+
+    def todo(self) -> "list[tuple[int, Question, list[Setting]]]":
+        """Return (seed, question, settings) of which `out` lacks the completions."""
+        done = played(self.out)
+        return [
+            (seed, question, missing)
+            for seed, questions in self.drawn.items()
+            for question in questions
+            if (missing := _missing(self.settings, seed, question, done))
+        ]
+
+    def facts(self) -> dict[str, Any]:
+        """Return the size of it. completions: at most; what settings share is asked once."""
+        todo = self.todo()
+        return {
+            "units": self.units,
+            "missing": sum(len(settings) for _, _, settings in todo),
+            "completions": sum(s.completions for _, _, settings in todo for s in settings),
+            "questions": len(self.questions),
+            "refused": self.refused,
+            "settings": [setting.name for setting in self.settings],
+        }
+
+    def begin(self, model: str | None) -> None:
+        """Write eval.json and questions.parquet, with what is there already.
+
+        model: what the engine serves. Raises EvalError where the folder is of another evaluation;
+        another process may have written there since this was planned.
+        """
+        spec = self.manifest["spec"] | {"model": model or self.manifest["spec"]["model"]}
+        joined = _joined(self.out, self.manifest | {"spec": spec})
+        path = self.out / QUESTIONS
+        table = question_table(self.questions)
+        if path.exists():
+            stored = read_table(path).cast(table.schema)
+            _refuse_other_golds(stored, table, self.out)
+            new = pc.invert(pc.is_in(table["question_id"], stored["question_id"]))
+            table = pa.concat_tables([stored, table.filter(new)])
+        facts = joined | {"provenance": provenance()}
+        write_text(self.out / MANIFEST, json.dumps(facts, indent=2) + "\n")  # first: it says whose
+        write_table(path, table)
+
+
+def plan(
+    spec: Spec,
+    settings: list[Setting],
+    team: Team,
+    out: Path,
+    *,
+    seeds: int = 1,
+    seen: "frozenset[str]" = frozenset(),
+    allow_seen: bool = False,
+) -> Plan:
+    """Return what `evaluate` would do, and raise what it would refuse.
+
+    seen: ids of the questions that the team was trained on.
+    """
+    from malt_data.builders.questions import load_questions
+
+    if spec.shard is not None:
+        raise SpecError("An evaluation has no shard: leave it out of the config.")
+    require_adapters(settings, team)
+    spec = complete(spec, None)
+    loaded = load_questions(
+        spec.questions, split=spec.split, grader=spec.grader, fields=spec.fields
+    )
+    drawn = {seed: draw(loaded.questions, spec.limit, seed) for seed in range(seeds)}
+    asked = {q.question_id for questions in drawn.values() for q in questions}
+    refuse_seen(asked & seen, len(asked), allow_seen)
+    facts = spec.model_copy(update={"split": loaded.split}).model_dump(mode="json")
+    manifest = {
+        "schema": STAMP.decode(),
+        "spec": {key: facts[key] for key in _ESSENCE},
+        "questions": loaded.report(),
+        "seen": len(asked & seen),
+        "team": team,
+        "weights": _weights(team),
+        "settings": [setting.model_dump(mode="json") for setting in settings],
+        "seeds": seeds,
+    }
+    return Plan(spec, settings, team, out, drawn, loaded.counts(), _joined(out, manifest))
+
+
+def require_adapters(settings: list[Setting], team: Team) -> None:
+    """Raise EvalError where a setting needs adapters that `team` has none of."""
+    for setting in settings:
+        if setting.adapters != "none" and not team[setting.adapters]:
+            raise EvalError(
+                f"The setting {setting.name} needs the {setting.adapters} adapters of a team: "
+                "--team team.toml"
+            )
+
+
+def draw(questions: "list[Question]", limit: int | None, seed: int) -> "list[Question]":
+    """Return `limit` questions drawn by `seed` (all without a limit), in the order of the draw."""
+    if limit is None:
+        return questions
+
+    def key(question: "Question") -> str:
+        return hashlib.sha256(f"{seed}:{question.question_id}".encode()).hexdigest()
+
+    return sorted(questions, key=key)[:limit]
+
+
+def refuse_seen(seen: set[str], asked: int, allow: bool) -> None:
+    """Raise EvalError where questions were trained on, unless that is allowed."""
+    if seen and not allow:
+        raise EvalError(
+            f"{len(seen)} of the {asked} questions are in the team's training data, e.g. "
+            f"{min(seen)}. Take another split (--split test), or say --allow-seen."
+        )
+
+
+def played(out: Path) -> set[Unit]:
+    """Return the units whose completions are in `out`."""
+    found: set[Unit] = set()
+    for path in parts(out):
+        table = read_table(path, ["setting", "seed", "question_id"])
+        found.update(zip(*(table[name].to_pylist() for name in table.column_names), strict=True))
+    return found
+
+
+def _missing(
+    settings: list[Setting], seed: int, question: "Question", done: set[Unit]
+) -> list[Setting]:
+    return [s for s in settings if (s.name, seed, question.question_id) not in done]
+
+
+def _weights(team: Team) -> dict[str, str]:
+    """Return a digest of every adapter that lies in a folder."""
+    files = {
+        name: Path(name) / "adapter_model.safetensors"
+        for part in team.values()
+        for name in part.values()
+    }
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        for name, path in sorted(files.items())
+        if path.exists()
+    }
+
+
+def _joined(out: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return `manifest` with what `out` has already.
+
+    Raises EvalError where the two are of different evaluations.
+    """
+    if not (out / MANIFEST).exists():
+        others = [p.name for p in out.iterdir() if p.name[0] != "."] if out.is_dir() else []
+        if others:
+            raise EvalError(f"{out} holds other files ({others[0]}). Choose a new one: --out NAME")
+        return manifest
+    before = read_manifest(out)
+    now = json.loads(json.dumps(manifest))
+    for key in _ESSENCE:
+        old, new = before["spec"].get(key), now["spec"][key]
+        if key == "questions":  # the same file, moved
+            old, new = (Path(name).name if Path(name).suffix else name for name in (old, new))
+        if old != new and not (key == "model" and new is None):
+            values = "" if isinstance(new, dict) else f" ({old}, now {new})"
+            raise _other(out, f"{key}{values}")
+    teams = [one["team"] for one in (before, now) if any(one["team"].values())]
+    if len(teams) > 1 and teams[0] != teams[1]:
+        raise _other(out, "team")
+    weights = before.get("weights", {})
+    for name, digest in now["weights"].items():
+        if weights.get(name, digest) != digest:
+            raise _other(out, f"adapter in {name}: it was trained anew since")
+    known = {setting["name"]: setting for setting in before["settings"]}
+    for setting in now["settings"]:
+        if known.get(setting["name"], setting) != setting:
+            raise _other(out, f"setting {setting['name']}")
+    return manifest | {
+        "spec": now["spec"] | {"model": now["spec"]["model"] or before["spec"]["model"]},
+        "seen": max(before.get("seen", 0), now["seen"]),
+        "team": teams[0] if teams else now["team"],
+        "weights": weights | now["weights"],
+        "settings": list((known | {s["name"]: s for s in now["settings"]}).values()),
+        "seeds": max(before["seeds"], now["seeds"]),
+    }
+
+
+def _refuse_other_golds(stored: pa.Table, asked: pa.Table, out: Path) -> None:
+    golds = dict(zip(*(stored[c].to_pylist() for c in ("question_id", "gold")), strict=True))
+    for name, gold in zip(*(asked[c].to_pylist() for c in ("question_id", "gold")), strict=True):
+        if golds.get(name, gold) != gold:
+            raise _other(out, f"gold answer to question {name} ({golds[name]}, now {gold})")
+
+
+def _other(out: Path, what: str) -> EvalError:
+    return EvalError(
+        f"{out} holds another evaluation, with another {what}. Use the same, or a new folder: "
+        "--out NAME"
+    )

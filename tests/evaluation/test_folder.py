@@ -1,0 +1,181 @@
+"""One folder holds one evaluation: what may be added, and what is refused."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from evaluation.harness import answer, malt, write_questions
+from openai_server import OpenAIServer
+
+from malt_data import open_results
+from malt_data.evaluation.results import compare
+
+
+@pytest.fixture
+def server() -> Iterator[OpenAIServer]:
+    with OpenAIServer(answer, models=()) as server:
+        yield server
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> list[Any]:
+    questions = write_questions(tmp_path / "q.jsonl")
+    return ["--questions", questions, "--split", "train", "--seeds", 1, "--out", tmp_path / "out"]
+
+
+def write_team(folder: Path) -> Path:
+    folder.mkdir()
+    for name in "gvr":
+        (folder / name).mkdir()
+        (folder / name / "adapter_model.safetensors").write_text("weights")
+        (folder / name / "questions.txt").write_text("0\n")
+    path = folder / "team.toml"
+    path.write_text('model = "m"\n[adapters]\ngenerator = "g"\nverifier = "v"\nrefiner = "r"\n')
+    return path
+
+
+def test_another_model_behind_the_same_address_is_refused(words: list[Any]) -> None:
+    for name, settings, code in (("good", "sa", 0), ("good", "sa,ma", 0), ("bad", "sa+mv", 1)):
+        with OpenAIServer(answer, models=(name,)) as server:
+            _, said = malt(server, *words, "--settings", settings, model=None, code=code)
+    assert "another model (good, now bad)" in said
+    results = open_results(words[-1])
+    assert results.manifest["spec"]["model"] == "good"
+    assert results.settings == ["sa", "ma"]
+
+
+def test_other_golds_and_newly_trained_adapters_are_refused(
+    server: OpenAIServer, words: list[Any], tmp_path: Path
+) -> None:
+    team = write_team(tmp_path / "team")
+    malt(server, *words, "--settings", "sa")
+    malt(server, *words, "--settings", "malt", "--team", team)  # a team may come later
+    malt(server, *words, "--settings", "ma")  # and need not be named again
+    assert open_results(words[-1]).settings == ["sa", "malt", "ma"]
+    (team.parent / "v" / "adapter_model.safetensors").write_text("other weights")
+    _, said = malt(server, *words, "--settings", "malt+mv", "--team", team, code=1)
+    assert "v: it was trained anew since" in said
+    asked = len(server.requests)
+    path = Path(words[1])
+    path.write_text(path.read_text().replace('"answer": "3"', '"answer": "5"'))
+    _, said = malt(server, *words, "--settings", "sa,ma+mv", code=1)
+    assert "another gold answer to question" in said
+    assert "(3, now 5)" in said
+    assert not [r for r in server.requests[asked:] if "messages" in r.body]
+
+
+def test_the_same_questions_in_another_place_are_the_same(
+    server: OpenAIServer, words: list[Any], tmp_path: Path
+) -> None:
+    malt(server, *words, "--settings", "sa")
+    (tmp_path / "b").mkdir()
+    moved = Path(words[1]).rename(tmp_path / "b" / "q.jsonl")
+    facts, _ = malt(server, "--questions", moved, *words[2:], "--settings", " sa , ma ")
+    assert facts["played"] == 12
+
+
+def test_a_wrong_model_does_not_settle_the_folder(
+    server: OpenAIServer, words: list[Any], tmp_path: Path
+) -> None:
+    server.fail_every, server.faults = 1, ("404",)
+    malt(server, *words, "--settings", "sa", model="rihgt", code=1)
+    server.fail_every = 0
+    facts, _ = malt(server, *words, "--settings", "sa", model="right")
+    assert facts["played"] == 12
+
+
+def test_settings_that_were_asked_differently_are_not_mixed_up(
+    server: OpenAIServer, words: list[Any]
+) -> None:
+    malt(server, *words, "--settings", "sa", "--seeds", 4, "--limit", 3)
+    facts, said = malt(server, *words, "--settings", "sa,ma", "--against", "sa")
+    predictions = (
+        open_results(words[-1]).predictions().with_columns(pl.col("correct").fill_null(False))
+    )
+    rows = {row["setting"]: row for row in facts["settings"]}
+    shared = [  # (sa, ma) on the twelve questions that both were asked, under seed 0
+        dict(predictions.filter(seed=0, question_id=name).select("setting", "correct").iter_rows())
+        for name in predictions["question_id"].unique()
+    ]
+    behind = sum(one["sa"] - one["ma"] for one in shared) / 12
+    assert rows["ma"]["behind"] == pytest.approx(behind)
+    assert compare(predictions, "sa", "ma") == {k: rows["ma"][k] for k in ("behind", "p")}
+    mine = predictions.filter(setting="sa")
+    assert mine.height == 12 + 9  # three questions under each of three other seeds
+    assert rows["sa"]["mean"] == pytest.approx(mine["correct"].mean())
+    assert rows["sa"]["low"] <= rows["sa"]["mean"] <= rows["sa"]["high"]
+    assert f"sa {mine['question_id'].n_unique()} × 4, ma 12 × 1" in said
+
+
+def test_what_fails_is_said_whatever_it_is_compared_with(
+    server: OpenAIServer, words: list[Any]
+) -> None:
+    malt(server, *words, "--settings", "sa")
+    server.fail_every, server.faults = 1, ("400",)
+    facts, said = malt(server, *words, "--settings", "sa,debate", "--against", "sa", code=1)
+    assert "12 questions failed" in said
+    assert [row["setting"] for row in facts["settings"]] == ["sa"]
+    assert facts["played"] == 0
+
+
+def test_rows_that_are_no_questions_are_counted(
+    server: OpenAIServer, words: list[Any], tmp_path: Path
+) -> None:
+    with Path(words[1]).open("a") as file:
+        file.write('{"question": "Why?", "answer": ""}\n' * 3)
+    _, said = malt(server, *words, "--settings", "sa")
+    assert "3 questions refused" in said
+    assert sum(open_results(words[-1]).manifest["questions"]["refused"].values()) == 3
+
+
+def test_what_a_config_asks_is_done_or_refused(
+    server: OpenAIServer, words: list[Any], tmp_path: Path
+) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text('split = "train"\nseed = 7\n')
+    rest = [*words[:2], *words[4:], "--settings", "sa", "--config", config]
+    facts, _ = malt(server, *rest)  # without --split
+    assert facts["played"] == 12
+    config.write_text('split = "train"\nshard = "1/4"\n')
+    _, said = malt(server, *rest, code=2)
+    assert "no shard" in said
+
+
+@pytest.mark.parametrize("name", ["eval.json", "questions.parquet", "completions"])
+@pytest.mark.parametrize("content", ["", "{}", "garbage"])
+def test_a_torn_file_is_named(
+    server: OpenAIServer, words: list[Any], name: str, content: str
+) -> None:
+    malt(server, *words, "--settings", "sa")
+    path = next(Path(words[-1]).glob(f"{name}/*.parquet"), Path(words[-1]) / name)
+    path.write_text(content)
+    _, said = malt(server, *words, "--settings", "sa,ma", code=1)
+    assert path.name in said
+    assert "again" in said or "new folder" in said
+
+
+def test_a_newer_schema_is_not_taken_for_ours(server: OpenAIServer, words: list[Any]) -> None:
+    malt(server, *words, "--settings", "sa")
+    path = Path(words[-1]) / "eval.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": "eval/2"}))
+    _, said = malt(server, *words, "--settings", "sa", code=1)
+    assert "has schema eval/2, this malt-data reads eval/1" in said
+
+
+def test_a_folder_that_cannot_be_made_is_said(
+    server: OpenAIServer, words: list[Any], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    _, said = malt(server, *words[:-1], tmp_path / "file" / "out", "--settings", "sa", code=1)
+    assert "could not be written" in said
+
+
+def test_tokens_that_no_engine_counted_are_not_none_of_them(words: list[Any]) -> None:
+    with OpenAIServer(answer, models=(), usage=False) as server:
+        facts, said = malt(server, *words, "--settings", "sa,ma", "--figures")
+    assert {row["prompt_tokens"] for row in facts["settings"]} == {None}
+    assert "cost.svg" not in said
+    assert "turns.svg" in said
