@@ -91,8 +91,8 @@ class Plan:
     def begin(self, model: str | None) -> None:
         """Write eval.json and questions.parquet, with what is there already.
 
-        model: what the engine serves. Raises EvalError where the folder is of another evaluation;
-        another process may have written there since this was planned.
+        model: what the engine serves; None where nothing is left to ask. Raises EvalError where
+        the folder is of another evaluation, which may have begun there since this was planned.
         """
         spec = self.manifest["spec"] | {"model": model or self.manifest["spec"]["model"]}
         joined = _joined(self.out, self.manifest | {"spec": spec})
@@ -103,7 +103,8 @@ class Plan:
             _refuse_other_golds(stored, table, self.out)
             new = pc.invert(pc.is_in(table["question_id"], stored["question_id"]))
             table = pa.concat_tables([stored, table.filter(new)])
-        facts = joined | {"provenance": provenance()}
+        runs = joined["runs"] + ([] if model is None else [provenance()])
+        facts = joined | {"runs": runs}
         write_text(self.out / MANIFEST, json.dumps(facts, indent=2) + "\n")  # first: it says whose
         write_table(path, table)
 
@@ -144,6 +145,7 @@ def plan(
         "weights": _weights(team),
         "settings": [setting.model_dump(mode="json") for setting in settings],
         "seeds": seeds,
+        "runs": [],
     }
     return Plan(spec, settings, team, out, drawn, loaded.counts(), _joined(out, manifest))
 
@@ -244,6 +246,7 @@ def _joined(out: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         "weights": weights | now["weights"],
         "settings": list((known | {s["name"]: s for s in now["settings"]}).values()),
         "seeds": max(before["seeds"], now["seeds"]),
+        "runs": before.get("runs", [before[key] for key in ("provenance",) if key in before]),
     }
 
 

@@ -309,6 +309,8 @@ def _trim(answer: str | None) -> str | None:
     answer = answer[:MAX_ANSWER].strip().strip('*_`"').strip()
     if answer.endswith("}") and answer.count("{") < answer.count("}"):
         answer = answer[:-1].strip('" ')  # {"final answer": "12"}
+    if answer.endswith(")") and answer.count("(") < answer.count(")") and not set("[]") & {*answer}:
+        answer = answer[:-1].rstrip()  # (Final Answer: 12); but [0, 12) is an interval
     for opening, closing in (("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"), ("$", "$")):
         body = answer.rstrip(" .")
         inner = body[len(opening) : -len(closing)]

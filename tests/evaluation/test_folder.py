@@ -54,7 +54,10 @@ def test_other_golds_and_newly_trained_adapters_are_refused(
     malt(server, *words, "--settings", "sa")
     malt(server, *words, "--settings", "malt", "--team", team)  # a team may come later
     malt(server, *words, "--settings", "ma")  # and need not be named again
-    assert open_results(words[-1]).settings == ["sa", "malt", "ma"]
+    malt(server, *words, "--settings", "ma")  # nothing to do: no run of its own
+    results = open_results(words[-1])
+    assert results.settings == ["sa", "malt", "ma"]
+    assert len(results.manifest["runs"]) == 3
     (team.parent / "v" / "adapter_model.safetensors").write_text("other weights")
     _, said = malt(server, *words, "--settings", "malt+mv", "--team", team, code=1)
     assert "v: it was trained anew since" in said

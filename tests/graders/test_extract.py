@@ -27,6 +27,8 @@ NUMERIC = [
     ("Final Answer: $$\n5\n$$", "5"),
     ("Final Answer: 2.5 kg", "2.5 kg"),
     ('{"final answer": "5"}', "5"),
+    ("2 + 3 (Final Answer: 5)", "5"),
+    ("(Final Answer: $5$).", "5"),
     (r"First \boxed{4}, then \boxed{5}.", "5"),
     (r"\boxed{1} and \boxed{2}", "1, 2"),
     (r"\boxed{1} or \boxed{2}", "1 or 2"),
