@@ -24,6 +24,7 @@ from malt_data.evaluation.plan import Plan, require_adapters
 from malt_data.evaluation.play import Memo, Team, Turn, play
 from malt_data.evaluation.results import (
     MANIFEST,
+    QUESTIONS,
     compact,
     forget,
     parts,
@@ -76,7 +77,7 @@ def evaluate(
                 forget(out)
             raise
         finally:
-            if (out / MANIFEST).exists():
+            if (out / QUESTIONS).exists():
                 compact(out)
                 write_predictions(out)
     return {"units": planned.units, "played": done, "failed": failed}
