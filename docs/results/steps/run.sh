@@ -38,7 +38,16 @@ sed '/^\[sft\]/,$!s/generator_sft/generator_dpo/' team/team.toml >team/generator
 evaluate --team team/generator_dpo.toml --temperature 0.3 --seeds 2 --settings malt-g,malt-g+mv \
     --out lone >lone.md
 
-for table in cold warm ablations lone; do
+# A second team: trees and adapters of another seed.
+mkdir -p again
+build --out again/forest --seed 1
+malt-data export again/forest
+{ cat "$here/recipe.toml" && echo "seed = 1"; } >again/recipe.toml
+malt-data train --role all --dataset again/forest --config again/recipe.toml --out again/team
+evaluate --team again/team/team.toml --temperature 0.3 --seeds 1 \
+    --settings $star,malt,malt+mv --against malt+mv --out again/cold >again/cold.md
+
+for table in cold warm ablations lone again/cold; do
     echo
     cat $table.md
 done
