@@ -20,6 +20,7 @@ from malt_data.trainers.sft import train_sft
 SETTINGS = Settings(
     trainer={
         "per_device_train_batch_size": 4,
+        "per_device_eval_batch_size": 16,  # all at once: TRL's mean is one over batches
         "max_length": 256,
         "eval_on_start": True,
         "eval_strategy": "steps",
