@@ -19,10 +19,10 @@ import pyarrow.compute as pc
 from malt_data.builders.build import complete
 from malt_data.errors import EvalError, SpecError
 from malt_data.evaluation.play import Team
-from malt_data.evaluation.results import MANIFEST, QUESTIONS, parts, read_manifest, read_table
+from malt_data.evaluation.results import MANIFEST, QUESTIONS, parts, read_manifest
 from malt_data.evaluation.settings import Setting
 from malt_data.forests.forest import provenance, question_table
-from malt_data.forests.parts import write_table, write_text
+from malt_data.forests.parts import read_table, write_table, write_text
 from malt_data.schemas.evaluation import STAMP
 from malt_data.schemas.manifest import Spec
 

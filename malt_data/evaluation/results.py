@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from malt_data.errors import EvalError
 from malt_data.evaluation.settings import Setting
 from malt_data.evaluation.vote import ballots, majority
-from malt_data.forests.parts import REPLACES, read_schema, torn, write_table
+from malt_data.forests.parts import REPLACES, read_schema, read_table, write_table
 from malt_data.graders import Grader, Kind, kind_of
 from malt_data.schemas.evaluation import COMPLETIONS, PREDICTIONS, STAMP
 
@@ -95,14 +95,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             "Upgrade malt-data: pip install -U malt-data"
         )
     return facts
-
-
-def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Return a stored table, or some of its columns; raise ForestError where it is torn."""
-    try:
-        return pq.read_table(path, columns=columns)
-    except (OSError, pa.ArrowException) as error:
-        raise torn(path, error) from error
 
 
 def parts(out: Path) -> list[Path]:

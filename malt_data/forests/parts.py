@@ -137,11 +137,7 @@ class Parts:
 
     def read(self, path: Path) -> pa.Table:
         """Return a part as the newest schema version."""
-        try:
-            table = pq.read_table(path, partitioning=None)
-        except (OSError, pa.ArrowException) as error:
-            raise torn(path, error) from error
-        return upgrade(table, str(path))
+        return upgrade(read_table(path), str(path))
 
     def trees(self) -> set[str]:
         """Return the ids of all trees on disk; files already seen are not read again."""
@@ -225,6 +221,14 @@ def read_schema(path: Path) -> pa.Schema:
         raise torn(path, error) from error
 
 
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Return a Parquet file, or some of its columns; raise ForestError where it is torn."""
+    try:
+        return pq.read_table(path, columns=columns, partitioning=None)
+    except (OSError, pa.ArrowException) as error:
+        raise torn(path, error) from error
+
+
 def torn(path: Path, error: Exception) -> ForestError:
     reason = str(error).splitlines()[0][:160]
     return ForestError(
@@ -234,11 +238,7 @@ def torn(path: Path, error: Exception) -> ForestError:
 
 
 def _tree_ids(path: Path) -> list[str]:
-    try:
-        column = pq.read_table(path, columns=["question_id"], partitioning=None)["question_id"]
-    except (OSError, pa.ArrowException) as error:
-        raise torn(path, error) from error
-    ids: list[str] = column.unique().to_pylist()
+    ids: list[str] = read_table(path, ["question_id"])["question_id"].unique().to_pylist()
     return ids
 
 
