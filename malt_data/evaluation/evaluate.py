@@ -33,7 +33,7 @@ from malt_data.evaluation.results import (
 )
 from malt_data.evaluation.settings import Setting
 from malt_data.evaluation.vote import ballots, majority
-from malt_data.forests.parts import lock, writing
+from malt_data.forests.parts import lock
 from malt_data.graders import Grader
 from malt_data.schemas.evaluation import COMPLETIONS
 from malt_data.schemas.ids import question_id
@@ -58,8 +58,6 @@ def evaluate(
     had.
     """
     out = planned.out
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
     with lock(out, wait=False) as mine:
         if not mine:
             raise EvalError(f"{out} is being written by another evaluation. Wait for it.")

@@ -248,8 +248,10 @@ def lock(folder: Path, *, wait: bool = True) -> Iterator[bool]:
 
     It guards what rewrites (the manifest, a compaction, a relabel); adding parts needs none.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as handle:
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / ".lock").open("a")
+    with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
