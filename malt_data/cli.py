@@ -690,7 +690,13 @@ def evaluate(
     from malt_data.progress import Steps
     from malt_data.schemas.manifest import make_spec
 
-    base, adapters, seen = _adapters(team)
+    base, adapters, records = _adapters(team)
+    if silent := [name for name, ids in records.items() if ids is None]:
+        _note(
+            f"{len(silent)} adapters, {silent[0]} among them, do not say what they were trained "
+            "on: whether they have seen these questions is not known."
+        )
+    seen = frozenset[str]().union(*filter(None, records.values()))
     given = {key: value for key, value in options.items() if value is not None}
     spec = make_spec({"split": "test"} | base | _config(config) | given)
     named = [name.strip() for name in settings.split(",")]
@@ -793,22 +799,15 @@ def _checker(
 
 def _adapters(
     path: Path | None,
-) -> tuple[dict[str, Any], dict[str, dict[str, str]], frozenset[str]]:
-    """Return (settings, adapters by stage and role, ids trained on) of a team file, if any."""
+) -> tuple[dict[str, Any], dict[str, dict[str, str]], dict[str, frozenset[str] | None]]:
+    """Return (settings, adapters by stage and role, ids each was trained on) of a team file."""
     if path is None:
-        return {}, {"team": {}, "sft": {}}, frozenset()
+        return {}, {"team": {}, "sft": {}}, {}
     from malt_data.trainers.team import read_team
 
     team = read_team(path)
     adapters = {"team": team.adapters, "sft": team.sft}
-    records = team.trained_on()
-    if silent := [name for name, ids in records.items() if ids is None]:
-        _note(
-            f"{len(silent)} adapters, {silent[0]} among them, do not say what they were trained "
-            "on: whether they have seen these questions is not known."
-        )
-    seen = frozenset[str]().union(*filter(None, records.values()))
-    return {"model": team.model, **team.sampling}, adapters, seen
+    return {"model": team.model, **team.sampling}, adapters, team.trained_on()
 
 
 def _team(path: Path | None) -> dict[str, Any]:
