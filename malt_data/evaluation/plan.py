@@ -246,7 +246,7 @@ def _joined(out: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         "weights": weights | now["weights"],
         "settings": list((known | {s["name"]: s for s in now["settings"]}).values()),
         "seeds": max(before["seeds"], now["seeds"]),
-        "runs": before.get("runs", [before[key] for key in ("provenance",) if key in before]),
+        "runs": before.get("runs", [before.get("provenance")]),
     }
 
 

@@ -208,10 +208,10 @@ def _seconds(rows: list[dict[str, Any]], together: str) -> float:
     return max(sum(seconds) for seconds in spent.values())
 
 
-def _sum(counts: Iterable[int | None]) -> int | None:
+def _sum(counts: Iterable[Any]) -> Any:
     """Return the sum, or None where the engine did not say one of them."""
     known = list(counts)
-    return None if None in known else sum(known)  # type: ignore[arg-type]
+    return None if None in known else sum(known)
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -316,10 +316,9 @@ def _by_question(units: pl.DataFrame) -> tuple[Any, Any]:
     return grouped["right"].to_numpy(), grouped["asked"].to_numpy()
 
 
-def tokens(row: dict[str, Any]) -> float | None:
+def tokens(row: dict[str, Any]) -> Any:
     """Return the tokens of a question, prompts included; None where the engine did not say."""
-    counts = row["prompt_tokens"], row["completion_tokens"]
-    return None if None in counts else sum(counts)
+    return _sum((row["prompt_tokens"], row["completion_tokens"]))
 
 
 def readable(rows: list[dict[str, Any]]) -> list[dict[str, str]]:

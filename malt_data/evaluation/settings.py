@@ -73,8 +73,7 @@ def find(names: list[str], path: Path | None = None) -> list[Setting]:
         except (OSError, ValueError) as error:
             raise SpecError(f"{path} is no valid TOML: {error}") from None
     if not names:
-        known = ", ".join(tables)
-        raise SpecError(f"Name a setting: one or more of {known}.")
+        raise SpecError(f"Name a setting: one or more of {', '.join(tables)}.")
     return [_setting(name, tables) for name in dict.fromkeys(names)]
 
 
