@@ -52,7 +52,7 @@ class InstantEngine:
 def questions(count: int) -> list[Question]:
     texts = [f"Number {i}: what is 3 + 4?" for i in range(count)]
     return [
-        Question(question_id(t, None), "bench", "train", t, None, "7", "{}", "numeric")
+        Question(question_id(t, None), "bench", "train", t, None, "7", "numeric", None, "{}")
         for t in texts
     ]
 

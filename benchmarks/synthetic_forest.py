@@ -31,7 +31,9 @@ def synthetic_forest(folder: Path, nodes: int, seed: int = 0) -> Forest:
     pool = _sentences(source)
     trees = max(1, nodes // NODES_A_TREE)
     questions = [
-        Question(f"{i:016x}", "made", "train", f"Twice {i}?", None, str(2 * i), "{}", "numeric")
+        Question(
+            f"{i:016x}", "made", "train", f"Twice {i}?", None, str(2 * i), "numeric", None, "{}"
+        )
         for i in range(trees)
     ]
     spec = complete(make_spec({"engine": "openai", "model": "made", "n": N}), None)

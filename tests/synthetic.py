@@ -20,7 +20,7 @@ def make_forest(
     golds = [str(source.randrange(100)) for _ in range(trees)]
     texts = [f"Question {i} of {seed}?" for i in range(trees)]
     questions = [
-        Question(question_id(text, None), "made", "train", text, None, gold, "{}", "numeric")
+        Question(question_id(text, None), "made", "train", text, None, gold, "numeric", None, "{}")
         for text, gold in zip(texts, golds, strict=True)
     ]
     settings = {"n_generator": n[0], "n_verifier": n[1], "n_refiner": n[2]}

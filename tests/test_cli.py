@@ -150,7 +150,7 @@ def test_a_newer_forest_is_refused_by_version(tmp_path: Path) -> None:
         rest = ["SELECT 1"] if call == ["sql"] else []
         run = malt(*call, tmp_path / "f", *rest)
         assert run.returncode == 1
-        assert re.search("forest/7.*forest/1.*pip install", run.stderr)
+        assert re.search("forest/7.*forest/2.*pip install", run.stderr)
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"schema": "forest/1"}', "\udcff"])

@@ -53,8 +53,9 @@ class Question:
     question: str
     choices: tuple[str, ...] | None
     gold: str
-    meta: str
     kind: str
+    cluster: str | None
+    meta: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +215,9 @@ class _Reader:
         columns: dict[str, object] = {"question_id": name, "source": source, "split": split}
         columns |= {"kind": kind, "choices": None}  # a null of a free-form row says nothing new
         meta = {k: v for k, v in meta.items() if k not in columns or v != columns[k]}
-        return Question(name, source, split, text, choices, gold, as_json(_unfold(meta)), kind)
+        return Question(
+            name, source, split, text, choices, gold, kind, None, as_json(_unfold(meta))
+        )
 
     def _gold(self, row: Mapping[str, Any], choices: Choices | None) -> tuple[str, str, Kind]:
         """Return the first field that states a gradable gold, that gold, and its kind."""

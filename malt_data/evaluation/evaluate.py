@@ -106,7 +106,7 @@ def ask(
         raise EvalError("The question is no valid UTF-8. Write it in UTF-8.") from None
     kind: Any = "numeric" if spec.grader == "auto" else spec.grader
     spec = complete(spec, None)
-    question = Question(question_id(text, None), "asked", "", text, None, "", "{}", kind)
+    question = Question(question_id(text, None), "asked", "", text, None, "", kind, None, "{}")
 
     async def once() -> list[Turn]:
         engine = await _open(spec, [setting], team, note)

@@ -25,6 +25,7 @@ from malt_data.forests.forest import provenance, question_table
 from malt_data.forests.parts import read_table, write_table, write_text
 from malt_data.schemas.evaluation import STAMP
 from malt_data.schemas.manifest import Spec
+from malt_data.schemas.versions import upgrade
 
 if TYPE_CHECKING:
     from malt_data.builders.questions import Question
@@ -99,7 +100,7 @@ class Plan:
         path = self.out / QUESTIONS
         table = question_table(self.questions)
         if path.exists():
-            stored = read_table(path).cast(table.schema)
+            stored = upgrade(read_table(path), str(path)).cast(table.schema)
             _refuse_other_golds(stored, table, self.out)
             new = pc.invert(pc.is_in(table["question_id"], stored["question_id"]))
             table = pa.concat_tables([stored, table.filter(new)])

@@ -24,6 +24,7 @@ from malt_data.evaluation.vote import ballots, majority
 from malt_data.forests.parts import REPLACES, read_schema, read_table, write_table
 from malt_data.graders import Grader, Kind, kind_of
 from malt_data.schemas.evaluation import COMPLETIONS, PREDICTIONS, STAMP
+from malt_data.schemas.versions import upgrade
 
 MANIFEST = "eval.json"
 PARTS = "completions"
@@ -54,7 +55,7 @@ class Results:
     def tables(self) -> dict[str, ds.Dataset]:
         """Return what SQL stands on."""
         return {
-            "questions": ds.dataset(self.folder / QUESTIONS),
+            "questions": ds.dataset(read_questions(self.folder)),
             "completions": ds.dataset(parts(self.folder), schema=COMPLETIONS),
             "predictions": ds.dataset(self.folder / FILE, schema=PREDICTIONS),
         }
@@ -95,6 +96,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             "Upgrade malt-data: pip install -U malt-data"
         )
     return facts
+
+
+def read_questions(out: Path) -> pa.Table:
+    """Return the questions of an evaluation as the newest schema version."""
+    return upgrade(read_table(out / QUESTIONS), str(out / QUESTIONS))
 
 
 def parts(out: Path) -> list[Path]:
@@ -143,7 +149,7 @@ def write_predictions(out: Path) -> None:
     manifest = read_manifest(out)
     known = {s["name"]: Setting.model_validate(s) for s in manifest["settings"]}
     grader_name = manifest["spec"]["grader"]
-    questions = {row["question_id"]: row for row in read_table(out / QUESTIONS).to_pylist()}
+    questions = {row["question_id"]: row for row in read_questions(out).to_pylist()}
     rows = []
     with Grader() as grader:
         for path in parts(out):

@@ -26,7 +26,7 @@ import pyarrow.dataset as ds
 from malt_data.errors import ForestError, MixError
 from malt_data.forests.parts import LABELS, Parts, lock, write_table, write_text
 from malt_data.schemas.forest import NODES, QUESTIONS, VERSION
-from malt_data.schemas.manifest import MANIFEST, Labels, Manifest, Spec, read_manifest
+from malt_data.schemas.manifest import CURRENT, MANIFEST, Labels, Manifest, Spec, read_manifest
 
 if TYPE_CHECKING:
     import datasets
@@ -190,7 +190,9 @@ def _continue(
         return forest
     _write_questions(folder, new, forest)
     grown_spec = forest.manifest.spec.model_copy(update={"limit": spec.limit})
-    manifest = forest.manifest.model_copy(update={"spec": grown_spec, "questions": report})
+    manifest = forest.manifest.model_copy(
+        update={"spec": grown_spec, "questions": report, "format": CURRENT}
+    )
     write_text(folder / MANIFEST, manifest.to_json())
     return Forest(folder, manifest)
 

@@ -22,7 +22,7 @@ from malt_data.forests.forest import Forest
 from malt_data.forests.parts import Parts, lock, write_table, write_text
 from malt_data.graders import Grader, Kind, extract_answer, kind_of
 from malt_data.schemas.ids import ROLES
-from malt_data.schemas.manifest import MANIFEST, Labels
+from malt_data.schemas.manifest import CURRENT, MANIFEST, Labels
 
 Flips = dict[str, dict[str, int]]
 """role → how many nodes flipped each way, and what became of its pairs (`_COUNTS`)."""
@@ -82,7 +82,7 @@ def relabel(
 
 
 def _begin(forest: Forest, labels: Labels, out: Path | None) -> None:
-    manifest = forest.manifest.model_copy(update={"labels": labels})
+    manifest = forest.manifest.model_copy(update={"labels": labels, "format": CURRENT})
     if out is not None:
         write_table(out / "questions.parquet", forest.questions_dataset().to_table())
     write_text((out or forest.folder) / MANIFEST, manifest.to_json())

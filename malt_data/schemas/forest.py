@@ -1,4 +1,4 @@
-"""The columns of a forest, declared once: `forest/1`.
+"""The columns of a forest, declared once: `forest/2`.
 
 Whoever reads this module knows the data. `questions.parquet` has a row a question,
 `nodes/part-*.parquet` a row a node; every part holds whole trees. A released version never
@@ -11,9 +11,9 @@ changes (tests/schemas freezes it); a new one adds a step to `versions.py`.
 import pyarrow as pa
 
 NAME = "forest"
-VERSION = 1
+VERSION = 2
 SCHEMA_KEY = b"malt.schema"
-"""Key in the footer metadata of every Parquet file; its value is `forest/1`."""
+"""Key in the footer metadata of every Parquet file; its value is `forest/2`."""
 
 
 def _column(name: str, kind: pa.DataType, doc: str, *, null: bool = False) -> pa.Field:
@@ -32,8 +32,9 @@ QUESTIONS = pa.schema(
         _column("question", pa.string(), "the text asked"),
         _column("choices", pa.list_(pa.string()), "texts of A, B, …; null: free-form", null=True),
         _column("gold", pa.string(), "canonical gold answer; a letter where there are choices"),
-        _column("meta", pa.string(), "JSON: level, subject, the full gold solution, …"),
         _column("kind", pa.string(), "numeric, choice or math: the prompt and grader it gets"),
+        _column("cluster", pa.string(), "template it was made from; null: its own", null=True),
+        _column("meta", pa.string(), "JSON: level, subject, the full gold solution, …"),
     ],
     metadata=_stamp,
 )

@@ -20,6 +20,8 @@ from malt_data.schemas.forest import NAME, VERSION
 from malt_data.schemas.versions import check
 
 MANIFEST = "forest.json"
+CURRENT = f"{NAME}/{VERSION}"
+"""What a manifest and every part say once this version has written to a forest."""
 
 Grader = Literal["auto", "numeric", "choice", "math"]
 Pooling = Literal["global", "local"]
@@ -117,7 +119,7 @@ class Spec(_Frozen):
 class Manifest(_Frozen):
     """The content of `forest.json`."""
 
-    format: str = Field(default=f"{NAME}/{VERSION}", alias="schema")
+    format: str = Field(default=CURRENT, alias="schema")
     created: dt.datetime
     malt_data: str
     spec: Spec

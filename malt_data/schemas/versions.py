@@ -1,6 +1,6 @@
 """Reading any released schema version as the newest one.
 
-Every Parquet file says in its footer what it is (`malt.schema = forest/1`). A file of an older
+Every Parquet file says in its footer what it is (`malt.schema = forest/2`). A file of an older
 version is upgraded step by step when it is read; a newer or foreign one is refused by name.
 
     >>> check("forest/1", "nodes/part-0.parquet")
@@ -12,10 +12,19 @@ from collections.abc import Callable
 import pyarrow as pa
 
 from malt_data.errors import ForestError
-from malt_data.schemas.forest import NAME, SCHEMA_KEY, VERSION
+from malt_data.schemas.forest import NAME, QUESTIONS, SCHEMA_KEY, VERSION
 
-UPGRADES: dict[int, Callable[[pa.Table], pa.Table]] = {}
-"""Step n turns a table of version n into one of version n + 1. Empty: there is one version."""
+
+def _to_2(table: pa.Table) -> pa.Table:
+    """Give `questions` the column `cluster`: version 1 did not know of templates."""
+    if "gold" not in table.column_names:
+        return table
+    table = table.append_column("cluster", pa.nulls(table.num_rows, pa.string()))
+    return table.select([name for name in QUESTIONS.names if name in table.column_names])
+
+
+UPGRADES: dict[int, Callable[[pa.Table], pa.Table]] = {1: _to_2}
+"""Step n turns a table of version n into one of version n + 1."""
 
 
 def stamp_of(schema: pa.Schema) -> str | None:

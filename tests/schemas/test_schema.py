@@ -1,27 +1,49 @@
-"""Version 1 is released: these tests freeze it. A change here is a change to people's data."""
+"""Released versions never change, and older ones are read: these tests hold both."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from malt_data.errors import ForestError
+from malt_data.forests.forest import Labels, open_forest
+from malt_data.forests.relabel import relabel
+from malt_data.forests.verify import verify
 from malt_data.schemas import versions
 from malt_data.schemas.forest import NODES, QUESTIONS
 
-GOLDEN = Path(__file__).with_name("forest_1.json")
+FOREST_1 = Path(__file__).with_name("forest_1")
+"""A forest that version 0.1.0 wrote, before `cluster`."""
 
 
 def as_json(schema: pa.Schema) -> list[list[object]]:
     return [[field.name, str(field.type), field.nullable] for field in schema]
 
 
-def test_forest_1_never_changes() -> None:
-    frozen = json.loads(GOLDEN.read_text())
+def test_forest_2_is_what_was_agreed() -> None:
+    frozen = json.loads(Path(__file__).with_name("forest_2.json").read_text())
     assert as_json(QUESTIONS) == frozen["questions"]
     assert as_json(NODES) == frozen["nodes"]
-    assert QUESTIONS.metadata[b"malt.schema"] == NODES.metadata[b"malt.schema"] == b"forest/1"
+    assert QUESTIONS.metadata[b"malt.schema"] == NODES.metadata[b"malt.schema"] == b"forest/2"
+
+
+def test_a_forest_of_version_1_is_read_queried_and_relabelled(tmp_path: Path) -> None:
+    folder = tmp_path / "old"
+    shutil.copytree(FOREST_1, folder)
+    forest = open_forest(folder)
+    assert forest.questions().collect()["cluster"].to_list() == [None] * 3
+    assert forest.questions_dataset().schema.names == QUESTIONS.names
+    assert forest.sql("SELECT count(*) FROM nodes JOIN questions USING (question_id)").item() == 60
+    assert verify(forest) == []
+    before = forest.sql("FROM pairs ORDER BY ALL")
+    relabel(forest, Labels(threshold=0.7))
+    relabel(open_forest(folder), Labels())
+    again = open_forest(folder)
+    assert again.manifest.format == "forest/2"
+    assert again.sql("FROM pairs ORDER BY ALL").equals(before)
+    assert verify(again) == []
 
 
 def test_every_column_says_what_it_holds() -> None:
@@ -30,8 +52,8 @@ def test_every_column_says_what_it_holds() -> None:
 
 
 def test_a_newer_version_is_refused_by_name() -> None:
-    with pytest.raises(ForestError, match=r"forest/2.*reads up to forest/1.*pip install"):
-        versions.check("forest/2", "part-1.parquet")
+    with pytest.raises(ForestError, match=r"forest/3.*reads up to forest/2.*pip install"):
+        versions.check("forest/3", "part-1.parquet")
 
 
 @pytest.mark.parametrize(
