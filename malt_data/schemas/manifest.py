@@ -24,6 +24,7 @@ CURRENT = f"{NAME}/{VERSION}"
 """What a manifest and every part say once this version has written to a forest."""
 
 Grader = Literal["auto", "numeric", "choice", "math"]
+Kind = Literal["numeric", "choice", "math"]
 Pooling = Literal["global", "local"]
 
 
@@ -46,6 +47,8 @@ class Spec(_Frozen):
     split: str | None = None
     limit: int | None = Field(None, ge=1)
     fields: dict[str, str] = {}
+    kind: Kind | None = None
+    """Of free-form questions whose source names none; None: one rule over the source decides."""
     shard: str | None = Field(None, pattern=r"^\d+/\d+$")
 
     n: int = Field(3, ge=1, le=64)
