@@ -190,10 +190,11 @@ def relabel(
     malt-data relabel --threshold 0.7 --dry-run
     malt-data relabel --pooling local --out forest-local
     """
+    from malt_data.forests.forest import open_forest
     from malt_data.forests.relabel import relabel as apply
     from malt_data.schemas.manifest import Labels, make_labels
 
-    opened = _open(forest)
+    opened = open_forest(forest)
     asked = {"threshold": threshold, "pooling": pooling, "grader": grader}
     labels: Labels = make_labels(opened.manifest.labels, asked)
     flips = apply(opened, labels, regrade=grader is not None, out=out, dry_run=dry_run)
@@ -793,9 +794,12 @@ def verify(forest: str | None, as_json: bool) -> None:
 
 
 def _open(folder: str | None) -> "Forest":
+    """Open a forest for reading, which no other process may rewrite until the command ends."""
     from malt_data.forests.forest import open_forest
 
-    return open_forest(folder)
+    forest = open_forest(folder)
+    click.get_current_context().with_resource(forest.reading())
+    return forest
 
 
 def _forest_and_ids(args: tuple[str, ...], most: int) -> tuple["Forest", tuple[str, ...]]:

@@ -36,7 +36,7 @@ from malt_data.forests.forest import (
     refuse_mix,
     remove_empty,
 )
-from malt_data.forests.parts import LABELS, TREES_A_PART, Claims
+from malt_data.forests.parts import LABELS, TREES_A_PART, Claims, Parts
 from malt_data.graders import Grader
 from malt_data.schemas.forest import NODES
 from malt_data.schemas.manifest import MANIFEST, Labels, Spec, read_manifest
@@ -185,25 +185,27 @@ async def _build(
     questions = [q for q in loaded.questions if _in_shard(q.question_id, spec.shard)]
     report = Report(asked=len(questions), refused=loaded.counts())
     todo = questions
-    if (
-        folder / MANIFEST
-    ).exists():  # refuse a mix, or see that all is done, before loading a model
-        forest = create_forest(folder, spec, loaded.questions, loaded.report())
-        done = forest.parts.trees()
+    parts = Parts(folder / "nodes")
+    fresh = not (folder / MANIFEST).exists()
+    if not fresh:  # refuse a mix, or see that all is done, before loading a model
+        with parts.reading():
+            create_forest(folder, spec, loaded.questions, loaded.report())
+            done = parts.trees()
         todo = [q for q in questions if q.question_id not in done]
         report.before = len(questions) - len(todo)
+        if not todo:
+            parts.compact()  # what a killed run left to do
     if not todo:
         return report
-    fresh = not (folder / MANIFEST).exists()
     engine = await open_engine(spec, note)
+    spec = spec.model_copy(update={"model": engine.model})
     try:
-        forest = create_forest(
-            folder,
-            spec.model_copy(update={"model": engine.model}),
-            loaded.questions,
-            loaded.report(),
-        )
-        await run(forest, spec, as_stored(forest, todo), engine, report, watch)
+        if fresh:  # before anything else is made in a folder that may hold other files
+            create_forest(folder, spec, loaded.questions, loaded.report())
+        with parts.reading():  # nothing is relabelled while it grows
+            forest = create_forest(folder, spec, loaded.questions, loaded.report())
+            await run(forest, spec, as_stored(forest, todo), engine, report, watch)
+        parts.compact()
     except EngineError:
         if fresh:  # a wrong model or address must not settle what this folder is
             remove_empty(folder)
@@ -231,7 +233,6 @@ async def run(
             report.interrupted = True
         finally:
             report.seconds = round(time.monotonic() - started, 3)
-    forest.parts.compact()
 
 
 @dataclass
@@ -357,7 +358,7 @@ class _Writer:
 
     def _write(self, trees: dict[str, list[dict[str, Any]]]) -> None:
         rows = [row for tree in trees.values() for row in tree]
-        self.forest.parts.write(node_table(rows, self.forest.manifest.labels))
+        self.forest.parts.write(node_table(rows, self.forest.manifest.labelled))
         for question_id in trees:
             self.claims.release(question_id)
 
@@ -374,7 +375,7 @@ def node_table(rows: list[dict[str, Any]], labels: Labels) -> pa.Table:
 def stamped(frame: pl.DataFrame, labels: Labels) -> pa.Table:
     """Return labelled nodes as the stored table, its footer saying how they were labelled."""
     table = frame.select(NODES.names).to_arrow().cast(NODES)
-    metadata = {**NODES.metadata, LABELS: labels.model_dump_json().encode()}
+    metadata = {**NODES.metadata, LABELS: labels.footer()}
     return table.replace_schema_metadata(metadata)
 
 

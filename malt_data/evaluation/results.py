@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 from malt_data.errors import EvalError
 from malt_data.evaluation.settings import Setting
 from malt_data.evaluation.vote import ballots, majority
-from malt_data.forests.parts import REPLACES, read_schema, read_table, write_table
+from malt_data.forests.parts import REPLACES, current, read_footer, read_table, write_table
+from malt_data.forests.whole import settle
 from malt_data.graders import Grader, Kind, graded_as
 from malt_data.schemas.evaluation import COMPLETIONS, PREDICTIONS, STAMP
 from malt_data.schemas.versions import upgrade
@@ -105,11 +106,7 @@ def read_questions(out: Path) -> pa.Table:
 
 def parts(out: Path) -> list[Path]:
     """Return the files that hold the completions, those that a merged one replaces left out."""
-    found = sorted((out / PARTS).glob("part-*.parquet"))
-    replaced: set[str] = set()
-    for path in found:
-        replaced.update(json.loads((read_schema(path).metadata or {}).get(REPLACES, b"[]")))
-    return [path for path in found if path.name not in replaced]
+    return current(out / PARTS, read_footer)
 
 
 def write_part(out: Path, table: pa.Table, replaces: Sequence[Path] = ()) -> None:
@@ -126,6 +123,7 @@ def compact(out: Path) -> None:
     kept = parts(out)
     for path in {*(out / PARTS).glob("part-*.parquet")} - {*kept}:
         path.unlink(missing_ok=True)  # what a killed merge had replaced
+    settle(out / PARTS)
     small = [path for path in kept if path.stat().st_size < _PART_BYTES]
     while len(small) > 1:
         size = 0

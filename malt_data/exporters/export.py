@@ -9,9 +9,6 @@ so that a push can tell a stale export from a fresh one and make it anew with th
 """
 
 import hashlib
-import shutil
-import time
-import uuid
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from malt_data.errors import ExportError
 from malt_data.exporters.rows import SPLITS, Counts, Rows, chunks
 from malt_data.exporters.selection import Selection
-from malt_data.forests.parts import writing
+from malt_data.forests.whole import settle, whole_folder
 from malt_data.schemas.exports import STAMP, Config
 from malt_data.schemas.manifest import Labels
 
@@ -89,18 +86,12 @@ def export(
     target = place(forest, config, out)
     if target.exists() and not (target / EXPORT).exists() and any(target.iterdir()):
         raise ExportError(f"{target} holds other files. Choose a new folder: --out NAME")
-    before = fingerprint(forest)
-    _sweep(target)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-    with writing(target):
-        temporary.mkdir(parents=True)
-        try:
-            counts = _write(forest, config, chosen, temporary, watch)
-            report = summarize(forest, config, chosen, counts, before)
-            (temporary / EXPORT).write_text(report.to_json(), "utf-8")
-            _replace(temporary, target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with forest.reading(), whole_folder(target, replace=True) as temporary:
+        forest.require_labelled()
+        before = fingerprint(forest)
+        counts = _write(forest, config, chosen, temporary, watch)
+        report = summarize(forest, config, chosen, counts, before)
+        (temporary / EXPORT).write_text(report.to_json(), "utf-8")
     return report
 
 
@@ -150,6 +141,7 @@ def read_report(folder: Path) -> Report:
 
 def exports_of(forest: "Forest") -> dict[str, Report]:
     """Return the exports that stand in the forest's own folder, by config name."""
+    settle(forest.folder / FOLDER)  # one may be complete and not yet in its place
     found = sorted((forest.folder / FOLDER).glob(f"*/{EXPORT}"))
     return {path.parent.name: read_report(path.parent) for path in found}
 
@@ -157,7 +149,7 @@ def exports_of(forest: "Forest") -> dict[str, Report]:
 def fingerprint(forest: "Forest") -> str:
     """Return 16 hex digits that change when trees or labels do: part names, sizes and labels."""
     facts = [f"{path.name}:{path.stat().st_size}" for path in forest.parts.paths()]
-    state = "\n".join([forest.manifest.labels.model_dump_json(), *facts])
+    state = "\n".join([forest.manifest.labelled.footer().decode(), *facts])
     return hashlib.sha256(state.encode()).hexdigest()[:16]
 
 
@@ -276,19 +268,3 @@ class Shards:
         sink, writer = self._open.pop(split)
         writer.close()
         sink.close()
-
-
-def _sweep(target: Path) -> None:
-    """Remove what an export into `target` left when it was killed, once it is an hour old."""
-    for path in target.parent.glob(f".{target.name}.*.tmp*"):
-        if time.time() - path.stat().st_mtime > 3600:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _replace(new: Path, target: Path) -> None:
-    """Put the folder `new` where `target` is; a kill between the two renames leaves no export."""
-    old = target.with_name(f"{new.name}.old")
-    if target.exists():
-        target.rename(old)
-    new.rename(target)
-    shutil.rmtree(old, ignore_errors=True)

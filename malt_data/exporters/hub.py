@@ -10,6 +10,7 @@ repo, the files (path → content hash) that this copy has pushed or pulled. Ano
 between that touches none of our files is no hindrance: the push is tried again on top of it.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from malt_data.errors import ForestError, HubError, SpecError
+from malt_data.errors import HubError, SpecError
 from malt_data.exporters.access import (
     CARD,
     TREES,
@@ -34,6 +35,7 @@ from malt_data.exporters.access import (
 from malt_data.exporters.card import render_card
 from malt_data.exporters.export import EXPORT, FOLDER, export, exports_of, fingerprint
 from malt_data.forests.parts import lock, write_text
+from malt_data.forests.whole import LOCK
 from malt_data.schemas.exports import ALL, RECIPE, Config, config_named
 from malt_data.schemas.manifest import MANIFEST
 
@@ -90,14 +92,12 @@ def push(
     if parse(repo)[1]:
         raise SpecError(f"{repo!r}: name the branch with --revision, not with @.")
     forest.refuse_writing()
-    if left := forest.unlabelled():
-        raise ForestError(
-            f"{forest.folder} is in the middle of a relabel ({len(left)} parts left). Finish it "
-            f"first: malt-data relabel {forest.folder}"
-        )
-    configs = _fresh_exports(forest, exports)
-    card = render_card(forest, repo, configs)
-    with explained(repo), lock(forest.folder):
+    with forest.reading(), contextlib.ExitStack() as stack:
+        forest.require_labelled()
+        configs = _fresh_exports(forest, exports)
+        card = render_card(forest, repo, configs)
+        stack.enter_context(explained(repo))
+        stack.enter_context(lock(forest.folder))
         api = hub_api()
         if not dry_run:
             api.create_repo(repo, repo_type="dataset", private=private or None, exist_ok=True)
@@ -117,33 +117,47 @@ def pull(name: str, out: Path | None = None) -> Path:
     """
     repo, revision = parse(name)
     target = out or Path(repo.partition("/")[2])
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise HubError(f"{target} exists already. Choose a new folder: --out NAME")
+    _refuse_taken(target)
     partial = target.with_name(f".{target.name}.partial")
     with explained(name):
-        from huggingface_hub import snapshot_download
-
         api = hub_api()
         commit = str(api.dataset_info(repo, revision=revision).sha)
         listing = listing_of(api, repo, commit)
         require_forest(listing, name)
-        snapshot_download(
-            repo,
-            repo_type="dataset",
-            revision=commit,
-            local_dir=partial,
-            allow_patterns=[*TREES, CARD, f"{FOLDER}/*"],
-        )
-        shutil.rmtree(partial / ".cache", ignore_errors=True)
-        for path in partial.rglob("*"):  # of another commit, pulled half
-            if path.is_file() and path.relative_to(partial).as_posix() not in listing:
-                path.unlink()
-        state = {path: [digest] for path, digest in listing.items()}
-        _remember(partial, repo, revision or "main", [state])
-        if target.exists():
-            target.rmdir()
-        partial.rename(target)
+        with lock(partial, wait=False) as mine:
+            if not mine:
+                raise HubError(f"{target} is being pulled by another process. Wait for it.")
+            _refuse_taken(target)  # by another pull, a moment ago
+            _download(repo, commit, listing, partial)
+            _remember(partial, repo, revision or "main", [{p: [d] for p, d in listing.items()}])
+            if target.exists():
+                target.rmdir()
+            partial.rename(target)
+            (target / LOCK).unlink()
     return target
+
+
+def _refuse_taken(target: Path) -> None:
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise HubError(f"{target} exists already. Choose a new folder: --out NAME")
+
+
+def _download(repo: str, commit: str, listing: Listing, folder: Path) -> None:
+    """Bring `folder` to the state of `commit`, from whatever another pull has left there."""
+    from huggingface_hub import snapshot_download
+
+    snapshot_download(
+        repo,
+        repo_type="dataset",
+        revision=commit,
+        local_dir=folder,
+        allow_patterns=[*TREES, CARD, f"{FOLDER}/*"],
+    )
+    shutil.rmtree(folder / ".cache", ignore_errors=True)
+    for path in folder.rglob("*"):  # of another commit, pulled half
+        place = path.relative_to(folder).as_posix()
+        if path.is_file() and place not in listing and place != LOCK:
+            path.unlink()
 
 
 def push_adapter(folder: Path, repo: str) -> str:

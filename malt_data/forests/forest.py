@@ -12,9 +12,10 @@ import contextlib
 import datetime as dt
 import os
 import platform
+import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +25,17 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from malt_data.errors import ForestError, MixError
-from malt_data.forests.parts import LABELS, Parts, lock, write_table, write_text
+from malt_data.forests.parts import Parts, lock, write_table, write_text, writing
 from malt_data.schemas.forest import NODES, QUESTIONS, VERSION
-from malt_data.schemas.manifest import CURRENT, MANIFEST, Labels, Manifest, Spec, read_manifest
+from malt_data.schemas.manifest import (
+    CURRENT,
+    MANIFEST,
+    Labelled,
+    Labels,
+    Manifest,
+    Spec,
+    read_manifest,
+)
 
 if TYPE_CHECKING:
     import datasets
@@ -101,7 +110,8 @@ class Forest:
         """Run one read-only DuckDB query over the views; raise QueryError where it fails."""
         from malt_data.forests.query import run
 
-        return pl.DataFrame(run(self, query, parameters))
+        with self.reading():
+            return pl.DataFrame(run(self, query, parameters))
 
     def export(
         self, role: str | None, form: "Format" = "sft", **selection: Any
@@ -133,8 +143,38 @@ class Forest:
 
     def unlabelled(self) -> list[Path]:
         """Return the parts that an interrupted relabel has not reached yet."""
-        wanted = self.manifest.labels.model_dump_json().encode()
-        return [p for p in self.parts.paths() if self.parts.footer(p).get(LABELS) != wanted]
+        wanted = self.manifest.labelled
+        return [p for p in self.parts.paths() if self.parts.footer(p).labels != wanted]
+
+    def require_labelled(self) -> None:
+        """Raise ForestError in the middle of a relabel."""
+        if left := self.unlabelled():
+            raise ForestError(
+                f"{self.folder} is in the middle of a relabel ({len(left)} parts left). Finish it "
+                f"first: malt-data relabel {shlex.quote(str(self.folder))}"
+            )
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Read the forest as it stands now, and let no other process relabel it meanwhile.
+
+        Raises ForestError where another process is relabelling it.
+        """
+        if self.origin is not None:  # nobody writes to the Hub's cache
+            yield
+            return
+        with self.parts.reading():
+            self.manifest = read_manifest(self.folder)
+            yield
+
+    def require_unchanged(self, was: Labelled) -> None:
+        """Raise ForestError where another process has relabelled it since it was opened."""
+        self.manifest = read_manifest(self.folder)
+        if self.manifest.labelled != was:
+            raise ForestError(
+                f"{self.folder} was relabelled by another process meanwhile. Run the same command "
+                "again."
+            )
 
     def __repr__(self) -> str:
         return f"Forest({str(self.folder)!r}, {self.manifest.format})"
@@ -151,7 +191,10 @@ def create_forest(
     with lock(folder):  # two builds may start at once
         if (folder / MANIFEST).exists():
             return _continue(open_forest(folder), spec, questions, report)
-        return _start(folder, spec, questions, report)
+        forest = _start(folder, spec, questions, report)
+        with writing(forest.parts.folder):
+            forest.parts.folder.mkdir(exist_ok=True)  # its lock is taken before the first part
+        return forest
 
 
 def _start(folder: Path, spec: Spec, questions: "list[Question]", report: dict[str, Any]) -> Forest:
@@ -178,11 +221,7 @@ def _continue(
     forest: Forest, spec: Spec, questions: "list[Question]", report: dict[str, Any]
 ) -> Forest:
     folder = forest.folder
-    if left := forest.unlabelled():
-        raise ForestError(
-            f"{folder} is in the middle of a relabel ({len(left)} parts left). Finish it first: "
-            f"malt-data relabel {folder}"
-        )
+    forest.require_labelled()
     refuse_mix(forest, spec)
     known = set(forest.questions().select("question_id").collect()["question_id"])
     new = [q for q in questions if q.question_id not in known]
@@ -221,9 +260,17 @@ def as_stored(forest: Forest, questions: "list[Question]") -> "list[Question]":
 
 
 def remove_empty(folder: Path) -> None:
-    """Remove a forest in which nothing grew, and the folder if nothing else is in it."""
-    if Parts(folder / "nodes").trees():
-        return
+    """Remove a forest in which nothing grew, and the folder if nothing else is in it.
+
+    Left where it is while another process builds into it.
+    """
+    with lock(folder / "nodes", wait=False) as mine:
+        if not mine or Parts(folder / "nodes").trees():
+            return
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
     for path in [folder / MANIFEST, folder / "questions.parquet", folder / ".lock"]:
         path.unlink(missing_ok=True)
     shutil.rmtree(folder / "nodes", ignore_errors=True)

@@ -2,26 +2,29 @@
 
 Each part is rewritten whole with its new labels in its footer; the manifest is written first. A
 relabel that was interrupted shows as parts whose footer differs from the manifest, and running
-it again does the rest.
+it again does the rest: what a part's footer says decides whether its answers are graded again.
 
     flips = relabel(open_forest("forest"), Labels(threshold=0.7), dry_run=True)
     flips["verifier"]["to_negative"]
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 
 from malt_data.builders.build import stamped
 from malt_data.builders.values import assign
 from malt_data.errors import ForestError
 from malt_data.forests.forest import Forest
 from malt_data.forests.grading import Golds
-from malt_data.forests.parts import Parts, lock, write_table, write_text
+from malt_data.forests.parts import Parts, write_table, write_text
+from malt_data.forests.whole import whole_folder
 from malt_data.graders import Grader
 from malt_data.schemas.ids import ROLES
-from malt_data.schemas.manifest import CURRENT, MANIFEST, Labels
+from malt_data.schemas.manifest import CURRENT, MANIFEST, Labelled, Labels, Manifest
 
 Flips = dict[str, dict[str, int]]
 """role → how many nodes flipped each way, and what became of its pairs (`_COUNTS`)."""
@@ -49,46 +52,73 @@ def relabel(
     """Give every node of `forest` the labels that `labels` asks for; return what flipped, by role.
 
     regrade: extract and grade every answer anew (always when the grader changes).
-    out: write a relabelled copy there and leave `forest` as it is.
-    Raises ForestError where `out` exists or a gold cannot be graded by the new grader.
+    out: write a relabelled copy there, whole or not at all, and leave `forest` as it is.
+    Raises ForestError where `out` exists, a gold cannot be graded by the new grader, or another
+    process uses or has just relabelled the forest.
     """
-    if out is None and not dry_run:
+    job = _Job(forest, forest.manifest.labelled, labels, regrade, watch)
+    if dry_run:
+        with forest.reading():
+            return job.run(lambda *_: None)
+    if out is None:
         forest.refuse_writing()
-    if out is not None and out.exists():
+        with forest.parts.rewriting():
+            return job.run(forest.parts.rewrite, forest.folder)
+    if out.exists():
         raise ForestError(f"{out} exists already. Choose a new folder: --out NAME")
-    questions = Golds(forest, labels.grader) if regrade or _regraded(forest, labels) else None
-    paths = forest.parts.paths()
-    flips: Flips = {role: dict.fromkeys(_COUNTS, 0) for role in ROLES}
-    target = (forest.folder if dry_run or out is None else out) / "nodes"
-    with Grader() as grader, lock(target, wait=False) as mine:
-        if not mine:
-            raise ForestError(f"{target} is being rewritten by another process. Wait for it.")
-        if not dry_run:
-            _begin(forest, labels, out)
-        for index, path in enumerate(paths):
-            before = _frame(forest.parts, path)
-            after = questions.grade(before, grader) if questions else before
-            # In the order they lay in: what did not change stays byte-equal, for the Hub.
-            after = assign(after.with_row_index("place"), labels.threshold, labels.pooling)
-            after = after.sort("place").drop("place")
-            _count(
-                flips, before.select("node_id", "role", "parent_id", "question_id", "label"), after
-            )
-            if not dry_run:
-                write_table(target / path.name, stamped(after, labels))
-            watch(index + 1, len(paths))
-    return flips
+    with forest.reading(), whole_folder(out, replace=False) as copy:
+        write_table(copy / "questions.parquet", forest.questions_dataset().to_table())
+        return job.run(lambda path, table: write_table(copy / "nodes" / path.name, table), copy)
 
 
-def _begin(forest: Forest, labels: Labels, out: Path | None) -> None:
-    manifest = forest.manifest.model_copy(update={"labels": labels, "format": CURRENT})
-    if out is not None:
-        write_table(out / "questions.parquet", forest.questions_dataset().to_table())
-    write_text((out or forest.folder) / MANIFEST, manifest.to_json())
+@dataclass
+class _Job:
+    forest: Forest
+    was: Labelled
+    labels: Labels
+    regrade: bool
+    watch: Callable[[int, int], None]
+
+    def run(self, write: Callable[[Path, pa.Table], None], folder: Path | None = None) -> Flips:
+        """Give `write` each part with its new labels; the manifest goes to `folder` first."""
+        forest = self.forest
+        forest.require_unchanged(self.was)
+        manifest = self._manifest()
+        wanted = manifest.labelled
+        paths = forest.parts.paths()
+        again = {path for path in paths if _regraded(forest.parts.footer(path).labels, wanted)}
+        golds = Golds(forest, wanted.grader) if again else None
+        if folder is not None:
+            write_text(folder / MANIFEST, manifest.to_json())
+        if folder == forest.folder:
+            forest.manifest = manifest
+        flips: Flips = {role: dict.fromkeys(_COUNTS, 0) for role in ROLES}
+        with Grader() as grader:
+            for index, path in enumerate(paths):
+                before = _frame(forest.parts, path)
+                after = golds.grade(before, grader) if golds and path in again else before
+                # In the order they lay in: what did not change stays byte-equal, for the Hub.
+                after = assign(after.with_row_index("place"), wanted.threshold, wanted.pooling)
+                after = after.sort("place").drop("place")
+                _count(
+                    flips,
+                    before.select("node_id", "role", "parent_id", "question_id", "label"),
+                    after,
+                )
+                write(path, stamped(after, wanted))
+                self.watch(index + 1, len(paths))
+        return flips
+
+    def _manifest(self) -> Manifest:
+        manifest = self.forest.manifest
+        regraded = manifest.regraded + self.regrade
+        update = {"labels": self.labels, "regraded": regraded, "format": CURRENT}
+        return manifest.model_copy(update=update)
 
 
-def _regraded(forest: Forest, labels: Labels) -> bool:
-    return labels.grader != forest.manifest.labels.grader
+def _regraded(was: Labelled | None, wanted: Labelled) -> bool:
+    """Tell whether a part's answers must be graded again."""
+    return was is None or (was.grader, was.regraded) != (wanted.grader, wanted.regraded)
 
 
 def _frame(parts: Parts, path: Path) -> pl.DataFrame:

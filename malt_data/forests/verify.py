@@ -26,40 +26,35 @@ def verify(
 
     Checked: schema of every file, ids against content, whole trees of the manifest's branching,
     no tree twice, every answer extracted and graded again, rewards against verdicts, values and
-    labels recomputed, labels against the manifest, leftovers of killed runs. watch: called with
-    the parts done and the parts there are.
+    labels recomputed, labels against the manifest. What killed processes left is no problem: the
+    next writer removes it. watch: called with the parts done and the parts there are.
     """
     problems: list[str] = []
     try:
-        questions = forest.questions().collect()
-        problems += _questions(forest, questions)
-        known = set(questions["question_id"])
-        paths = forest.parts.paths()
-        golds = Golds(forest, forest.manifest.labels.grader)
+        with forest.reading():
+            for problem in _problems(forest, watch):  # those before an error are kept
+                problems.append(problem)
     except ForestError as error:
-        return [*problems, str(error)]
+        problems.append(str(error))
+    return problems
+
+
+def _problems(forest: Forest, watch: Callable[[int, int], None]) -> Iterator[str]:
+    paths = forest.parts.paths()  # before the questions: a build writes those first
+    questions = forest.questions().collect()
+    yield from _questions(forest, questions)
+    known = set(questions["question_id"])
+    golds = Golds(forest, forest.manifest.labels.grader)
     owner: dict[str, str] = {}
     with Grader() as grader:
         for done, path in enumerate(paths, 1):
             try:
                 found = _part(forest, path, known, owner, golds, grader)
-                problems += [f"{path.name}: {problem}" for problem in found]
+                yield from (f"{path.name}: {problem}" for problem in found)
             except ForestError as error:
-                problems.append(str(error))
+                yield str(error)
             watch(done, len(paths))
-    if left := forest.unlabelled():
-        problems.append(
-            f"{len(left)} parts carry other labels than {forest.folder}/forest.json: a relabel was "
-            "interrupted; run it again."
-        )
-    hidden = set(forest.parts.folder.glob("part-*.parquet")) - set(paths)
-    torn = list(forest.parts.folder.glob(".*.tmp"))
-    if hidden or torn:
-        problems.append(
-            f"{len(hidden) + len(torn)} files are left from a killed run (harmless; the next build "
-            "removes them)."
-        )
-    return problems
+    forest.require_labelled()
 
 
 def _questions(forest: Forest, questions: pl.DataFrame) -> Iterator[str]:

@@ -39,6 +39,23 @@ class Labels(_Frozen):
     threshold: float = Field(0.5, ge=0, lt=1)
     pooling: Pooling = "global"
 
+    def footer(self) -> bytes:
+        """Return it as JSON, as it stands in the footer of a part."""
+        return self.model_dump_json().encode()
+
+
+class Labelled(Labels):
+    """What a part says of its labels; an interrupted relabel shows as parts that differ here.
+
+    regraded: how often all answers of the forest had been graded again.
+    """
+
+    regraded: int = Field(0, ge=0)
+
+    def footer(self) -> bytes:
+        # Without the new field where it says nothing: what did not change stays byte-equal.
+        return self.model_dump_json(exclude=None if self.regraded else {"regraded"}).encode()
+
 
 class Spec(_Frozen):
     """Everything a build can be asked. The defaults are *MALT*'s where it has one (§A.9)."""
@@ -127,10 +144,17 @@ class Manifest(_Frozen):
     malt_data: str
     spec: Spec
     labels: Labels
+    regraded: int = Field(0, ge=0)
+    """How often all answers were graded again: a part that says less is not yet."""
     questions: dict[str, Any] = {}
     provenance: dict[str, Any] = {}
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    @property
+    def labelled(self) -> Labelled:
+        """What every part says of its labels once a relabel is through."""
+        return Labelled(**self.labels.model_dump(), regraded=self.regraded)
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=2, by_alias=True) + "\n"

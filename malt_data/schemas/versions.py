@@ -7,6 +7,7 @@ version is upgraded step by step when it is read; a newer or foreign one is refu
     1
 """
 
+import re
 from collections.abc import Callable
 
 import pyarrow as pa
@@ -36,9 +37,9 @@ def stamp_of(schema: pa.Schema) -> str | None:
 def check(stamp: str | None, where: str) -> int:
     """Return the version number in `stamp`; raise ForestError where it cannot be read."""
     name, _, number = (stamp or "").partition("/")
-    if name != NAME or not number.isdecimal():
+    if name != NAME or not re.fullmatch("[0-9]{1,9}", number):
         raise ForestError(
-            f"{where} is no part of a forest: its malt.schema is {stamp!r}, expected "
+            f"{where} is no part of a forest: its malt.schema is {str(stamp)[:40]!r}, expected "
             f"'{NAME}/{VERSION}'. Move it out of the folder."
         )
     if not 1 <= int(number) <= VERSION:

@@ -22,6 +22,7 @@ from malt_data.exporters.access import parse
 from malt_data.exporters.selection import Selection
 from malt_data.forests.forest import Forest, open_forest
 from malt_data.forests.verify import verify
+from malt_data.forests.whole import lock
 from malt_data.schemas.exports import ALL, config_named
 
 REPO = "ann/trees"
@@ -480,8 +481,12 @@ def test_an_interrupted_pull_goes_on(hub: Hub, forest: Forest, tmp_path: Path) -
     assert said
     assert not out.exists()
     hub.faults.clear()
+    with lock(tmp_path / ".out.partial"):
+        _, said = malt(hub, "pull", REPO, "--out", out, code=1, home="new")
+        assert "is being pulled by another process" in said
     malt(hub, "pull", REPO, "--out", out, home="new")
     assert local(out) == local(forest.folder)
+    assert not (out / ".lock").exists()
     assert verify(open_forest(out)) == []
     assert not (tmp_path / ".out.partial").exists()
     _, said = malt(hub, "pull", REPO, "--out", out, code=1)

@@ -6,15 +6,30 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from synthetic import make_forest
 
 from malt_data.errors import ForestError
 from malt_data.forests import parts as parts_module
-from malt_data.forests.parts import Claims, Parts, write_table
-from malt_data.schemas.forest import NODES
+from malt_data.forests.forest import open_forest, remove_empty
+from malt_data.forests.parts import (
+    LABELS,
+    REPLACES,
+    Claims,
+    Footer,
+    Parts,
+    read_footer,
+    write_table,
+)
+from malt_data.forests.relabel import relabel
+from malt_data.forests.verify import verify
+from malt_data.schemas.forest import NODES, SCHEMA_KEY
+from malt_data.schemas.manifest import Labels
 
 
 def trees(*names: str) -> pa.Table:
@@ -85,8 +100,8 @@ def test_a_kill_between_merge_and_removal_shows_no_tree_twice(
 def test_a_writer_killed_at_any_moment_leaves_whole_parts(tmp_path: Path) -> None:
     code = textwrap.dedent("""
         import sys
-        sys.path.insert(0, sys.argv[2])
         from pathlib import Path
+        sys.path[:0] = [sys.argv[2], str(Path(sys.argv[2]).parent)]
         from test_parts import trees
         from malt_data.forests.parts import Parts
         parts = Parts(Path(sys.argv[1]))
@@ -136,6 +151,119 @@ def test_a_foreign_part_is_refused(tmp_path: Path, table: pa.Table) -> None:
         Parts(tmp_path).trees()
 
 
+CORRUPT = {
+    "a version of 5,000 digits": {SCHEMA_KEY: b"forest/" + b"9" * 5000},
+    "a version that is no text": {SCHEMA_KEY: b"\xff"},
+    "no JSON": {REPLACES: b"part-a.parquet"},
+    "a number": {REPLACES: b"5"},
+    "a list in a list": {REPLACES: b'[["part-a.parquet"]]'},
+    "100,000 levels": {REPLACES: b"[" * 100_000 + b"]" * 100_000},
+    "a path": {REPLACES: b'["part-../../a.parquet"]'},
+    "labels that are no text": {LABELS: b"\xff"},
+    "labels of a future": {LABELS: b'{"grader": "oracle", "threshold": 0.5, "pooling": "global"}'},
+    "a threshold that is no number": {LABELS: b'{"threshold": NaN}'},
+    "another key that is no text": {b"\xfe": b"\xff"},
+}
+
+
+@pytest.mark.parametrize("what", CORRUPT)
+def test_a_corrupt_footer_is_named_by_every_reader(tmp_path: Path, what: str) -> None:
+    forest = make_forest(tmp_path / "f", trees=2)
+    path = forest.parts.paths()[1]
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, **CORRUPT[what]}), path)
+    forest = open_forest(forest.folder)
+    [problem] = verify(forest)
+    assert path.name in problem
+    assert len(problem) < 600
+    readers: list[Callable[[], object]] = [
+        lambda: forest.sql("FROM nodes"),
+        lambda: forest.parts.trees(),
+        lambda: forest.parts.compact(),
+        lambda: relabel(forest, Labels(threshold=0.7)),
+    ]
+    for read in readers:
+        with pytest.raises(ForestError, match=path.name):
+            read()
+
+
+def test_a_column_whose_description_is_no_text_is_refused(tmp_path: Path) -> None:
+    field = pa.field("a", pa.list_(pa.field("item", pa.int8(), metadata={"doc": b"\xff"})))
+    pq.write_table(pa.table({"a": [[1]]}, schema=pa.schema([field])), tmp_path / "part-a.parquet")
+    with pytest.raises(ForestError, match=r"part-a\.parquet"):
+        read_footer(tmp_path / "part-a.parquet")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    forest = make_forest(tmp_path / "f", trees=2)
+    make(forest.parts.folder / "part-odd.parquet")
+    [problem] = verify(open_forest(forest.folder))
+    assert "part-odd.parquet is not a regular file" in problem
+
+
+def test_a_rewritten_part_still_replaces_what_it_replaced(tmp_path: Path) -> None:
+    parts = Parts(tmp_path)
+    old = parts.write(trees("a"))
+    merged = parts.write(trees("a"), replaces=[old])  # and here the merging process died
+    parts.rewrite(merged, trees("a"))
+    assert visible(tmp_path) == ["a"]
+    with Parts(tmp_path).rewriting():
+        assert not old.exists()
+
+
+def test_a_part_that_another_process_rewrote_is_read_anew(tmp_path: Path) -> None:
+    forest = make_forest(tmp_path / "f", trees=2)
+    assert forest.unlabelled() == []
+    relabel(open_forest(forest.folder), Labels(threshold=0.7))
+    assert len(forest.unlabelled()) == 2
+
+
+def test_who_reads_and_who_rewrites_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts_module, "_PATIENCE_SECONDS", 0.1)
+    one, other = Parts(tmp_path), Parts(tmp_path)
+    for name in "ab":
+        one.write(trees(name))
+    with one.reading():
+        with other.reading():
+            pass
+        with pytest.raises(ForestError, match="in use by another process"), other.rewriting():
+            pass
+        other.compact()  # left to another time
+        assert len(other.paths()) == 2
+    with one.rewriting(), pytest.raises(ForestError, match="being rewritten"), other.reading():
+        pass
+    other.compact()
+    assert len(one.paths()) == 1
+
+
+def test_an_empty_forest_into_which_another_process_builds_is_not_removed(tmp_path: Path) -> None:
+    forest = make_forest(tmp_path / "f", trees=0)
+    with forest.parts.reading():  # as a build does until it ends
+        remove_empty(forest.folder)
+    assert open_forest(forest.folder).done == set()
+    remove_empty(forest.folder)
+    assert not forest.folder.exists()
+
+
+def test_a_merge_under_a_reader_without_a_lock_is_looked_at_again(tmp_path: Path) -> None:
+    parts = Parts(tmp_path)
+    for name in "ab":
+        parts.write(trees(name))
+    fresh = Parts(tmp_path)
+    footer = fresh.footer
+
+    def merged_meanwhile(path: Path) -> Footer:
+        parts.compact()
+        return footer(path)
+
+    fresh.footer = merged_meanwhile  # type: ignore[method-assign]
+    assert len(fresh.paths()) == 1
+    assert fresh.trees() == {"a", "b"}
+
+
 def test_a_full_disk_is_one_sentence_and_leaves_no_debris(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,7 +271,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_debris(
         raise OSError(28, "No space left on device")
 
     Parts(tmp_path).write(trees("a"))
-    monkeypatch.setattr(parts_module.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ForestError, match=r"No space left on device\. Free some space"):
         Parts(tmp_path).write(trees("b"))
     monkeypatch.undo()

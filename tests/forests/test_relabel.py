@@ -108,7 +108,7 @@ def test_an_interrupted_relabel_is_noticed_and_finished(
         relabel(forest, Labels(threshold=0.7), watch=die)
     torn = open_forest(forest.folder)
     assert len(torn.unlabelled()) == 5
-    assert any("relabel was interrupted" in problem for problem in verify(torn))
+    assert any("in the middle of a relabel" in problem for problem in verify(torn))
     with pytest.raises(ForestError, match="middle of a relabel"):
         create_forest(forest.folder, torn.manifest.spec, [], {})
     relabel(torn, torn.manifest.labels)

@@ -1,0 +1,107 @@
+"""What killed processes leave is told from what living ones are writing."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from malt_data.errors import ForestError
+from malt_data.forests.whole import lock, settle, shared_lock, whole, whole_folder
+
+WRITER = """
+import sys
+from pathlib import Path
+from malt_data.forests.whole import whole, whole_folder
+path = Path(sys.argv[1])
+if sys.argv[2] == "file":
+    with whole(path) as temporary:
+        temporary.write_text("new")
+        print(temporary.name, flush=True)
+        sys.stdin.read()
+with whole_folder(path, replace=True) as temporary:
+    (temporary / "a").write_text("new")
+    print(temporary.name, flush=True)
+    sys.stdin.read()
+"""
+
+
+def start(path: Path, kind: str) -> tuple["subprocess.Popen[str]", Path]:
+    command = [sys.executable, "-c", WRITER, str(path), kind]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    return child, path.parent / child.stdout.readline().strip()
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_only_what_the_dead_left_is_removed(tmp_path: Path, kind: str) -> None:
+    child, temporary = start(tmp_path / "x", kind)
+    foreign = tmp_path / ".x.1234.tmp"
+    foreign.touch()
+    settle(tmp_path)
+    assert temporary.exists()
+    os.kill(child.pid, signal.SIGKILL)
+    child.communicate()
+    assert temporary.exists()
+    settle(tmp_path, "y")
+    assert temporary.exists()
+    settle(tmp_path, "x")
+    assert [path.name for path in tmp_path.iterdir()] == [foreign.name]
+
+
+def test_a_complete_folder_whose_process_died_is_put_into_its_place(tmp_path: Path) -> None:
+    complete = tmp_path / ".x.0123abcd.new"
+    complete.mkdir()
+    (complete / "a").write_text("whole")
+    settle(tmp_path)
+    assert (tmp_path / "x" / "a").read_text() == "whole"
+    (tmp_path / "x").rename(complete)
+    with whole_folder(tmp_path / "x", replace=True) as temporary:
+        (temporary / "a").write_text("newer")
+    assert (tmp_path / "x" / "a").read_text() == "newer"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_folder_that_has_come_meanwhile_is_not_replaced_unasked(tmp_path: Path) -> None:
+    def write() -> None:
+        with whole_folder(tmp_path / "x", replace=False) as temporary:
+            (temporary / "a").touch()
+            (tmp_path / "x").mkdir()
+            (tmp_path / "x" / "mine").touch()
+
+    with pytest.raises(ForestError, match="x could not be written: Directory not empty"):
+        write()
+    assert [path.name for path in tmp_path.rglob("*")] == ["x", "mine"]
+
+
+def test_two_that_write_the_same_file_or_folder_leave_a_whole_one(tmp_path: Path) -> None:
+    with whole(tmp_path / "a") as one, whole(tmp_path / "a") as other:
+        one.write_text("one")
+        other.write_text("other")
+    with (
+        whole_folder(tmp_path / "b", replace=True) as one,
+        whole_folder(tmp_path / "b", replace=True) as other,
+    ):
+        (one / "c").write_text("one")
+        (other / "c").write_text("other")
+    assert (tmp_path / "a").read_text() == (tmp_path / "b" / "c").read_text() == "one"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_a_lock_outlives_neither_its_folder_nor_its_process(tmp_path: Path) -> None:
+    folder = tmp_path / "f"
+    with lock(folder) as mine:
+        assert mine
+        with lock(folder, wait=False) as second, shared_lock(folder, wait=0) as third:
+            assert (second, third) == (False, False)
+        (folder / ".lock").unlink()  # as `remove_empty` does
+        with lock(folder, wait=False) as fresh:
+            assert fresh
+
+
+def test_a_folder_that_is_not_there_needs_no_lock_to_read(tmp_path: Path) -> None:
+    with shared_lock(tmp_path / "none", wait=0) as mine:
+        assert mine
+    assert not (tmp_path / "none").exists()
