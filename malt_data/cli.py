@@ -291,7 +291,11 @@ def show(args: tuple[str, ...], full: bool, as_json: bool) -> None:
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder.")
 @_setting("--strategy", type=click.Choice(["all", "best_worst", "one"]), help="Pairs a parent.")
 @_setting("--margin", type=float, help="Least difference of a pair's values.")
-@_setting("--positives", type=click.Choice(["all", "mixed"]), help="mixed: see MALT §4.3.")
+@_setting(
+    "--positives",
+    type=click.Choice(["all", "paired", "mixed"]),
+    help="paired: with a negative sibling (MALT §4.3); mixed: of questions with negatives.",
+)
 @_setting("--max-per-parent", type=int, help="Rows a parent.")
 @_setting("--max-per-question", type=int, help="Rows a question.")
 @_setting("--validation", type=float, help="Share of the questions.  [default: 0.1]")
@@ -299,8 +303,8 @@ def show(args: tuple[str, ...], full: bool, as_json: bool) -> None:
 @click.option(
     "--config",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="TOML file with any of these settings, and keep_truncated, keep_identical, "
-    "drop_duplicates.",
+    help="TOML file with any of these settings, and keep_ungraded, keep_truncated, "
+    "keep_identical, drop_duplicates.",
 )
 @click.option("--check", is_flag=True, help="Try the rows on the real chat template.")
 @click.option("--tokenizer", help="Name or folder for --check.  [default: the forest's model]")

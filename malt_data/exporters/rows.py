@@ -37,7 +37,7 @@ _CHUNK_BYTES = 64 * 2**20
 _BATCH_BYTES = 32 * 2**20
 COLUMNS = [
     *("question_id", "node_id", "depth", "sample", "g", "v", "r"),
-    *("text", "value", "label", "finish_reason"),
+    *("text", "verdict", "value", "label", "finish_reason"),
 ]
 _CANDIDATES = {"dpo": "pairs", "trajectory": "trajectories"}
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {

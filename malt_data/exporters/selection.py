@@ -5,7 +5,7 @@ candidate is its reason. Rules see only trees (no rule looks across questions), 
 does not depend on how trees are spread over parts, and a seed gives the same rows everywhere.
 
     >>> [name for name, _ in rules(Config("refiner", "dpo"), Selection(strategy="one"))]
-    ['identical', 'truncated', 'strategy']
+    ['ungraded', 'identical', 'truncated', 'strategy']
 """
 
 from collections.abc import Mapping
@@ -27,12 +27,18 @@ class Selection(BaseModel):
     """dpo: every pair; a parent's highest against its lowest value; one at random a parent."""
     margin: float = Field(0.0, ge=0, le=1)
     """dpo: least difference of the two values."""
-    positives: Literal["all", "mixed"] = "all"
-    """Positives of every question (Algorithm 1), or of those with negatives too (§4.3)."""
+    positives: Literal["all", "paired", "mixed"] = "all"
+    """Every positive (Algorithm 1); those with a negative sibling, which are the positives of D_G,
+    D_V and D_R (§4.3); those whose question has a negative of the role. An undecided node is not
+    a negative."""
     max_per_parent: int | None = Field(None, ge=1)
     max_per_question: int | None = Field(None, ge=1)
     keep_truncated: bool = False
     """Keep positive texts that were cut off at the token limit."""
+    keep_ungraded: bool = False
+    """Keep nodes whose value rests on an answer that the grader could not decide. It counts as
+    wrong in values (Algorithm 1), which may be untrue. Without this, such nodes are left out
+    even where that answer could not have changed their label."""
     keep_identical: bool = False
     """Keep a text that is a positive and a negative sibling at once."""
     drop_duplicates: bool = False
@@ -56,6 +62,7 @@ def make_selection(values: Mapping[str, Any]) -> Selection:
 
 
 _REPEATED = "row_number() OVER (PARTITION BY parent, {text}, reason IS NULL ORDER BY place) > 1"
+_NO_NEGATIVE = "count(*) FILTER (reason = 'negative') OVER (PARTITION BY {group}) = 0"
 _CAPPED = "row_number() OVER (PARTITION BY {group}, reason IS NULL ORDER BY draw) > {most}"
 _STRATEGIES = {
     "best_worst": "chosen_value DESC, rejected_value, draw",
@@ -72,16 +79,19 @@ def rules(config: Config, chosen: Selection) -> list[tuple[str, str]]:
     pairs = config.format == "dpo"
     same = "chosen_text, rejected_text" if pairs else "text"
     found: list[tuple[str, str]] = []
+    if not chosen.keep_ungraded:
+        found.append(("ungraded", "ungraded"))
     if config.format in ("sft", "trajectory"):
         found.append(("negative", "NOT label"))
+        if chosen.positives == "paired":
+            found.append(("no_negative_sibling", _NO_NEGATIVE.format(group="parent")))
         if chosen.positives == "mixed":
-            found.append(
-                ("no_negative", "bool_and(label) OVER (PARTITION BY question_id)"),
-            )
+            found.append(("no_negative", _NO_NEGATIVE.format(group="question_id")))
     if not chosen.keep_identical and pairs:
         found.append(("identical", "chosen_text = rejected_text"))
     if not chosen.keep_identical and config.format == "kto":
-        found.append(("identical", "count(DISTINCT label) OVER (PARTITION BY parent, text) > 1"))
+        labels = "count(DISTINCT label) FILTER (reason IS NULL)"
+        found.append(("identical", f"{labels} OVER (PARTITION BY parent, text) > 1"))
     if not chosen.keep_truncated and config.format != "value":
         found.append(("truncated", "truncated" if pairs else "label AND truncated"))
     if pairs and chosen.margin:
@@ -101,8 +111,10 @@ def rules(config: Config, chosen: Selection) -> list[tuple[str, str]]:
 
 
 REASONS = {
+    "ungraded": "its value rests on an answer that the grader could not decide",
     "negative": "not above the threshold",
-    "no_negative": "its question has no negative node of the role (MALT §4.3)",
+    "no_negative_sibling": "no sibling is negative (MALT §4.3)",
+    "no_negative": "its question has no negative node of the role",
     "identical": "the same text stands on both sides",
     "truncated": "the text to learn was cut off at the token limit",
     "margin": "the two values are closer than the margin",
