@@ -25,6 +25,7 @@ from malt_data import __version__
 from malt_data.errors import EvalError, ExportError, ForestError, MaltError, SpecError
 
 if TYPE_CHECKING:
+    from malt_data.exporters.selection import Selection
     from malt_data.forests.forest import Forest
     from malt_data.forests.query import Source
 
@@ -306,14 +307,12 @@ def show(args: tuple[str, ...], full: bool, as_json: bool) -> None:
     help="TOML file with any of these settings, and keep_ungraded, keep_truncated, "
     "keep_identical, drop_duplicates.",
 )
-@click.option("--check", is_flag=True, help="Try the rows on the real chat template.")
-@click.option("--tokenizer", help="Name or folder for --check.  [default: the forest's model]")
+@_setting("--tokenizer", help="Leave out rows that this model cannot take.")
+@_setting("--max-length", type=int, help="Leave out rows of more tokens.")
 @click.option(
-    "--max-length",
-    type=click.IntRange(1),
-    default=1024,
-    show_default=True,
-    help="Tokens a row for --check.",
+    "--check",
+    is_flag=True,
+    help="Try the rows on the chat template (of --tokenizer, or of the forest's model).",
 )
 @click.option("--push", "repo", metavar="USER/NAME", help="Push forest and exports to the Hub.")
 @click.option("--dry-run", is_flag=True, help="Only count what would be written and left out.")
@@ -325,8 +324,6 @@ def export(
     out: Path | None,
     config: Path | None,
     check: bool,
-    tokenizer: str | None,
-    max_length: int,
     repo: str | None,
     dry_run: bool,
     as_json: bool,
@@ -355,7 +352,7 @@ def export(
     selection = make_selection(_config(config) | given)
     if check and dry_run:
         raise click.UsageError("--check looks at the rows written: leave --dry-run away.")
-    checker = _checker(opened, tokenizer, max_length) if check else None
+    checker = _checker(opened, selection) if check else None
     reports = []
     for each in wanted:
         if dry_run:
@@ -791,14 +788,13 @@ def _forest_and_ids(args: tuple[str, ...], most: int) -> tuple["Forest", tuple[s
     return _open(args[0] if named else None), args[named:]
 
 
-def _checker(
-    forest: "Forest", tokenizer: str | None, max_length: int
-) -> Callable[[Path], dict[str, Any]]:
+def _checker(forest: "Forest", selection: "Selection") -> Callable[[Path], dict[str, Any]]:
     from malt_data.exporters import check
+    from malt_data.exporters.fit import load_fit
 
-    loaded = check.load_tokenizer(tokenizer or forest.manifest.spec.model or "")
+    fit = load_fit(selection.tokenizer or forest.manifest.spec.model or "", selection.max_length)
     leaks = check.gold_leaks(forest)
-    return lambda folder: check.check(folder, loaded, max_length, leaks)
+    return lambda folder: check.check(folder, fit, leaks)
 
 
 def _adapters(

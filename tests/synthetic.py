@@ -4,6 +4,9 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from malt_data.builders.build import complete, node_table
 from malt_data.builders.questions import Question
 from malt_data.builders.tree import judged
@@ -35,6 +38,18 @@ def make_forest(
         rows = [row for g in range(n[0]) for row in _branch(question, (g,), n, source, timeouts)]
         forest.parts.write(node_table(rows, forest.manifest.labels))
     return forest
+
+
+def begin(forest: Forest, beginnings: list[str]) -> None:
+    """Set one of the beginnings before every node's text, in turn."""
+    for path in forest.parts.paths():
+        table = pq.read_table(path, partitioning=None)
+        texts = [
+            beginnings[i % len(beginnings)] + text
+            for i, text in enumerate(table["text"].to_pylist())
+        ]
+        place = table.schema.get_field_index("text")
+        pq.write_table(table.set_column(place, table.schema.field(place), pa.array(texts)), path)
 
 
 def _branch(

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from malt_data.errors import SpecError
+from malt_data.exporters.fit import UNFIT
 from malt_data.schemas.exports import Config
 from malt_data.schemas.manifest import sentence
 
@@ -43,6 +44,10 @@ class Selection(BaseModel):
     """Keep a text that is a positive and a negative sibling at once."""
     drop_duplicates: bool = False
     """Keep each row once where siblings wrote the same text."""
+    tokenizer: str | None = Field(None, min_length=1)
+    """Leave out what this model or tokenizer cannot take, by its chat template and context."""
+    max_length: int | None = Field(None, ge=1)
+    """Leave out rows of more tokens; of the forest's own model where `tokenizer` is not given."""
     validation: float = Field(0.1, ge=0, lt=1)
     """Share of the questions, by a hash of their ids; the same in every role and format."""
     seed: int = 0
@@ -74,7 +79,8 @@ def rules(config: Config, chosen: Selection) -> list[tuple[str, str]]:
     """Return (reason, SQL condition) in the order in which they apply.
 
     The columns are those of `queries/nodes.sql`, `pairs.sql` or `trajectories.sql`, and
-    `reason`, null as long as no rule held.
+    `reason`, null as long as no rule held; with a tokenizer also `unfit`, a reason in UNFIT or null
+    for the candidates that no rule before held for.
     """
     pairs = config.format == "dpo"
     same = "chosen_text, rejected_text" if pairs else "text"
@@ -96,6 +102,8 @@ def rules(config: Config, chosen: Selection) -> list[tuple[str, str]]:
         found.append(("truncated", "truncated" if pairs else "label AND truncated"))
     if pairs and chosen.margin:
         found.append(("margin", f"round(chosen_value - rejected_value, 9) < {chosen.margin!r}"))
+    if chosen.tokenizer:  # before any rule that picks among rows: it shall pick one that fits
+        found += [(reason, f"unfit = '{reason}'") for reason in UNFIT]
     if chosen.drop_duplicates:
         found.append(("duplicate", _REPEATED.format(text=same)))
     if pairs and chosen.strategy != "all":
@@ -117,6 +125,7 @@ REASONS = {
     "no_negative": "its question has no negative node of the role",
     "identical": "the same text stands on both sides",
     "truncated": "the text to learn was cut off at the token limit",
+    **UNFIT,
     "margin": "the two values are closer than the margin",
     "duplicate": "a sibling row has the same texts",
     "strategy": "another pair of its parent was taken",
