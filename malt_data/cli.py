@@ -529,7 +529,7 @@ def train(
     source = dataset or str(default_folder())
     folders = {"": out}
     with Steps(f"{role} {stage or ''}".strip()) as steps:
-        options["watch"] = steps.update
+        options |= {"watch": steps.update, "note": steps.note}
         if role == "all":
             if stage or adapter:
                 raise click.UsageError(
@@ -537,7 +537,7 @@ def train(
                 )
             from malt_data.trainers.team import TEAM, read_team, train_team
 
-            records = dict(train_team(source, out, note=steps.note, **options))
+            records = dict(train_team(source, out, **options))
             adapters = read_team(out / TEAM).adapters
             folders = {f"-{name}": Path(place) for name, place in adapters.items()}
         elif stage == "dpo":
