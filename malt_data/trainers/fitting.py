@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from malt_data.errors import TrainError
+from malt_data.errors import SpecError, TrainError
 from malt_data.exporters.fit import SIDES, UNFIT, Fit, context_of, least
 from malt_data.trainers.data import Data
 
@@ -32,8 +32,11 @@ def fitting(
 
     config: the base model's, which knows its context. max_length: what `[trainer]` says; None:
     the longest row that the model can take. The facts are `rows` (to train on), `max_length`
-    and `left_out` (split → reason → rows). Raises TrainError where no row to train on remains.
+    and `left_out` (split → reason → rows). Raises TrainError where no row to train on remains,
+    SpecError where `max_length` is no length.
     """
+    if max_length is not None and (type(max_length) is not int or max_length < 1):
+        raise SpecError(f"[trainer] max_length: a number of tokens, 1 or more (got {max_length!r})")
     fit = Fit(tokenizer, least(max_length, context_of(tokenizer, config)))
     splits: dict[str, datasets.Dataset | None] = {}
     left_out: dict[str, dict[str, int]] = {}

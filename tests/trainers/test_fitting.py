@@ -12,7 +12,7 @@ from synthetic import begin, make_forest
 from trainers.tiny import make_tiny
 
 from malt_data.cli import main
-from malt_data.errors import TrainError
+from malt_data.errors import SpecError, TrainError
 from malt_data.exporters.check import check
 from malt_data.exporters.export import export
 from malt_data.exporters.fit import load_fit
@@ -154,5 +154,8 @@ def test_data_of_which_nothing_fits_is_refused_before_anything_is_written(
 ) -> None:
     settings = Settings(trainer={"max_length": 8})
     with pytest.raises(TrainError, match=r"no row of verifier_sft: .*\d+ too_long.*max_length"):
+        train_sft("verifier", str(forest.folder), tmp_path / "out", settings=settings)
+    settings = Settings(sft={"max_length": "long"})
+    with pytest.raises(SpecError, match=r"max_length.*got 'long'"):
         train_sft("verifier", str(forest.folder), tmp_path / "out", settings=settings)
     assert not (tmp_path / "out").exists()
