@@ -25,6 +25,7 @@ from malt_data import __version__
 from malt_data.errors import EvalError, ExportError, ForestError, MaltError, SpecError
 
 if TYPE_CHECKING:
+    from malt_data.exporters.selection import Selection
     from malt_data.forests.forest import Forest
     from malt_data.forests.query import Source
 
@@ -292,7 +293,11 @@ def show(args: tuple[str, ...], full: bool, as_json: bool) -> None:
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder.")
 @_setting("--strategy", type=click.Choice(["all", "best_worst", "one"]), help="Pairs a parent.")
 @_setting("--margin", type=float, help="Least difference of a pair's values.")
-@_setting("--positives", type=click.Choice(["all", "mixed"]), help="mixed: see MALT §4.3.")
+@_setting(
+    "--positives",
+    type=click.Choice(["all", "paired", "mixed"]),
+    help="paired: with a negative sibling (MALT §4.3); mixed: of questions with negatives.",
+)
 @_setting("--max-per-parent", type=int, help="Rows a parent.")
 @_setting("--max-per-question", type=int, help="Rows a question.")
 @_setting("--validation", type=float, help="Share of the questions.  [default: 0.1]")
@@ -300,17 +305,15 @@ def show(args: tuple[str, ...], full: bool, as_json: bool) -> None:
 @click.option(
     "--config",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="TOML file with any of these settings, and keep_truncated, keep_identical, "
-    "drop_duplicates.",
+    help="TOML file with any of these settings, and keep_ungraded, keep_truncated, "
+    "keep_identical, drop_duplicates.",
 )
-@click.option("--check", is_flag=True, help="Try the rows on the real chat template.")
-@click.option("--tokenizer", help="Name or folder for --check.  [default: the forest's model]")
+@_setting("--tokenizer", help="Leave out rows that this model cannot take.")
+@_setting("--max-length", type=int, help="Leave out rows of more tokens.")
 @click.option(
-    "--max-length",
-    type=click.IntRange(1),
-    default=1024,
-    show_default=True,
-    help="Tokens a row for --check.",
+    "--check",
+    is_flag=True,
+    help="Try the rows on the chat template (of --tokenizer, or of the forest's model).",
 )
 @click.option("--push", "repo", metavar="USER/NAME", help="Push forest and exports to the Hub.")
 @click.option("--dry-run", is_flag=True, help="Only count what would be written and left out.")
@@ -322,8 +325,6 @@ def export(
     out: Path | None,
     config: Path | None,
     check: bool,
-    tokenizer: str | None,
-    max_length: int,
     repo: str | None,
     dry_run: bool,
     as_json: bool,
@@ -352,7 +353,7 @@ def export(
     selection = make_selection(_config(config) | given)
     if check and dry_run:
         raise click.UsageError("--check looks at the rows written: leave --dry-run away.")
-    checker = _checker(opened, tokenizer, max_length) if check else None
+    checker = _checker(opened, selection) if check else None
     reports = []
     for each in wanted:
         if dry_run:
@@ -529,7 +530,7 @@ def train(
     source = dataset or str(default_folder())
     folders = {"": out}
     with Steps(f"{role} {stage or ''}".strip()) as steps:
-        options["watch"] = steps.update
+        options |= {"watch": steps.update, "note": steps.note}
         if role == "all":
             if stage or adapter:
                 raise click.UsageError(
@@ -537,7 +538,7 @@ def train(
                 )
             from malt_data.trainers.team import TEAM, read_team, train_team
 
-            records = dict(train_team(source, out, note=steps.note, **options))
+            records = dict(train_team(source, out, **options))
             adapters = read_team(out / TEAM).adapters
             folders = {f"-{name}": Path(place) for name, place in adapters.items()}
         elif stage == "dpo":
@@ -812,14 +813,13 @@ def _forest_and_ids(args: tuple[str, ...], most: int) -> tuple["Forest", tuple[s
     return _open(args[0] if named else None), args[named:]
 
 
-def _checker(
-    forest: "Forest", tokenizer: str | None, max_length: int
-) -> Callable[[Path], dict[str, Any]]:
+def _checker(forest: "Forest", selection: "Selection") -> Callable[[Path], dict[str, Any]]:
     from malt_data.exporters import check
+    from malt_data.exporters.fit import load_fit
 
-    loaded = check.load_tokenizer(tokenizer or forest.manifest.spec.model or "")
+    fit = load_fit(selection.tokenizer or forest.manifest.spec.model or "", selection.max_length)
     leaks = check.gold_leaks(forest)
-    return lambda folder: check.check(folder, loaded, max_length, leaks)
+    return lambda folder: check.check(folder, fit, leaks)
 
 
 def _adapters(

@@ -4,6 +4,9 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from malt_data.builders.build import complete, node_table
 from malt_data.builders.questions import Question
 from malt_data.builders.tree import judged
@@ -13,9 +16,13 @@ from malt_data.schemas.manifest import make_spec
 
 
 def make_forest(
-    folder: Path, trees: int = 5, n: tuple[int, int, int] = (2, 3, 2), seed: int = 0, **spec: Any
-) -> Forest:
-    """Write a forest of `trees` trees whose answers are right about half the time, by `seed`."""
+    folder: Path, trees: int = 5, n: tuple[int, int, int] = (2, 3, 2), seed: int = 0,
+    timeouts: float = 0.0, **spec: Any,
+) -> Forest:  # fmt: skip
+    """Write a forest of `trees` trees whose answers are right about half the time, by `seed`.
+
+    timeouts: the share of answers that the grader could not decide.
+    """
     source = random.Random(seed)
     golds = [str(source.randrange(100)) for _ in range(trees)]
     texts = [f"Question {i} of {seed}?" for i in range(trees)]
@@ -28,13 +35,29 @@ def make_forest(
     facts = {"source": "made", "split": "train", "license": "mit", "refused": {"no gold": 1}}
     forest = create_forest(folder, made, questions, facts)
     for question in questions:
-        rows = [row for g in range(n[0]) for row in _branch(question, (g,), n, source)]
+        rows = [row for g in range(n[0]) for row in _branch(question, (g,), n, source, timeouts)]
         forest.parts.write(node_table(rows, forest.manifest.labels))
     return forest
 
 
+def begin(forest: Forest, beginnings: list[str]) -> None:
+    """Set one of the beginnings before every node's text, in turn."""
+    for path in forest.parts.paths():
+        table = pq.read_table(path, partitioning=None)
+        texts = [
+            beginnings[i % len(beginnings)] + text
+            for i, text in enumerate(table["text"].to_pylist())
+        ]
+        place = table.schema.get_field_index("text")
+        pq.write_table(table.set_column(place, table.schema.field(place), pa.array(texts)), path)
+
+
 def _branch(
-    question: Question, path: tuple[int, ...], n: tuple[int, int, int], source: random.Random
+    question: Question,
+    path: tuple[int, ...],
+    n: tuple[int, int, int],
+    source: random.Random,
+    timeouts: float,
 ) -> list[dict[str, Any]]:
     depth = len(path)
     name = question.question_id
@@ -42,6 +65,8 @@ def _branch(
         parent, name = name, child_id(name, level, sample)
     answer = source.choice([question.gold, question.gold, "wrong", None, "1000"])
     verdict = "right" if answer == question.gold else "wrong"
+    if timeouts and source.random() < timeouts:
+        verdict = "timeout"
     g, v, r = (*path, None, None)[:3]
     row = {
         "question_id": question.question_id,
@@ -63,4 +88,5 @@ def _branch(
         "latency": 0.5,
     } | judged(answer, verdict, depth)
     below = range(n[depth]) if depth < len(ROLES) else ()
-    return [row, *(found for i in below for found in _branch(question, (*path, i), n, source))]
+    children = (_branch(question, (*path, i), n, source, timeouts) for i in below)
+    return [row, *(node for child in children for node in child)]

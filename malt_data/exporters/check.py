@@ -1,66 +1,37 @@
 """Exported rows on the real chat template: what a trainer would make of them, before the hours.
 
-TRL renders prompt and prompt + completion and learns on what the second has more. So the first
-must be a prefix of the second, token for token; what is longer than the trainer's `max_length` is
-cut; and a row whose prompt fills it teaches nothing.
-
-    facts = check(Path("forest/exports/refiner_dpo"), tokenizer, 1024, golds(forest))
-    facts["problems"]    # sentences; any of them would break training
+facts = check(Path("forest/exports/refiner_dpo"), load_fit("smollm2-135m"), gold_leaks(forest))
+facts["problems"]    # sentences; any of them would break training
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from malt_data.errors import ExportError
 from malt_data.exporters.export import read_report
+from malt_data.exporters.fit import UNFIT, Fit, Measured
 from malt_data.graders import Grader, extract_answer
 
 if TYPE_CHECKING:
     from malt_data.forests.forest import Forest
 
-MAX_LENGTH = 1024
-"""Tokens of prompt and completion that TRL keeps by default."""
-
-_BATCH = 256
+_BATCH = 512
 _SHORTEST_SOLUTION = 20
+_WITHOUT = "Export without them: --tokenizer NAME."
 _SENTENCES = {
-    "template": "{n} rows that the chat template refuses ({example}).",
-    "prefix": "{n} rows whose prompt is no prefix of prompt and completion under the chat "
-    "template ({example}): the loss would be taken on the wrong tokens.",
-    "no_room": "{n} rows whose prompt alone fills the {limit} tokens ({example}): raise "
-    "max_length, or nothing is learnt from them.",
+    "refused_by_template": "{n} rows that the chat template refuses ({example}). " + _WITHOUT,
+    "not_a_prefix": "{n} rows whose prompt is no prefix of prompt and completion under the chat "
+    "template ({example}): the loss would be taken on the wrong tokens. " + _WITHOUT,
+    "too_long": "{n} rows of more than {limit} tokens ({example}): most trainers cut them. "
+    + _WITHOUT,
     "identical": "{n} pairs with the same text on both sides ({example}): export without "
     "keep_identical.",
     "leak": "{n} rows whose prompt tells the gold answer ({example}): mend the questions.",
     "empty": "{n} rows with an empty text to learn ({example}).",
 }
-
-
-def load_tokenizer(name: str) -> Any:
-    """Return a tokenizer with a chat template; raise ExportError where there is none."""
-    try:
-        import transformers
-
-        from malt_data.engines.embedded import resolve
-    except ImportError as error:
-        raise ExportError(
-            f"--check needs transformers ({error}): pip install 'malt-data[local]'"
-        ) from None
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(resolve(name, lambda _: None))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".: ")
-        raise ExportError(
-            f"The tokenizer {name} could not be loaded ({reason}). Name a folder that holds one, "
-            "or a model on the Hub: --tokenizer NAME"
-        ) from None
-    if not tokenizer.chat_template:
-        raise ExportError(f"{name} has no chat template: name an instruction-tuned tokenizer.")
-    return tokenizer
 
 
 def gold_leaks(forest: "Forest") -> set[str]:
@@ -86,20 +57,19 @@ def gold_leaks(forest: "Forest") -> set[str]:
     return found
 
 
-def check(
-    folder: Path, tokenizer: Any, max_length: int = MAX_LENGTH, leaks: set[str] | None = None
-) -> dict[str, Any]:
-    """Return facts about the rows in `folder`: lengths in tokens, cuts, length bias, problems.
+def check(folder: Path, fit: Fit, leaks: Set[str] = frozenset()) -> dict[str, Any]:
+    """Return facts about the rows in `folder`: lengths in tokens, length bias, problems.
 
-    leaks: ids of questions that give their gold away, see `gold_leaks`.
+    leaks: ids of questions that give their gold away, see `gold_leaks`. `max_length` is the limit
+    of `fit`; the rows that do not fit are counted by their reasons (`fit.UNFIT`).
     """
     report = read_report(folder)
-    seen = _Seen(tokenizer, max_length, leaks or set())
-    for row in _rows(folder):
-        seen.add(row)
+    seen = _Seen(fit, leaks)
+    for rows in _batches(folder):
+        seen.add(rows)
     problems = [
         f"{report.config}: "
-        + _SENTENCES[name].format(n=number, example=seen.examples[name], limit=max_length)
+        + _SENTENCES[name].format(n=number, example=seen.examples[name], limit=fit.limit)
         for name, number in seen.problems.items()
     ]
     if not seen.rows:
@@ -107,12 +77,12 @@ def check(
         problems.append(f"{report.config}: no rows at all (left out: {dropped or 'nothing'}).")
     return {
         "rows": seen.rows,
-        "max_length": max_length,
+        "max_length": fit.limit,
         "prompt_tokens": _quantiles(seen.lengths["prompt"]),
         "text_tokens": {
             name: _quantiles(found) for name, found in seen.lengths.items() if name != "prompt"
         },
-        "would_be_cut": seen.cut,
+        **{reason: seen.problems[reason] for reason in UNFIT},
         "chosen_longer": _share_longer(seen.lengths),
         "problems": problems,
     }
@@ -121,58 +91,42 @@ def check(
 class _Seen:
     """What was seen of the rows so far."""
 
-    def __init__(self, tokenizer: Any, max_length: int, leaks: set[str]) -> None:
-        self._tokenizer = tokenizer
-        self._max_length = max_length
+    def __init__(self, fit: Fit, leaks: Set[str]) -> None:
+        self._fit = fit
         self._leaks = leaks
         self.rows = 0
-        self.cut = 0
         self.lengths: dict[str, list[int]] = {"prompt": []}
         self.problems: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
 
-    def add(self, row: Mapping[str, Any]) -> None:
-        self.rows += 1
-        name = row.get("node_id") or row["chosen_id"]
-        texts = {key: row[key] for key in ("completion", "chosen", "rejected") if key in row}
-        for problem in self._problems(row, texts):
-            self.problems[problem] += 1
-            self.examples.setdefault(problem, name)
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self.rows += len(rows)
+        for row, measured in zip(rows, self._fit.measure(rows), strict=True):
+            name = row.get("node_id") or row["chosen_id"]
+            for problem in self._problems(row, measured):
+                self.problems[problem] += 1
+                self.examples.setdefault(problem, name)
+            if measured.texts:
+                self.lengths["prompt"].append(measured.prompt)
+            for side, tokens in measured.texts.items():
+                self.lengths.setdefault(side, []).append(tokens)
 
-    def _problems(self, row: Mapping[str, Any], texts: Mapping[str, Any]) -> Iterator[str]:
+    def _problems(self, row: Mapping[str, Any], measured: Measured) -> Iterator[str]:
         if row["question_id"] in self._leaks:
             yield "leak"
-        if "chosen" in texts and texts["chosen"] == texts["rejected"]:
+        if "chosen" in row and row["chosen"] == row["rejected"]:
             yield "identical"
-        if not next(iter(texts.values()))[0]["content"].strip():
+        if not row.get("completion", row.get("chosen"))[0]["content"].strip():
             yield "empty"
-        try:
-            prompt = self._tokens(row["prompt"], add_generation_prompt=True)
-            whole = {key: self._tokens(row["prompt"] + text) for key, text in texts.items()}
-        except Exception:  # noqa: BLE001 - a template may raise anything
-            yield "template"
-            return
-        self.lengths["prompt"].append(len(prompt))
-        for key, tokens in whole.items():
-            self.lengths.setdefault(key, []).append(len(tokens) - len(prompt))
-        if any(tokens[: len(prompt)] != prompt for tokens in whole.values()):
-            yield "prefix"
-        if len(prompt) >= self._max_length:
-            yield "no_room"
-        self.cut += max(map(len, whole.values())) > self._max_length
-
-    def _tokens(self, messages: list[dict[str, str]], **more: Any) -> list[int]:
-        found: list[int] = self._tokenizer.apply_chat_template(
-            messages, tokenize=True, return_dict=False, **more
-        )
-        return found
+        if measured.reason:
+            yield measured.reason
 
 
-def _rows(folder: Path) -> Iterator[dict[str, Any]]:
+def _batches(folder: Path) -> Iterator[list[dict[str, Any]]]:
     for path in sorted(folder.glob("*.parquet")):
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=_BATCH):
-                yield from batch.to_pylist()
+                yield batch.to_pylist()
 
 
 def _quantiles(lengths: list[int]) -> dict[str, int]:

@@ -25,8 +25,6 @@ from malt_data.schemas.exports import ALL, Config
 if TYPE_CHECKING:
     from malt_data.forests.forest import Forest
 
-_ID_COLUMNS = ("node_id", "chosen_id", "rejected_id")
-
 
 def explain(forest: "Forest", node_id: str, other: str | None = None) -> dict[str, Any]:
     """Return the path, the texts, the leaves, the reason of the label, and each export's verdict.
@@ -98,11 +96,10 @@ def _exports(
 def _about(
     config: Config, ledger: pl.DataFrame, node: dict[str, Any], other: str | None
 ) -> list[dict[str, Any]]:
-    ids = [name for name in _ID_COLUMNS if name in ledger.columns]
     for name in filter(None, (node["node_id"], other)):
-        ledger = ledger.filter(pl.any_horizontal(pl.col(ids) == name))
+        ledger = ledger.filter(pl.any_horizontal(pl.col(config.ids) == name))
     split = pl.when("validation").then(pl.lit("validation")).otherwise(pl.lit("train"))
-    return ledger.select(*ids, split=split, reason="reason").to_dicts()
+    return ledger.select(*config.ids, split=split, reason="reason").to_dicts()
 
 
 def _large_to_small(tree: pl.DataFrame) -> list[tuple[str, pa.DataType]]:

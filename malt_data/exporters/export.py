@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from malt_data.errors import ExportError
-from malt_data.exporters.rows import SPLITS, Counts, Rows, chunks
+from malt_data.exporters.rows import SPLITS, Rows, chunks
 from malt_data.exporters.selection import Selection
 from malt_data.forests.whole import settle, whole_folder
 from malt_data.schemas.exports import STAMP, Config
@@ -89,8 +89,8 @@ def export(
     with forest.reading(), whole_folder(target, replace=True) as temporary:
         forest.require_labelled()
         before = fingerprint(forest)
-        counts = _write(forest, config, chosen, temporary, watch)
-        report = summarize(forest, config, chosen, counts, before)
+        rows = _write(forest, config, chosen, temporary, watch)
+        report = summarize(forest, rows, before)
         (temporary / EXPORT).write_text(report.to_json(), "utf-8")
     return report
 
@@ -123,7 +123,7 @@ def count(forest: "Forest", config: Config, selection: Selection) -> Report:
     with Rows(forest, config, selection) as made:
         for chunk in chunks(forest):
             made.count(chunk)
-    return summarize(forest, config, selection, made.counts, fingerprint(forest))
+    return summarize(forest, made, fingerprint(forest))
 
 
 def read_report(folder: Path) -> Report:
@@ -153,10 +153,9 @@ def fingerprint(forest: "Forest") -> str:
     return hashlib.sha256(state.encode()).hexdigest()[:16]
 
 
-def summarize(
-    forest: "Forest", config: Config, selection: Selection, counts: Counts, state: str
-) -> Report:
-    """Return the counts of `Rows` as a report."""
+def summarize(forest: "Forest", made: Rows, state: str) -> Report:
+    """Return what `made` has counted as a report. state: the forest's fingerprint before."""
+    counts = made.counts
     dropped = {
         split: {
             reason: number
@@ -167,8 +166,8 @@ def summarize(
     }
     reasons = sorted({reason for part in dropped.values() for reason in part})
     return Report(
-        config=config.name,
-        selection=selection,
+        config=made.config.name,
+        selection=made.selection,
         labels=forest.manifest.labels,
         forest=state,
         model=forest.manifest.spec.model,
@@ -198,7 +197,7 @@ def _write(
     selection: Selection,
     folder: Path,
     watch: Callable[[int, int], None],
-) -> Counts:
+) -> Rows:
     total = len(forest.done)
     done = 0
     with Rows(forest, config, selection) as rows, Shards(folder, config.schema) as shards:
@@ -207,7 +206,7 @@ def _write(
                 shards.write(split, batch)
             done += len(chunk["question_id"].unique())
             watch(done, total)
-    return rows.counts
+    return rows
 
 
 class Shards:

@@ -24,6 +24,7 @@ def print_export(
     for name, marks in lengths.items():
         shown = ", ".join(f"{mark} {tokens}" for mark, tokens in marks.items())
         console.print(f"  {name} tokens: {shown}", markup=False)
-    console.print(f"  longer than {checked['max_length']} tokens: {checked['would_be_cut']}")
+    if checked["max_length"] is not None:
+        console.print(f"  longer than {checked['max_length']} tokens: {checked['too_long']}")
     if checked["chosen_longer"] is not None:
         console.print(f"  chosen is the longer text in {100 * checked['chosen_longer']:.0f} %")

@@ -12,6 +12,7 @@ rule looks beyond a tree, so chunks are independent.
 from collections import Counter
 from collections.abc import Iterator
 from importlib import resources
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -20,6 +21,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from malt_data.builders.prompts import pieces
+from malt_data.errors import SpecError
+from malt_data.exporters.fit import UNFIT, load_fit
 from malt_data.exporters.selection import Selection, rules
 from malt_data.forests.parts import torn
 from malt_data.schemas.exports import Config
@@ -34,10 +37,12 @@ Counts = Counter[tuple[str, str | None]]
 """(split, reason) → candidates; reason None: exported."""
 
 _CHUNK_BYTES = 64 * 2**20
+_MEASURED = 512
+"""Rows that are tokenized at once."""
 _BATCH_BYTES = 32 * 2**20
 COLUMNS = [
     *("question_id", "node_id", "depth", "sample", "g", "v", "r"),
-    *("text", "value", "label", "finish_reason"),
+    *("text", "verdict", "value", "label", "finish_reason"),
 ]
 _CANDIDATES = {"dpo": "pairs", "trajectory": "trajectories"}
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
@@ -61,7 +66,12 @@ class Rows:
         self.config = config
         self.counts: Counts = Counter()
         self._forest = forest
-        self._selection = selection
+        self.selection = settled(selection, forest)
+        self._fit = (
+            load_fit(self.selection.tokenizer, selection.max_length)
+            if self.selection.tokenizer
+            else None
+        )
         self._messages, self._literals = _messages(forest, config)
         self._connection = duckdb.connect(":memory:", config=_CONFIG)
         self._connection.execute("SET enable_progress_bar = false")
@@ -84,9 +94,6 @@ class Rows:
     def of(self, chunk: pa.Table) -> Iterator[tuple[str, pa.Table]]:
         """Yield (split, rows) of these whole trees and add to `counts`."""
         self.count(chunk)
-        prompts = _query("prompts").replace("{messages}", self._messages)
-        depth = 0 if self.config.role is None else self.config.depth - 1
-        self._connection.execute(prompts, {"parent_depth": depth, **self._literals})
         yield from self._rows(chunk)
 
     def count(self, chunk: pa.Table) -> None:
@@ -103,9 +110,23 @@ class Rows:
         number = pc.dictionary_encode(chunk["question_id"].combine_chunks()).indices
         self._connection.register("chunk", chunk.append_column("tree", number.cast(pa.int64())))
         self._connection.execute(_query("keyed"))
-        source = _query(_CANDIDATES.get(self.config.format, "nodes"))
-        steps = [f"candidates AS (SELECT *, NULL::VARCHAR AS reason FROM ({source}))"]
-        for step, (reason, condition) in enumerate(rules(self.config, self._selection)):
+        source = f"({_query(_CANDIDATES.get(self.config.format, 'nodes'))})"
+        judged = rules(self.config, self.selection)
+        if self._fit:
+            self._judge(source, list(takewhile(lambda rule: rule[0] not in UNFIT, judged)))
+            self._connection.register("unfit", self._unfit(chunk))
+            source += f" LEFT JOIN unfit USING ({', '.join(self.config.ids)})"
+        self._judge(source, judged)
+        found: list[tuple[str, str | None, int]] = self._connection.execute(
+            "SELECT if(validation, 'validation', 'train') AS split, reason, count(*) "
+            "FROM ledger GROUP BY ALL"
+        ).fetchall()
+        return found
+
+    def _judge(self, source: str, judged: list[tuple[str, str]]) -> None:
+        """Make the ledger of the candidates in `source` under these rules."""
+        steps = [f"candidates AS (SELECT *, NULL::VARCHAR AS reason FROM {source})"]
+        for step, (reason, condition) in enumerate(judged):
             before = f"step_{step - 1}" if step else "candidates"
             steps.append(
                 f"step_{step} AS (SELECT * REPLACE (CASE WHEN reason IS NOT NULL THEN reason "
@@ -118,15 +139,26 @@ class Rows:
             f"SELECT {', '.join(_LEDGER[self.config.format])}, question_id, reason, validation, "
             f"{key} AS prompt_key FROM {last} JOIN questions USING (question_id) "
             "ORDER BY validation, parent, place",
-            {"depth": self.config.depth, "seed": str(self._selection.seed)},
+            {"depth": self.config.depth, "seed": str(self.selection.seed)},
         )
-        found: list[tuple[str, str | None, int]] = self._connection.execute(
-            "SELECT if(validation, 'validation', 'train') AS split, reason, count(*) "
-            "FROM ledger GROUP BY ALL"
-        ).fetchall()
-        return found
+
+    def _unfit(self, chunk: pa.Table) -> pa.Table:
+        """Return the ids of the ledger's rows that do not fit the tokenizer, and why."""
+        assert self._fit
+        ids = self.config.ids
+        found = []
+        for _, rows in self._rows(chunk):
+            for batch in rows.to_batches(_MEASURED):
+                told = batch.to_pylist()
+                for row, measured in zip(told, self._fit.measure(told), strict=True):
+                    if measured.reason:
+                        found.append({name: row[name] for name in ids} | {"unfit": measured.reason})
+        return pa.Table.from_pylist(found, pa.schema([(n, pa.string()) for n in (*ids, "unfit")]))
 
     def _rows(self, chunk: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+        prompts = _query("prompts").replace("{messages}", self._messages)
+        depth = 0 if self.config.role is None else self.config.depth - 1
+        self._connection.execute(prompts, {"parent_depth": depth, **self._literals})
         relation = self._connection.sql(_query(_ROWS.get(self.config.format, "completions")))
         width = max(1, 4 * chunk.nbytes // max(1, chunk.num_rows))  # prompts hold other texts
         schema = self.config.schema
@@ -137,6 +169,15 @@ class Rows:
                 part = rows if pc.all(side).as_py() else rows.filter(side)
                 if part.num_rows:
                     yield split, part.select(schema.names).cast(schema)
+
+
+def settled(selection: Selection, forest: "Forest") -> Selection:
+    """Return the selection with the tokenizer that `max_length` counts in named."""
+    if selection.max_length is None or selection.tokenizer:
+        return selection
+    if forest.manifest.spec.model is None:
+        raise SpecError("max_length counts tokens, but the forest names no model: --tokenizer NAME")
+    return selection.model_copy(update={"tokenizer": forest.manifest.spec.model})
 
 
 _ROWS = {"dpo": "dpo", "trajectory": "trajectory"}

@@ -5,7 +5,7 @@ candidate is its reason. Rules see only trees (no rule looks across questions), 
 does not depend on how trees are spread over parts, and a seed gives the same rows everywhere.
 
     >>> [name for name, _ in rules(Config("refiner", "dpo"), Selection(strategy="one"))]
-    ['identical', 'truncated', 'strategy']
+    ['ungraded', 'identical', 'truncated', 'strategy']
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from malt_data.errors import SpecError
+from malt_data.exporters.fit import UNFIT
 from malt_data.schemas.exports import Config
 from malt_data.schemas.manifest import sentence
 
@@ -27,16 +28,26 @@ class Selection(BaseModel):
     """dpo: every pair; a parent's highest against its lowest value; one at random a parent."""
     margin: float = Field(0.0, ge=0, le=1)
     """dpo: least difference of the two values."""
-    positives: Literal["all", "mixed"] = "all"
-    """Positives of every question (Algorithm 1), or of those with negatives too (§4.3)."""
+    positives: Literal["all", "paired", "mixed"] = "all"
+    """Every positive (Algorithm 1); those with a negative sibling, which are the positives of D_G,
+    D_V and D_R (§4.3); those whose question has a negative of the role. An undecided node is not
+    a negative."""
     max_per_parent: int | None = Field(None, ge=1)
     max_per_question: int | None = Field(None, ge=1)
     keep_truncated: bool = False
     """Keep positive texts that were cut off at the token limit."""
+    keep_ungraded: bool = False
+    """Keep nodes whose value rests on an answer that the grader could not decide. It counts as
+    wrong in values (Algorithm 1), which may be untrue. Without this, such nodes are left out
+    even where that answer could not have changed their label."""
     keep_identical: bool = False
     """Keep a text that is a positive and a negative sibling at once."""
     drop_duplicates: bool = False
     """Keep each row once where siblings wrote the same text."""
+    tokenizer: str | None = Field(None, min_length=1)
+    """Leave out what this model or tokenizer cannot take, by its chat template and context."""
+    max_length: int | None = Field(None, ge=1)
+    """Leave out rows of more tokens; of the forest's own model where `tokenizer` is not given."""
     validation: float = Field(0.1, ge=0, lt=1)
     """Share of the questions, by a hash of their ids; the same in every role and format."""
     seed: int = 0
@@ -56,6 +67,7 @@ def make_selection(values: Mapping[str, Any]) -> Selection:
 
 
 _REPEATED = "row_number() OVER (PARTITION BY parent, {text}, reason IS NULL ORDER BY place) > 1"
+_NO_NEGATIVE = "count(*) FILTER (reason = 'negative') OVER (PARTITION BY {group}) = 0"
 _CAPPED = "row_number() OVER (PARTITION BY {group}, reason IS NULL ORDER BY draw) > {most}"
 _STRATEGIES = {
     "best_worst": "chosen_value DESC, rejected_value, draw",
@@ -67,25 +79,31 @@ def rules(config: Config, chosen: Selection) -> list[tuple[str, str]]:
     """Return (reason, SQL condition) in the order in which they apply.
 
     The columns are those of `queries/nodes.sql`, `pairs.sql` or `trajectories.sql`, and
-    `reason`, null as long as no rule held.
+    `reason`, null as long as no rule held; with a tokenizer also `unfit`, a reason in UNFIT or null
+    for the candidates that no rule before held for.
     """
     pairs = config.format == "dpo"
     same = "chosen_text, rejected_text" if pairs else "text"
     found: list[tuple[str, str]] = []
+    if not chosen.keep_ungraded:
+        found.append(("ungraded", "ungraded"))
     if config.format in ("sft", "trajectory"):
         found.append(("negative", "NOT label"))
+        if chosen.positives == "paired":
+            found.append(("no_negative_sibling", _NO_NEGATIVE.format(group="parent")))
         if chosen.positives == "mixed":
-            found.append(
-                ("no_negative", "bool_and(label) OVER (PARTITION BY question_id)"),
-            )
+            found.append(("no_negative", _NO_NEGATIVE.format(group="question_id")))
     if not chosen.keep_identical and pairs:
         found.append(("identical", "chosen_text = rejected_text"))
     if not chosen.keep_identical and config.format == "kto":
-        found.append(("identical", "count(DISTINCT label) OVER (PARTITION BY parent, text) > 1"))
+        labels = "count(DISTINCT label) FILTER (reason IS NULL)"
+        found.append(("identical", f"{labels} OVER (PARTITION BY parent, text) > 1"))
     if not chosen.keep_truncated and config.format != "value":
         found.append(("truncated", "truncated" if pairs else "label AND truncated"))
     if pairs and chosen.margin:
         found.append(("margin", f"round(chosen_value - rejected_value, 9) < {chosen.margin!r}"))
+    if chosen.tokenizer:  # before any rule that picks among rows: it shall pick one that fits
+        found += [(reason, f"unfit = '{reason}'") for reason in UNFIT]
     if chosen.drop_duplicates:
         found.append(("duplicate", _REPEATED.format(text=same)))
     if pairs and chosen.strategy != "all":
@@ -101,10 +119,13 @@ def rules(config: Config, chosen: Selection) -> list[tuple[str, str]]:
 
 
 REASONS = {
+    "ungraded": "its value rests on an answer that the grader could not decide",
     "negative": "not above the threshold",
-    "no_negative": "its question has no negative node of the role (MALT §4.3)",
+    "no_negative_sibling": "no sibling is negative (MALT §4.3)",
+    "no_negative": "its question has no negative node of the role",
     "identical": "the same text stands on both sides",
     "truncated": "the text to learn was cut off at the token limit",
+    **UNFIT,
     "margin": "the two values are closer than the margin",
     "duplicate": "a sibling row has the same texts",
     "strategy": "another pair of its parent was taken",

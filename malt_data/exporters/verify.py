@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from malt_data.errors import ForestError, MaltError
+from malt_data.errors import ExportError, ForestError, MaltError
 from malt_data.exporters.export import FOLDER, count, fingerprint, read_report
 from malt_data.forests.forest import Forest, open_forest
 from malt_data.forests.parts import read_schema
@@ -60,7 +60,10 @@ def _against(forest: Forest, folder: Path) -> list[str]:
     report = read_report(folder)
     if report.forest != fingerprint(forest):
         return [f"it is of an earlier state of {forest.folder}: export again."]
-    fresh = count(forest, config_named(report.config), report.selection)
+    try:
+        fresh = count(forest, config_named(report.config), report.selection)
+    except ExportError as error:  # its tokenizer is not here
+        return [str(error)]
     if fresh.model_copy(update={"sampling": report.sampling}) != report:
         return [f"{forest.folder} gives other rows now: export again."]
     return []

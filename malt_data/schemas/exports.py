@@ -83,6 +83,12 @@ class Config:
         return ROLES.index(self.role) + 1 if self.role else len(ROLES)
 
     @property
+    def ids(self) -> list[str]:
+        """The columns that name a row."""
+        names = ("node_id", "chosen_id", "rejected_id")
+        return [field.name for field in COLUMNS[self.format] if field.name in names]
+
+    @property
     def schema(self) -> pa.Schema:
         return pa.schema(COLUMNS[self.format], metadata={b"malt.schema": STAMP})
 

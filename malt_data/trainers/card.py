@@ -35,7 +35,10 @@ def render_adapter_card(record: dict[str, Any]) -> str:
         metadata=data.to_yaml(),
         version=__version__,
         record=record,
-        arguments=settings.arguments(record["stage"], record["rows"]),
+        arguments={
+            **settings.arguments(record["stage"], record["rows"]),
+            "max_length": record["max_length"],
+        },
         lora={**LORA, **settings.lora},
         reasons=REASONS,
     )

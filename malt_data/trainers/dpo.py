@@ -26,13 +26,13 @@ def train_dpo(
 ) -> dict[str, Any]:
     """Train a role's DPO adapter into `out`, starting from `adapter`; return its record.
 
-    options: model, settings, max_steps, other_model, as for `prepare`. Raises TrainError,
+    options: model, settings, max_steps, other_model, note, as for `prepare`. Raises TrainError,
     SpecError or HubError before any step where data, model, adapter, settings or disk cannot work.
     """
     task = prepare(role, "dpo", dataset, out, adapter=adapter, **options)
     if record := task.finished():
         return record
-    base, tokenizer = task.load_base()
+    task, base, tokenizer = task.load_base()
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
 

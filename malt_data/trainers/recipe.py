@@ -28,7 +28,6 @@ STAGES: tuple[Stage, ...] = ("sft", "dpo")
 _BOTH: dict[str, Any] = {
     "per_device_train_batch_size": 8,  # §A.9
     "per_device_eval_batch_size": 8,
-    "max_length": 2048,
     "lr_scheduler_type": "linear",
     "warmup_steps": 0.1,  # a share of all steps
     "logging_steps": 1,

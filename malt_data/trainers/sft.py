@@ -24,13 +24,13 @@ def train_sft(
 ) -> dict[str, Any]:
     """Train a role's SFT adapter into `out`; return its record. A finished one is left as it is.
 
-    options: model, settings, max_steps, other_model, as for `prepare`. Raises TrainError,
+    options: model, settings, max_steps, other_model, note, as for `prepare`. Raises TrainError,
     SpecError or HubError before any step where data, model, settings or disk cannot work.
     """
     task = prepare(role, "sft", dataset, out, **options)
     if record := task.finished():
         return record
-    base, tokenizer = task.load_base()
+    task, base, tokenizer = task.load_base()
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 

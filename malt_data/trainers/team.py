@@ -112,7 +112,7 @@ def train_team(
     with library_noise():
         found = {f"{role}_{stage}": load(dataset, role, stage) for role, stage in stages}
     name = base_of(next(iter(found.values())), model, other_model)
-    options |= {"model": name, "other_model": other_model, "settings": settings}
+    options |= {"model": name, "other_model": other_model, "settings": settings, "note": note}
     pinned = {key: data.pinned for key, data in found.items()}
     records = {}
     adapters: dict[str, str] = {}

@@ -14,7 +14,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from malt_data.errors import SpecError, TrainError, one_line
 from malt_data.forests.parts import write_text, writing
 from malt_data.trainers.data import Data, load
+from malt_data.trainers.fitting import fitting
 from malt_data.trainers.recipe import Settings, Stage
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ class Task:
     settings: Settings
     plan: dict[str, Any]
     out: Path
+    note: Callable[[str], None] = lambda _: None
+    fitted: dict[str, Any] = field(default_factory=dict)
+    """What `fitting` found: rows, max_length, left_out."""
 
     def finished(self) -> dict[str, Any] | None:
         """Return the record of a training in `out` that ended; None where there is work to do.
@@ -72,16 +76,20 @@ class Task:
         found: dict[str, Any] = json.loads((out / RECORD).read_bytes())
         return found
 
-    def load_base(self) -> "tuple[Any, PreTrainedTokenizerBase]":
-        """Return (model, tokenizer)."""
+    def load_base(self) -> "tuple[Task, Any, PreTrainedTokenizerBase]":
+        """Return (the task with the rows that the model can take, model, tokenizer)."""
         with library_noise():
-            return load_base(self.model, self.settings.quantize)
+            model, tokenizer = load_base(self.model, self.settings.quantize)
+            asked = self.settings.arguments(self.stage, len(self.data.train)).get("max_length")
+            data, found = fitting(self.data, tokenizer, model.config, asked, self.note)
+        return replace(self, data=data, fitted=found), model, tokenizer
 
     def config(self, kind: Any) -> Any:
         """Return TRL's config object; raise SpecError for a key or value that it does not take."""
         import torch
 
         arguments = self.settings.arguments(self.stage, len(self.data.train))
+        arguments["max_length"] = self.fitted["max_length"]
         arguments["output_dir"] = str(self.out / CHECKPOINTS)
         if self.plan["max_steps"] is not None:
             arguments["max_steps"] = self.plan["max_steps"]
@@ -102,7 +110,8 @@ class Task:
             begin(self.out, self.plan, self.data)
             run(trainer, self.out, watch)
         report = self.data.report.model_dump(mode="json") if self.data.report else None
-        return save(trainer, self.out, {**self.plan, "role": self.role, "report": report})
+        facts = {**self.plan, **self.fitted, "role": self.role, "report": report}
+        return save(trainer, self.out, facts)
 
 
 def prepare(
@@ -115,9 +124,10 @@ def prepare(
     settings: Settings | None = None,
     max_steps: int | None = None,
     other_model: bool = False,
+    note: Callable[[str], None] = lambda _: None,
     **more: Any,
 ) -> Task:
-    """Return the task. `more`: what else makes this training what it is.
+    """Return the task. `note` is told what is left out; `more`: what else makes this training.
 
     Raises TrainError, SpecError or HubError where data and model cannot work.
     """
@@ -126,7 +136,7 @@ def prepare(
         data = load(dataset, role, stage)
     name = base_of(data, model, other_model)
     plan = plan_of(data, name, chosen, stage, max_steps=max_steps, **more)
-    return Task(role, stage, data, name, chosen, plan, out)
+    return Task(role, stage, data, name, chosen, plan, out, note)
 
 
 def begin(out: Path, plan: dict[str, Any], data: Data) -> None:

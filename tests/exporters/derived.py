@@ -20,6 +20,10 @@ def derive(
     nodes = {row["node_id"]: row for row in forest.nodes().collect().to_dicts()}
     questions = {row["question_id"]: row for row in forest.questions().collect().to_dicts()}
     candidates = _candidates(config, nodes)
+    undecided = _resting_on_a_timeout(nodes)
+    for one in candidates:
+        names = [one[side]["node_id"] for side in ("chosen", "rejected") if side in one]
+        one["ungraded"] = bool(undecided & set(names or [one["node_id"]]))
     if config.format == "trajectory":  # cut off if any turn of the path is
         cut = {name for name, row in nodes.items() if row["finish_reason"] == "length"}
         for one in candidates:
@@ -46,6 +50,16 @@ def _in_turn(candidates: list[Row], holds: Any) -> list[tuple[Row, bool]]:
     return [(one, bool(holds(one))) for one in candidates]
 
 
+def _resting_on_a_timeout(nodes: dict[str, Row]) -> set[str]:
+    found = set()
+    for row in nodes.values():
+        one: Row | None = row if row["depth"] == 3 and row["verdict"] == "timeout" else None
+        while one:
+            found.add(one["node_id"])
+            one = nodes.get(one["parent_id"])
+    return found
+
+
 def _candidates(config: Config, nodes: dict[str, Row]) -> list[Row]:
     mine = [row for row in nodes.values() if row["depth"] == config.depth]
     if config.format != "dpo":
@@ -62,8 +76,14 @@ def _candidates(config: Config, nodes: dict[str, Row]) -> list[Row]:
 def _rules(config: Config, chosen: Selection, candidates: list[Row]) -> list[tuple[str, Any]]:
     pairs = config.format == "dpo"
     found: list[tuple[str, Any]] = []
+    if not chosen.keep_ungraded:
+        found.append(("ungraded", lambda c: c["ungraded"]))
+        candidates = [c for c in candidates if not c["ungraded"]]
     if config.format in ("sft", "trajectory"):
         found.append(("negative", lambda c: not c["label"]))
+        if chosen.positives == "paired":
+            paired = {c["parent"] for c in candidates if not c["label"]}
+            found.append(("no_negative_sibling", lambda c: c["parent"] not in paired))
         if chosen.positives == "mixed":
             mixed = {c["question_id"] for c in candidates if not c["label"]}
             found.append(("no_negative", lambda c: c["question_id"] not in mixed))

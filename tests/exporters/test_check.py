@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from synthetic import make_forest
 from malt_data.cli import main
 from malt_data.engines.embedded import EMBEDDED
 from malt_data.errors import ExportError
-from malt_data.exporters.check import check, gold_leaks, load_tokenizer
+from malt_data.exporters.check import check as check_rows
+from malt_data.exporters.check import gold_leaks
 from malt_data.exporters.export import export
+from malt_data.exporters.fit import Fit, load_fit
 from malt_data.exporters.selection import Selection
 from malt_data.forests.forest import Forest
 from malt_data.schemas.exports import ALL, config_named
@@ -32,7 +35,7 @@ NO_PREFIX = "is no prefix of prompt and completion"
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    return load_tokenizer(EMBEDDED)
+    return load_fit(EMBEDDED).tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +43,12 @@ def forest(tmp_path_factory: pytest.TempPathFactory) -> Forest:
     """A forest whose verifier has a system message."""
     folder = tmp_path_factory.mktemp("forest") / "f"
     return make_forest(folder, trees=16, n=(2, 2, 3), prompts={"numeric": {"verifier": ASKS}})
+
+
+def check(
+    folder: Path, tokenizer: Any, limit: int | None = None, leaks: set[str] | None = None
+) -> dict[str, Any]:
+    return check_rows(folder, Fit(tokenizer, limit), leaks or set())
 
 
 def templated(tokenizer: Any, template: str) -> Any:
@@ -107,7 +116,7 @@ def test_the_facts_are_those_counted_again(
     facts = check(tmp_path / "out", tokenizer, limit)
     assert facts["rows"] == len(rows) > 0
     assert facts["max_length"] == limit
-    assert facts["would_be_cut"] == sum(length > limit for length in longest)
+    assert facts["too_long"] == sum(length > limit for length in longest)
     assert facts["text_tokens"].keys() == set(sides)
     for name, lengths in (texts | {"prompt": prompts}).items():
         marks = facts["prompt_tokens"] if name == "prompt" else facts["text_tokens"][name]
@@ -123,6 +132,7 @@ def test_the_facts_are_those_counted_again(
     else:
         assert facts["chosen_longer"] is None
     assert check(tmp_path / "out", tokenizer)["problems"] == []
+    assert load_fit(EMBEDDED, 10**6).limit == 8192  # the model's context
 
 
 def count(tokenizer: Any, text: str) -> int:
@@ -145,10 +155,12 @@ def test_a_template_that_refuses_system_messages(
     rows = rows_of(folder)
     facts = check(folder, refusing)
     assert problem(facts) == (
-        f"verifier_dpo: {len(rows)} rows that the chat template refuses ({rows[0]['chosen_id']})."
+        f"verifier_dpo: {len(rows)} rows that the chat template refuses ({rows[0]['chosen_id']}). "
+        "Export without them: --tokenizer NAME."
     )
     assert facts["rows"] == len(rows)
-    assert (facts["prompt_tokens"], facts["would_be_cut"], facts["chosen_longer"]) == ({}, 0, None)
+    assert facts["refused_by_template"] == len(rows)
+    assert (facts["prompt_tokens"], facts["chosen_longer"]) == ({}, None)
     assert check(write(forest, "refiner_dpo", tmp_path / "r"), refusing)["problems"] == []
 
 
@@ -174,26 +186,22 @@ def test_a_text_that_merges_with_the_prompt_is_no_prefix_on_the_real_template(
     assert "/g1)" in said
 
 
-def test_a_prompt_that_fills_the_limit_leaves_no_room(
+def test_a_row_is_too_long_from_the_first_token_above_the_limit(
     forest: Forest, tokenizer: Any, tmp_path: Path
 ) -> None:
     folder = write(forest, "refiner_sft", tmp_path / "out")
     lengths = sorted(
         count(
             tokenizer,
-            tokenizer.apply_chat_template(
-                row["prompt"], tokenize=False, add_generation_prompt=True
-            ),
+            tokenizer.apply_chat_template(row["prompt"] + row["completion"], tokenize=False),
         )
         for row in rows_of(folder)
     )
-    shortest, longest = lengths[0], lengths[-1]
-    assert shortest < longest
-    assert check(folder, tokenizer, longest + 1)["problems"] == []
-    filled = lengths.count(longest)
-    said = problem(check(folder, tokenizer, longest))
-    assert f"{filled} rows whose prompt alone fills the {longest} tokens" in said
-    assert f" {len(lengths)} rows" in problem(check(folder, tokenizer, shortest))
+    assert lengths[0] < lengths[-1]
+    assert check(folder, tokenizer, lengths[-1])["problems"] == []
+    said = problem(check(folder, tokenizer, lengths[-1] - 1))
+    assert f"{lengths.count(lengths[-1])} rows of more than {lengths[-1] - 1} tokens" in said
+    assert f" {len(lengths)} rows" in problem(check(folder, tokenizer, lengths[0] - 1))
 
 
 def test_a_pair_of_the_same_texts(tokenizer: Any, tmp_path: Path) -> None:
@@ -281,7 +289,7 @@ def test_a_tokenizer_that_is_not_there_is_one_clear_sentence(tmp_path: Path) -> 
     (tmp_path / "empty").mkdir()
     for name in ("nowhere", "empty"):
         with pytest.raises(ExportError) as raised:
-            load_tokenizer(str(tmp_path / name))
+            load_fit(str(tmp_path / name))
         said = str(raised.value)
         assert said.startswith(f"The tokenizer {tmp_path / name} could not be loaded (")
         assert said.endswith("--tokenizer NAME")
@@ -291,7 +299,7 @@ def test_a_tokenizer_that_is_not_there_is_one_clear_sentence(tmp_path: Path) -> 
 def test_a_tokenizer_without_a_chat_template_is_refused(tokenizer: Any, tmp_path: Path) -> None:
     templated(tokenizer, "").save_pretrained(tmp_path / "base")
     with pytest.raises(ExportError, match="has no chat template"):
-        load_tokenizer(str(tmp_path / "base"))
+        load_fit(str(tmp_path / "base"))
 
 
 def malt(*arguments: object) -> Result:
@@ -304,11 +312,11 @@ def test_a_sound_export_is_exit_code_0_with_its_facts(forest: Forest, tokenizer:
     run = malt("export", forest.folder, *chosen, "--check")
     assert run.exit_code == 0, run.output
     assert "Error" not in run.stderr
-    facts = check(forest.folder / "exports" / "refiner_dpo", tokenizer)
+    facts = check(forest.folder / "exports" / "refiner_dpo", tokenizer, 8192)
     median, most = facts["prompt_tokens"]["median"], facts["prompt_tokens"]["most"]
     assert f"  prompt tokens: median {median}, p95 " in run.stdout
     assert f", most {most}\n" in run.stdout
-    assert "longer than 1024 tokens: 0\n" in run.stdout
+    assert "longer than 8192 tokens: 0\n" in run.stdout
     assert f"chosen is the longer text in {100 * facts['chosen_longer']:.0f} %" in run.stdout
     told = json.loads(malt("export", forest.folder, *chosen, "--check", "--json").stdout)
     assert told["refiner_dpo"]["check"] == facts
@@ -332,17 +340,25 @@ def test_an_export_that_would_break_training_is_exit_code_1_in_one_line(
     assert isinstance(run.exception, SystemExit)  # no traceback
     (error,) = [line for line in run.stderr.splitlines() if "Error" in line]
     assert error.startswith("Error: This would break training: generator_sft: ")
-    for name in ("verifier_sft", "verifier_dpo"):
-        assert f"{name}: {total(run.stdout, name)} rows that the chat template refuses" in error
-    for name in ("generator_sft", "refiner_sft", "refiner_dpo"):
-        assert f"{name}: {total(run.stdout, name)} rows whose prompt alone fills the 5 " in error
+    for name in ("generator_sft", "verifier_sft", "verifier_dpo", "refiner_sft", "refiner_dpo"):
+        lost = "refused_by_template" if name.startswith("verifier") else "too_long"
+        (dropped,) = re.findall(rf"{name}: no rows at all \(left out: (.*?)\)\.", error)
+        assert re.search(rf"\b[1-9]\d* {lost}\b", dropped)
     assert "me/trees" not in run.stdout + run.stderr  # nothing is pushed
 
 
-def total(printed: str, name: str) -> int:
-    (line,) = [line for line in printed.splitlines() if line.startswith(f"{name}: ")]
-    counts = line.removeprefix(f"{name}: ").partition(" in ")[0].split(", ")
-    return sum(int(part.split()[0]) for part in counts)
+def test_a_check_alone_looks_and_a_tokenizer_drops(tmp_path: Path) -> None:
+    forest = make_forest(tmp_path / "f", trees=4, model=EMBEDDED)
+    retell(forest, {"g1": "\n\nSo."})
+    chosen = ["--role", "generator", "--format", "value"]
+    run = malt("export", forest.folder, *chosen, "--check")
+    assert run.exit_code == 1
+    assert f"4 rows whose prompt {NO_PREFIX}" in run.stderr
+    assert len(rows_of(forest.folder / "exports" / "generator_value")) == 8
+    run = malt("export", forest.folder, *chosen, "--check", "--tokenizer", EMBEDDED)
+    assert run.exit_code == 0, run.stderr
+    assert "4 left out: not_a_prefix (" in run.stdout
+    assert len(rows_of(forest.folder / "exports" / "generator_value")) == 4
 
 
 def test_a_leak_and_a_missing_tokenizer_end_the_command_in_one_line(tmp_path: Path) -> None:

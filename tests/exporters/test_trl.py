@@ -8,16 +8,14 @@ import math
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from synthetic import make_forest
+from synthetic import begin, make_forest
 from trainers.tiny import make_tiny
 
 from malt_data.exporters.check import check
 from malt_data.exporters.export import export
+from malt_data.exporters.fit import Fit
 from malt_data.exporters.selection import Selection
-from malt_data.forests.forest import Forest
 from malt_data.schemas.exports import ALL, config_named
 
 trl = pytest.importorskip("trl")
@@ -55,18 +53,6 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for config in ALL:
         export(forest, config, selection, folder / config.name)
     return folder
-
-
-def begin(forest: Forest, beginnings: list[str]) -> None:
-    """Set one of the beginnings before every node's text, in turn."""
-    for path in forest.parts.paths():
-        table = pq.read_table(path, partitioning=None)
-        texts = [
-            beginnings[i % len(beginnings)] + text
-            for i, text in enumerate(table["text"].to_pylist())
-        ]
-        place = table.schema.get_field_index("text")
-        pq.write_table(table.set_column(place, table.schema.field(place), pa.array(texts)), path)
 
 
 def load(folder: Path) -> Any:
@@ -165,5 +151,5 @@ def test_a_row_that_the_check_refuses_is_learnt_wrongly(model: str, tmp_path: Pa
     trainer = make_trainer("SFT", model, rows, tmp_path)
     texts = [row["completion"][0]["content"] + END for row in rows["train"]]
     assert all(found != text for (_, found), text in zip(learnt(trainer), texts, strict=True))
-    (problem,) = check(tmp_path / "out", AutoTokenizer.from_pretrained(model))["problems"]
+    (problem,) = check(tmp_path / "out", Fit(AutoTokenizer.from_pretrained(model)))["problems"]
     assert f"{len(texts)} rows whose prompt is no prefix" in problem

@@ -13,3 +13,10 @@ SELECT
     END AS parent,
     finish_reason = 'length' AS truncated
 FROM chunk;
+
+-- Nodes whose value rests on an answer that the grader could not decide: a leaf and all above it.
+-- A node's own answer, where it is no leaf, is in no value.
+CREATE OR REPLACE TEMP TABLE ungraded AS
+SELECT DISTINCT unnest([key, key >> 15 << 15, key >> 30 << 30]) AS key
+FROM keyed
+WHERE depth = 3 AND verdict = 'timeout';

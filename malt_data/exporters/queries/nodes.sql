@@ -2,6 +2,7 @@
 -- which is never stored.
 SELECT
     key, parent, question_id, node_id, label, truncated,
+    key IN (FROM ungraded) AS ungraded,
     hash(text) AS text,
     sample AS place,
     md5($seed || ':' || node_id) AS draw

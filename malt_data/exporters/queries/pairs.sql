@@ -1,6 +1,9 @@
 -- Candidates of dpo: every sibling pair of differing label (the view `pairs`, MALT §4.3).
 WITH siblings AS (
-    SELECT key, parent, question_id, node_id, label, value, truncated, sample, hash(text) AS text
+    SELECT
+        key, parent, question_id, node_id, label, value, truncated, sample,
+        key IN (FROM ungraded) AS ungraded,
+        hash(text) AS text
     FROM keyed
     WHERE depth = $depth
 )
@@ -14,6 +17,7 @@ SELECT
     chosen.value AS chosen_value,
     rejected.value AS rejected_value,
     chosen.truncated,
+    chosen.ungraded OR rejected.ungraded AS ungraded,
     chosen.text AS chosen_text,
     rejected.text AS rejected_text,
     chosen.sample * 32768 + rejected.sample AS place,

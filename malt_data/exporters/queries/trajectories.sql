@@ -4,6 +4,7 @@ SELECT
     verifier.key AS verifier,
     generator.key AS generator,
     leaf.truncated OR verifier.truncated OR generator.truncated AS truncated,
+    leaf.key IN (FROM ungraded) AS ungraded,
     hash(leaf.text, verifier.text, generator.text) AS text,
     (leaf.key & (1::BIGINT << 45) - 1) AS place,
     md5($seed || ':' || leaf.node_id) AS draw
