@@ -1,7 +1,7 @@
-"""Results from completions: predictions, SQL, the paper's table, intervals and paired tests.
+"""Results: the folder of an evaluation, its tables, predictions from completions, and SQL.
 
 results = open_results("results")
-results.sql("FROM accuracy")             # polars DataFrame; also turns, turn_accuracy, flips
+results.sql("FROM accuracy")             # polars DataFrame; also turns, turn_accuracy, flips, …
 table(results)[0]                        # {"setting": "sa", "mean": 0.31, "std": 0.02, …}
 compare(results.predictions(), "malt+mv", "star-ma+mv")    # {"behind": 0.08, "p": 0.002}
 """
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from malt_data.errors import EvalError
 from malt_data.evaluation.settings import Setting
-from malt_data.evaluation.vote import ballots, majority
+from malt_data.evaluation.vote import by_turn, majority, same_as
 from malt_data.forests.parts import REPLACES, read_schema, read_table, write_table
 from malt_data.graders import Grader, Kind, graded_as
 from malt_data.schemas.evaluation import COMPLETIONS, PREDICTIONS, STAMP
@@ -30,18 +30,22 @@ MANIFEST = "eval.json"
 PARTS = "completions"
 QUESTIONS = "questions.parquet"
 FILE = "predictions.parquet"
-_RESAMPLES = 10_000
-_RIGHT = pl.col("correct").fill_null(False).cast(pl.Float64)
 _COUNTED = ["setting", "seed", "question_id", "pass", "turn", "role", "answer", "prompt_tokens",
             "completion_tokens", "latency"]  # fmt: skip
-_AT_ONCE = 100  # resamples in memory
+_UNIT = ("setting", "seed", "question_id")
 _PART_BYTES = 16 * 2**20
+
+_RESAMPLES = 10_000
+_RIGHT = pl.col("correct").fill_null(False).cast(pl.Float64)
+_AT_ONCE = 100  # resamples in memory
 
 
 class Results:
     """A folder that `malt-data eval` wrote: `manifest`, its tables, and SQL over them."""
 
-    views: tuple[str, ...] = ("accuracy", "turns", "turn_accuracy", "flips")
+    views: tuple[str, ...] = (
+        "accuracy", "turns", "ballots", "turn_accuracy", "flips", "votes", "results/verdicts",
+    )  # fmt: skip
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
         self.folder = folder
@@ -57,12 +61,20 @@ class Results:
         return {
             "questions": ds.dataset(read_questions(self.folder)),
             "completions": ds.dataset(parts(self.folder), schema=COMPLETIONS),
-            "predictions": ds.dataset(self.folder / FILE, schema=PREDICTIONS),
+            "predictions": ds.dataset(_read_predictions(self.folder)),
         }
 
     def predictions(self) -> pl.DataFrame:
-        """Return one row a setting, seed and question (`schemas.evaluation.PREDICTIONS`)."""
-        return pl.DataFrame(pq.read_table(self.folder / FILE))
+        """Return one row a setting, seed and question (`schemas.evaluation.PREDICTIONS`).
+
+        `same_as` is left to SQL; beside the rest stands the `cluster` of the question: the template
+        that it was made from, or the question itself.
+        """
+        predictions = pl.DataFrame(read_table(self.folder / FILE)).drop("same_as", strict=False)
+        clusters = pl.DataFrame(read_questions(self.folder)).select(
+            "question_id", cluster=pl.coalesce("cluster", "question_id")
+        )
+        return predictions.join(clusters, on="question_id", how="left", maintain_order="left")
 
     def sql(self, query: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:
         """Run one read-only DuckDB query over the views; raise QueryError where it fails."""
@@ -146,6 +158,22 @@ def forget(out: Path) -> None:
 
 def write_predictions(out: Path) -> None:
     """Make predictions.parquet anew from all completions in `out`."""
+    write_table(out / FILE, predict(out))
+
+
+def _read_predictions(out: Path) -> pa.Table:
+    """Return the stored predictions; `same_as` is found anew where an older version wrote them."""
+    stored = read_table(out / FILE)
+    if "same_as" in stored.column_names:
+        return stored
+    made = {tuple(row[key] for key in _UNIT): row["same_as"] for row in predict(out).to_pylist()}
+    units = zip(*(stored[key].to_pylist() for key in _UNIT), strict=True)
+    column = pa.array([made.get(unit) for unit in units], PREDICTIONS.field("same_as").type)
+    return stored.append_column(PREDICTIONS.field("same_as"), column)
+
+
+def predict(out: Path) -> pa.Table:
+    """Return the predictions that follow from all completions in `out`."""
     manifest = read_manifest(out)
     known = {s["name"]: Setting.model_validate(s) for s in manifest["settings"]}
     grader_name = manifest["spec"]["grader"]
@@ -162,7 +190,7 @@ def write_predictions(out: Path) -> None:
                 kind = graded_as(question["kind"], grader_name)
                 rows.append(_prediction(known[key[0]], key, turns, question, kind, grader))
     rows.sort(key=lambda row: (row["setting"], row["seed"], row["question_id"]))
-    write_table(out / FILE, pa.Table.from_pylist(rows, schema=PREDICTIONS))
+    return pa.Table.from_pylist(rows, schema=PREDICTIONS)
 
 
 def _prediction(
@@ -178,7 +206,8 @@ def _prediction(
     def same(one: str, other: str) -> bool:
         return one == other or grader.grade(one, other, kind, choices) == "right"
 
-    votes = ballots((row["pass"], row["turn"], row["role"], row["answer"]) for row in rows)
+    turns = by_turn((row["pass"], row["turn"], row["role"], row["answer"]) for row in rows)
+    votes = turns[-1]
     answer = majority(votes, same)
     verdict = "wrong" if answer is None else grader.grade(answer, question["gold"], kind, choices)
     first = {row["role"]: row["answer"] for row in rows if row["pass"] == 0}
@@ -195,6 +224,7 @@ def _prediction(
         "prompt_tokens": _sum(row["prompt_tokens"] for row in rows),
         "completion_tokens": _sum(row["completion_tokens"] for row in rows),
         "seconds": _seconds(rows, together="turn" if setting.agents > 1 else "pass"),
+        "same_as": [same_as(answers, same) for answers in turns],
     }
 
 
