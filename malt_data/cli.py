@@ -217,8 +217,8 @@ def relabel(
 def sql(args: tuple[str, ...], form: str | None, as_json: bool) -> None:
     """Run a read-only DuckDB query over the views of a forest, or of an evaluation's results.
 
-    Views: questions, nodes, trajectories, pairs, role_stats; of results: questions, completions,
-    predictions, accuracy, turns, turn_accuracy, flips.
+    Views: questions, nodes, trajectories, pairs, role_stats, verdicts; of results: questions,
+    completions, predictions, accuracy, turns, ballots, turn_accuracy, flips, votes, verdicts.
 
     \b
     malt-data sql "SELECT role, avg(value) FROM nodes GROUP BY role"
@@ -635,6 +635,7 @@ def ask(
 
 
 @main.command(name="eval")
+@click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--questions", help="As for build.  [default: embedded]")
 @_setting("--split", help="Split of the source.  [default: test]")
 @click.option("--settings", default="sa,sa+mv,ma,ma+mv", help="[default: sa,sa+mv,ma,ma+mv]")
@@ -647,8 +648,11 @@ def ask(
 @click.option("--limit", type=int, help="Questions a seed, drawn by it.  [default: all]")
 @click.option(
     "--team",
+    "teams",
+    multiple=True,
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="team.toml: model, adapters, and what they were trained on.",
+    help="team.toml: model, adapters, and what they were trained on. Several: each is evaluated "
+    "in a folder below --out, and the table is over all of them.",
 )
 @click.option("--allow-seen", is_flag=True, help="Ask questions that the team was trained on.")
 @_setting("--engine", type=click.Choice(["transformers", "vllm", "openai"]), help="What samples.")
@@ -677,19 +681,22 @@ def ask(
     help="Folder of the results.",
 )
 @click.option("--against", metavar="SETTING", help="Test the others against this setting.")
+@click.option("--table", "join", is_flag=True, help="Only print one table of FOLDERS' results.")
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
 @click.option("--figures", is_flag=True, help="Draw OUT/figures/*.svg.")
 @click.option("--dry-run", is_flag=True, help="Show what would be asked; sample nothing.")
 @json_option
 def evaluate(
+    folders: tuple[Path, ...],
     settings: str,
     settings_file: Path | None,
     seeds: int,
-    team: Path | None,
+    teams: tuple[Path, ...],
     allow_seen: bool,
     config: Path | None,
     out: Path,
     against: str | None,
+    join: bool,
     markdown: bool,
     figures: bool,
     dry_run: bool,
@@ -701,56 +708,78 @@ def evaluate(
     \b
     malt-data eval --settings sa,sa+mv,ma+mv --limit 50
     malt-data eval --settings sa+mv,malt+mv --team team/team.toml
+    malt-data eval --settings malt+mv --team a/team.toml --team b/team.toml
+    malt-data eval --table results other-results --markdown
     """
-    from malt_data.evaluation import results
+    from malt_data.evaluation import tables
     from malt_data.evaluation.evaluate import evaluate as run
-    from malt_data.evaluation.plan import plan
+    from malt_data.evaluation.plan import Plan, plan
+    from malt_data.evaluation.results import open_results
     from malt_data.evaluation.settings import find
+    from malt_data.evaluation.teams import places, require_alike
     from malt_data.progress import Steps
     from malt_data.schemas.manifest import make_spec
 
-    base, adapters, records = _adapters(team)
-    if silent := [name for name, ids in records.items() if ids is None]:
-        _note(
-            f"{len(silent)} adapters, {silent[0]} among them, do not say what they were trained "
-            "on: whether they have seen these questions is not known."
-        )
-    seen = frozenset[str]().union(*filter(None, records.values()))
-    given = {key: value for key, value in options.items() if value is not None}
-    spec = make_spec({"split": "test"} | base | _config(config) | given)
+    if join != bool(folders):
+        raise click.UsageError("--table and FOLDERS go together: malt-data eval --table results")
+    if join:
+        _overview(folders, as_json, markdown)
+        return
     named = [name.strip() for name in settings.split(",")]
     chosen = find([name for name in named if name], settings_file)
-    planned = plan(spec, chosen, adapters, out, seeds=seeds, seen=seen, allow_seen=allow_seen)
+    given = {key: value for key, value in options.items() if value is not None}
+    plans: list[Plan] = []
+    for team, place in zip(teams or (None,), places(teams, out), strict=True):
+        base, adapters, records = _adapters(team)
+        if silent := [name for name, ids in records.items() if ids is None]:
+            _note(
+                f"{len(silent)} adapters, {silent[0]} among them, do not say what they were "
+                "trained on: whether they have seen these questions is not known."
+            )
+        seen = frozenset[str]().union(*filter(None, records.values()))
+        spec = make_spec({"split": "test"} | base | _config(config) | given)
+        asked = [s for s in chosen if s.adapters != "none"] if plans else chosen
+        plans.append(
+            plan(spec, asked, adapters, place, seeds=seeds, seen=seen, allow_seen=allow_seen)
+        )
+    require_alike(plans)
     if against is not None:
-        results.require(against, planned.names)
+        tables.require(against, list(dict.fromkeys(n for p in plans for n in p.names)))
     if dry_run:
-        _facts(planned.facts(), as_json)
+        facts = {str(planned.out): planned.facts() for planned in plans}
+        _facts(facts if len(plans) > 1 else plans[0].facts(), as_json)
         return
-    _refused(planned.refused)
-    for text in planned.manifest["questions"]["notes"]:
+    _refused(plans[0].refused)
+    for text in plans[0].manifest["questions"]["notes"]:
         _note(text)
-    with Steps("eval") as steps:
-        report = run(planned, watch=steps.update, note=steps.note)
-    opened = results.open_results(out)
-    rows = results.table(opened, against)
+    reports = []
+    for planned in plans:
+        with Steps("eval" if len(plans) == 1 else f"eval {planned.out.name}") as steps:
+            reports.append(run(planned, watch=steps.update, note=steps.note))
+    opened = [open_results(planned.out) for planned in plans]
+    rows = tables.table(opened, against)
     if len({(row["questions"], row["seeds"]) for row in rows}) > 1:
-        asked = ", ".join(f"{r['setting']} {r['questions']} × {r['seeds']}" for r in rows)
-        _note(f"Not all settings were asked the same (questions × seeds): {asked}.")
+        differing = ", ".join(f"{r['setting']} {r['questions']} × {r['seeds']}" for r in rows)
+        _note(f"Not all settings were asked the same (questions × seeds): {differing}.")
     if figures:
         from malt_data.evaluation.figures import draw
 
-        for path in draw(opened, out / "figures"):
-            _note(f"Drew {path}.")
+        for one in opened:
+            for path in draw(one, one.folder / "figures"):
+                _note(f"Drew {path}.")
+    failed = {name: said for report in reports for name, said in report["failed"].items()}
     if as_json:
-        click.echo(json.dumps({**report, "out": str(out), "settings": rows}, indent=2))
+        counts = {key: sum(report[key] for report in reports) for key in ("units", "played")}
+        report = {**counts, "failed": failed, "out": str(out), "settings": rows}
+        click.echo(json.dumps(report, indent=2))
     elif markdown:
-        click.echo(results.markdown(rows))
+        click.echo(tables.markdown(rows))
     else:
-        _table(results.readable(rows))
-    if report["failed"]:
-        first = next(iter(report["failed"].items()))
+        _table(tables.readable(rows, wide=_console().width > 90))
+    if failed:
+        first = next(iter(failed.items()))
         raise EvalError(
-            f"{len(report['failed'])} questions failed, the first ({first[0]}) with: {first[1]} "
+            f"{len(failed)} questions failed, the first ({first[0]}) with: {first[1]} "
             "Run the same command again to complete them."
         )
 
@@ -833,6 +862,21 @@ def _adapters(
     team = read_team(path)
     adapters = {"team": team.adapters, "sft": team.sft}
     return {"model": team.model, **team.sampling}, adapters, team.trained_on()
+
+
+def _overview(folders: tuple[Path, ...], as_json: bool, markdown: bool) -> None:
+    from malt_data.evaluation import tables
+    from malt_data.evaluation.results import open_results
+
+    rows = tables.overview([open_results(folder) for folder in folders])
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    if markdown:
+        click.echo(tables.markdown_overview(rows))
+    else:
+        _table(tables.readable_overview(rows, width=_console().width))
+    _note("Accuracy, % ± its deviation over seeds, or over teams where there are several (n − 1).")
 
 
 def _team(path: Path | None) -> dict[str, Any]:

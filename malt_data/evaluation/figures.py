@@ -1,4 +1,4 @@
-"""The paper's figures of an evaluation as SVG: accuracy by turn, flips, accuracy against tokens.
+"""The paper's figures of an evaluation as SVG: accuracy by turn, flips, votes, tokens.
 
 draw(open_results("results"), Path("results/figures"))
 """
@@ -17,10 +17,12 @@ _SIZE = (6.0, 3.8)  # inches
 
 
 def draw(results: "Results", folder: Path) -> list[Path]:
-    """Write turns.svg (Figure 3), flips.svg (Figure 2) and cost.svg; return their paths.
+    """Write turns, flips, against, votes and cost as SVG; return their paths.
 
-    A figure for which no setting has what it shows (flips, where every pass has one turn) is left
-    out. Raises EvalError where matplotlib is missing.
+    turns: Figure 3. flips: within a pass. against: from the base setting's answers to every other
+    setting's (Figure 2); the base is the first setting without adapters. A figure for which no
+    setting has what it shows (flips, where every pass has one turn) is left out.
+    Raises EvalError where matplotlib is missing.
     """
     try:
         import matplotlib as mpl
@@ -32,7 +34,7 @@ def draw(results: "Results", folder: Path) -> list[Path]:
     written = []
     with mpl.rc_context({"svg.hashsalt": "malt-data", "axes.spines.top": False,
                          "axes.spines.right": False, "font.size": 9}):  # fmt: skip
-        for name, drawn in (("turns", _turns), ("flips", _flips), ("cost", _cost)):
+        for name, drawn in _FIGURES.items():
             figure = Figure(figsize=_SIZE, layout="constrained")
             if not drawn(figure.add_subplot(), results):
                 continue
@@ -44,33 +46,67 @@ def draw(results: "Results", folder: Path) -> list[Path]:
 
 
 def _turns(axes: Any, results: "Results") -> bool:
-    """Accuracy after each turn of a pass, before any vote; votes ask the same passes again."""
+    """Accuracy after each turn of a pass, and dashed what the vote of the passes would have."""
     rows = results.sql(
         "FROM turn_accuracy WHERE setting IN "
         "(SELECT setting FROM turn_accuracy GROUP BY setting HAVING count(*) > 1)"
     ).to_dicts()
-    names = _plain(results, {row["setting"] for row in rows})
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_name.setdefault(row["setting"], []).append(row)
+    names = _plain(results, set(by_name))
     if not names:
         return False
     debates = {s["name"] for s in results.manifest["settings"] if s["agents"] > 1}
-    for name in names:
-        mine = [row for row in rows if row["setting"] == name]
+
+    def line(name: str, column: str, label: str, **style: Any) -> None:
+        mine = by_name[name]
         places = [row["turn"] if name in debates else ROLES.index(row["role"]) for row in mine]
-        axes.plot(places, [100 * row["accuracy"] for row in mine], marker="o",
-                  label=f"{name} (rounds)" if name in debates else name)  # fmt: skip
+        axes.plot(places, [100 * row[column] for row in mine], marker="o", markersize=4,
+                  label=label, **style)  # fmt: skip
+
+    for number, name in enumerate(names):
+        colour = f"C{number % 10}"
+        debate = name in debates
+        line(name, "accuracy", f"{name} (rounds)" if debate else name, color=colour)
+        voted = name if debate or name.endswith("+mv") else f"{name}+mv"
+        if voted in by_name:
+            line(voted, "voted", f"{voted}, voted", color=colour, linestyle="--")
     rounds = max(row["turn"] for row in rows) + 1
     ticks = [f"round {number + 1}" for number in range(rounds)]
     axes.set_xticks(*((range(rounds), ticks) if debates >= {*names} else (range(3), ROLES)))
     axes.set(ylabel="accuracy, %", title="Accuracy after each turn")
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, fontsize=8)
+    _legend(axes)
     return True
 
 
 def _flips(axes: Any, results: "Results") -> bool:
-    """What the turns after the first mend and break."""
-    rows = {row["setting"]: row for row in results.sql("FROM flips").to_dicts()}
-    names = _plain(results, set(rows))
+    """What the turns after the first change."""
+    rows = results.sql("FROM flips WHERE base IS NULL").to_dicts()
+    title = "Answers changed after the first turn"
+    return _bars(axes, results, rows, ("of all passes, %", title))
+
+
+def _against(axes: Any, results: "Results") -> bool:
+    """Which of the base setting's answers every other setting changes."""
+    bare = [s["name"] for s in results.manifest["settings"] if s["adapters"] == "none"]
+    base = (bare or results.settings)[0]
+    rows = results.sql("FROM flips WHERE base = ?", [base]).to_dicts()
+    title = f"Answers changed against {base}"
+    return _bars(axes, results, rows, ("of all questions and seeds, %", title), votes=True)
+
+
+def _bars(
+    axes: Any,
+    results: "Results",
+    found: list[dict[str, Any]],
+    words: tuple[str, str],
+    votes: bool = False,
+) -> bool:
+    """Draw what flips from wrong to right and back; votes: NAME+mv beside NAME too."""
+    rows = {row["setting"]: row for row in found}
+    names = [n for n in results.settings if n in rows] if votes else _plain(results, set(rows))
     if not names:
         return False
     for offset, (column, label) in enumerate(
@@ -78,10 +114,31 @@ def _flips(axes: Any, results: "Results") -> bool:
     ):
         places = [place + 0.4 * (offset - 0.5) for place in range(len(names))]
         bars = axes.bar(places, [100 * rows[name][column] for name in names], 0.38, label=label)
-        axes.bar_label(bars, fmt="%.1f", fontsize=7)
+        axes.bar_label(bars, fmt="%.1f", fontsize=7 if len(names) < 8 else 5.5)
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
-    axes.set(ylabel="of all passes, %", title="Answers changed after the first turn")
-    axes.legend(frameon=False, fontsize=8)
+    axes.set(ylabel=words[0], title=words[1])
+    _legend(axes)
+    return True
+
+
+def _votes(axes: Any, results: "Results") -> bool:
+    """Accuracy against the number of votes, out of the same samples."""
+    debates = {s["name"] for s in results.manifest["settings"] if s["agents"] > 1}
+    rows = results.sql("FROM votes").to_dicts()
+    drawn = False
+    most = 1
+    for name in results.settings:
+        mine = [row for row in rows if row["setting"] == name and name not in debates]
+        if len(mine) > 1:
+            axes.plot([row["votes"] for row in mine], [100 * row["accuracy"] for row in mine],
+                      marker="o", markersize=4, label=name.removesuffix("+mv"))  # fmt: skip
+            drawn, most = True, max(most, mine[-1]["votes"])
+    if not drawn:
+        return False
+    axes.set(xlabel="passes that vote", ylabel="accuracy, %", title="Accuracy by number of votes")
+    axes.set_xticks(range(1, most + 1, max(2, most // 20 * 2)))
+    axes.set_ylim(bottom=0)
+    _legend(axes)
     return True
 
 
@@ -89,7 +146,7 @@ def _cost(axes: Any, results: "Results") -> bool:
     """Accuracy against the tokens of a question, prompts included, on a logarithmic scale."""
     from matplotlib.ticker import LogLocator
 
-    from malt_data.evaluation.results import table, tokens
+    from malt_data.evaluation.tables import table, tokens
 
     rows = [row for row in table(results) if tokens(row)]
     if not rows:
@@ -108,8 +165,16 @@ def _cost(axes: Any, results: "Results") -> bool:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("")
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    _legend(axes)
     return True
+
+
+_FIGURES = {"turns": _turns, "flips": _flips, "against": _against, "votes": _votes, "cost": _cost}
+
+
+def _legend(axes: Any) -> None:
+    """Put the legend beside the axes, where it hides nothing."""
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def _plain(results: "Results", having: set[str]) -> list[str]:

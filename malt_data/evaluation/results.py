@@ -1,18 +1,17 @@
-"""Results from completions: predictions, SQL, the paper's table, intervals and paired tests.
+"""Results: the folder of an evaluation, its tables, predictions from completions, and SQL.
 
 results = open_results("results")
-results.sql("FROM accuracy")             # polars DataFrame; also turns, turn_accuracy, flips
+results.sql("FROM accuracy")             # polars DataFrame; also turns, turn_accuracy, flips, …
 table(results)[0]                        # {"setting": "sa", "mean": 0.31, "std": 0.02, …}
 compare(results.predictions(), "malt+mv", "star-ma+mv")    # {"behind": 0.08, "p": 0.002}
 """
 
 import json
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -20,7 +19,8 @@ import pyarrow.parquet as pq
 
 from malt_data.errors import EvalError
 from malt_data.evaluation.settings import Setting
-from malt_data.evaluation.vote import ballots, majority
+from malt_data.evaluation.tables import compare, table
+from malt_data.evaluation.vote import by_turn, majority, same_as
 from malt_data.forests.parts import REPLACES, current, read_footer, read_table, write_table
 from malt_data.forests.whole import settle
 from malt_data.graders import Grader, Kind, graded_as
@@ -31,18 +31,20 @@ MANIFEST = "eval.json"
 PARTS = "completions"
 QUESTIONS = "questions.parquet"
 FILE = "predictions.parquet"
-_RESAMPLES = 10_000
-_RIGHT = pl.col("correct").fill_null(False).cast(pl.Float64)
 _COUNTED = ["setting", "seed", "question_id", "pass", "turn", "role", "answer", "prompt_tokens",
             "completion_tokens", "latency"]  # fmt: skip
-_AT_ONCE = 100  # resamples in memory
+_UNIT = ("setting", "seed", "question_id")
 _PART_BYTES = 16 * 2**20
+
+__all__ = ["Results", "compare", "open_results", "table"]
 
 
 class Results:
     """A folder that `malt-data eval` wrote: `manifest`, its tables, and SQL over them."""
 
-    views: tuple[str, ...] = ("accuracy", "turns", "turn_accuracy", "flips")
+    views: tuple[str, ...] = (
+        "accuracy", "turns", "ballots", "turn_accuracy", "flips", "votes", "results/verdicts",
+    )  # fmt: skip
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
         self.folder = folder
@@ -58,12 +60,20 @@ class Results:
         return {
             "questions": ds.dataset(read_questions(self.folder)),
             "completions": ds.dataset(parts(self.folder), schema=COMPLETIONS),
-            "predictions": ds.dataset(self.folder / FILE, schema=PREDICTIONS),
+            "predictions": ds.dataset(_read_predictions(self.folder)),
         }
 
     def predictions(self) -> pl.DataFrame:
-        """Return one row a setting, seed and question (`schemas.evaluation.PREDICTIONS`)."""
-        return pl.DataFrame(pq.read_table(self.folder / FILE))
+        """Return one row a setting, seed and question (`schemas.evaluation.PREDICTIONS`).
+
+        `same_as` is left to SQL; beside the rest stands the `cluster` of the question: the template
+        that it was made from, or the question itself.
+        """
+        predictions = pl.DataFrame(read_table(self.folder / FILE)).drop("same_as", strict=False)
+        clusters = pl.DataFrame(read_questions(self.folder)).select(
+            "question_id", cluster=pl.coalesce("cluster", "question_id")
+        )
+        return predictions.join(clusters, on="question_id", how="left", maintain_order="left")
 
     def sql(self, query: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:
         """Run one read-only DuckDB query over the views; raise QueryError where it fails."""
@@ -144,6 +154,22 @@ def forget(out: Path) -> None:
 
 def write_predictions(out: Path) -> None:
     """Make predictions.parquet anew from all completions in `out`."""
+    write_table(out / FILE, predict(out))
+
+
+def _read_predictions(out: Path) -> pa.Table:
+    """Return the stored predictions; `same_as` is found anew where an older version wrote them."""
+    stored = read_table(out / FILE)
+    if "same_as" in stored.column_names:
+        return stored
+    made = {tuple(row[key] for key in _UNIT): row["same_as"] for row in predict(out).to_pylist()}
+    units = zip(*(stored[key].to_pylist() for key in _UNIT), strict=True)
+    column = pa.array([made.get(unit) for unit in units], PREDICTIONS.field("same_as").type)
+    return stored.append_column(PREDICTIONS.field("same_as"), column)
+
+
+def predict(out: Path) -> pa.Table:
+    """Return the predictions that follow from all completions in `out`."""
     manifest = read_manifest(out)
     known = {s["name"]: Setting.model_validate(s) for s in manifest["settings"]}
     grader_name = manifest["spec"]["grader"]
@@ -160,7 +186,7 @@ def write_predictions(out: Path) -> None:
                 kind = graded_as(question["kind"], grader_name)
                 rows.append(_prediction(known[key[0]], key, turns, question, kind, grader))
     rows.sort(key=lambda row: (row["setting"], row["seed"], row["question_id"]))
-    write_table(out / FILE, pa.Table.from_pylist(rows, schema=PREDICTIONS))
+    return pa.Table.from_pylist(rows, schema=PREDICTIONS)
 
 
 def _prediction(
@@ -176,7 +202,8 @@ def _prediction(
     def same(one: str, other: str) -> bool:
         return one == other or grader.grade(one, other, kind, choices) == "right"
 
-    votes = ballots((row["pass"], row["turn"], row["role"], row["answer"]) for row in rows)
+    turns = by_turn((row["pass"], row["turn"], row["role"], row["answer"]) for row in rows)
+    votes = turns[-1]
     answer = majority(votes, same)
     verdict = "wrong" if answer is None else grader.grade(answer, question["gold"], kind, choices)
     first = {row["role"]: row["answer"] for row in rows if row["pass"] == 0}
@@ -193,6 +220,7 @@ def _prediction(
         "prompt_tokens": _sum(row["prompt_tokens"] for row in rows),
         "completion_tokens": _sum(row["completion_tokens"] for row in rows),
         "seconds": _seconds(rows, together="turn" if setting.agents > 1 else "pass"),
+        "same_as": [same_as(answers, same) for answers in turns],
     }
 
 
@@ -210,140 +238,3 @@ def _sum(counts: Iterable[Any]) -> Any:
     """Return the sum, or None where the engine did not say one of them."""
     known = list(counts)
     return None if None in known else sum(known)
-
-
-# --- the table ------------------------------------------------------------------------------------
-
-
-def table(results: Results, against: str | None = None) -> list[dict[str, Any]]:
-    """Return a row a setting, in the order of eval.json.
-
-    mean: share of right answers. std: of the seeds' means (with n - 1; 0 for one seed). low, high:
-    a bootstrap interval of 95 % over questions. tokens and seconds: of a question. against: a
-    setting to compare every other one with; `behind` and `p` are what `compare(…, against,
-    setting)` gives, None where the two have no question in common.
-    Raises EvalError where `against` was not evaluated.
-    """
-    if against is not None:
-        require(against, results.settings)
-    predictions = results.predictions()
-    found = []
-    for name in results.settings:
-        mine = predictions.filter(pl.col("setting") == name)
-        if not mine.height:
-            continue
-        right = mine.select("seed", "question_id", right=_RIGHT)
-        by_seed = right.group_by("seed").agg(pl.mean("right")).sort("seed")["right"]
-        low, high = interval(right)
-        found.append(
-            {
-                "setting": name,
-                "questions": right["question_id"].n_unique(),
-                "seeds": len(by_seed),
-                "mean": right["right"].mean(),
-                "std": by_seed.std() if len(by_seed) > 1 else 0.0,
-                "low": low,
-                "high": high,
-                "unanswered": mine["answer"].null_count() / mine.height,
-                "prompt_tokens": mine["prompt_tokens"].mean(),
-                "completion_tokens": mine["completion_tokens"].mean(),
-                "seconds": mine["seconds"].mean(),
-            }
-        )
-        if against is not None:
-            test = compare(predictions, against, name) if name != against else None
-            found[-1] |= test if test is not None else dict.fromkeys(("behind", "p"))
-    return found
-
-
-def require(against: str, names: Sequence[str]) -> None:
-    """Raise EvalError where `against` is none of the settings `names`."""
-    if against not in names:
-        raise EvalError(f"{against} is not evaluated, only {', '.join(names)}.")
-
-
-def interval(units: pl.DataFrame, seed: int = 0) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of the mean of `right` (0 or 1) over `units`.
-
-    Questions are drawn, each with all its seeds: those of one question are not independent.
-    """
-    right, asked = _by_question(units)
-    source = np.random.default_rng(seed)
-    means = np.empty(_RESAMPLES)
-    for start in range(0, _RESAMPLES, _AT_ONCE):
-        drawn = source.integers(0, len(right), (_AT_ONCE, len(right)))
-        means[start : start + _AT_ONCE] = right[drawn].sum(axis=1) / asked[drawn].sum(axis=1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
-
-
-def compare(
-    predictions: pl.DataFrame, one: str, other: str, seed: int = 0
-) -> dict[str, float] | None:
-    """Return how much better `one` is than `other` where both were asked, and p; None if nowhere.
-
-    behind: the difference of the shares of right answers, over the questions and seeds of both.
-    p: two-sided, from flipping the sign of each question's difference at random (a paired
-    permutation test; a question's seeds stay together).
-    """
-    keys = ["seed", "question_id"]
-    sides = [
-        predictions.filter(pl.col("setting") == name).select(*keys, _RIGHT.alias(side))
-        for name, side in ((one, "a"), (other, "b"))
-    ]
-    paired = sides[0].join(sides[1], on=keys)
-    if not paired.height:
-        return None
-    differences, _ = _by_question(paired.with_columns(right=pl.col("a") - pl.col("b")))
-    observed = abs(differences.sum())
-    source = np.random.default_rng(seed)
-    beyond = 0
-    for _ in range(0, _RESAMPLES, _AT_ONCE):
-        signs = source.choice((-1.0, 1.0), (_AT_ONCE, len(differences)))
-        beyond += int((np.abs(signs @ differences) >= observed - 1e-9).sum())
-    return {
-        "behind": float(differences.sum() / paired.height),
-        "p": (beyond + 1) / (_RESAMPLES + 1),
-    }
-
-
-def _by_question(units: pl.DataFrame) -> tuple[Any, Any]:
-    """Return each question's sum of `right`, and how often it was asked, as arrays."""
-    grouped = units.group_by("question_id").agg(pl.sum("right"), asked=pl.len())
-    grouped = grouped.sort("question_id")
-    return grouped["right"].to_numpy(), grouped["asked"].to_numpy()
-
-
-def tokens(row: dict[str, Any]) -> Any:
-    """Return the tokens of a question, prompts included; None where the engine did not say."""
-    return _sum((row["prompt_tokens"], row["completion_tokens"]))
-
-
-def readable(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """Return the rows for people: behind in points, tokens and seconds a question."""
-    std = any(row["seeds"] > 1 for row in rows)  # one seed has no deviation
-    cells: dict[str, Callable[[dict[str, Any]], str]] = {
-        "setting": lambda r: r["setting"],
-        "accuracy, % ± std" if std else "accuracy, %": lambda r: (
-            f"{100 * r['mean']:.2f}" + (f" ±{100 * r['std']:.2f}" if r["seeds"] > 1 else "")
-        ),
-        "95 % interval": lambda r: f"{100 * r['low']:.1f}-{100 * r['high']:.1f}",
-        "no answer, %": lambda r: f"{100 * r['unanswered']:.1f}",
-        "tokens": lambda r: "" if (count := tokens(r)) is None else f"{count:.0f}",
-        "seconds": lambda r: f"{r['seconds']:.1f}",
-    }
-    if rows and "p" in rows[0]:
-        cells["behind"] = lambda r: "" if r["p"] is None else f"{100 * r['behind']:.1f}"
-        cells["p"] = lambda r: "" if r["p"] is None else f"{r['p']:.4f}"
-    return [{name: cell(row) for name, cell in cells.items()} for row in rows]
-
-
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """Return the table in the layout of the paper's Table 1: a column a setting."""
-    if not rows:
-        return ""
-    columns = readable(rows)
-    lines = [[name, *(column[name] for column in columns)] for name in columns[0]]
-    lines[0][0] = ""
-    lines.insert(1, ["---"] * len(lines[0]))
-    return "\n".join("|" + "|".join(line) + "|" for line in lines)

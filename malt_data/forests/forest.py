@@ -77,7 +77,7 @@ def is_forest(name: str) -> bool:
 class Forest:
     """All trees of one build: `manifest`, `questions`, `nodes`, and SQL over them."""
 
-    views: tuple[str, ...] = ("trajectories", "pairs", "role_stats")
+    views: tuple[str, ...] = ("trajectories", "pairs", "role_stats", "verdicts")
 
     def __init__(self, folder: Path, manifest: Manifest, origin: str | None = None) -> None:
         self.folder = folder

@@ -34,7 +34,10 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
 
 
 class Source(Protocol):
-    """What can be asked: its tables, and which of schemas/views/*.sql stand on them."""
+    """What can be asked: its tables, and which of schemas/views/*.sql stand on them.
+
+    A view whose file would have the name of another's lies in a folder: `results/verdicts`.
+    """
 
     views: tuple[str, ...]
 
@@ -49,7 +52,7 @@ def connect(source: Source) -> duckdb.DuckDBPyConnection:
     for name, table in source.tables().items():
         connection.register(name, table)
     views = resources.files("malt_data.schemas").joinpath("views")
-    for name in source.views:
+    for name in ("judgement", *source.views):
         connection.execute(views.joinpath(f"{name}.sql").read_text("utf-8"))
     connection.execute("SET enable_progress_bar = false")
     connection.execute("SET enable_external_access = false")
@@ -133,6 +136,7 @@ def _explain(error: duckdb.Error, source: Source) -> str:
     if isinstance(error, duckdb.PermissionException) or "disabled by configuration" in text:
         return f"The query may only read its views, not files or the network ({text})."
     if isinstance(error, duckdb.CatalogException):
-        names = ", ".join((*source.tables(), *source.views))
+        views = (name.rpartition("/")[2] for name in source.views)
+        names = ", ".join((*source.tables(), *views))
         return f"{text} The views are: {names}."
     return text[:1000]

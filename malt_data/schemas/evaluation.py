@@ -53,6 +53,12 @@ PREDICTIONS = pa.schema(
         _column("prompt_tokens", pa.int64(), "of all completions of the unit", null=True),
         _column("completion_tokens", pa.int64(), "of all completions of the unit", null=True),
         _column("seconds", pa.float64(), "from the question to its last turn, passes side by side"),
+        _column(
+            "same_as",
+            pa.list_(pa.list_(pa.int16())),
+            "turn by turn: the pass that first gave each pass's answer; null: it gave none",
+            null=True,  # in files written before there was this column: found when they are read
+        ),
     ],
     metadata=_stamp,
 )

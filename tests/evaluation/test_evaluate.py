@@ -13,7 +13,7 @@ import pytest
 from evaluation.harness import answer, malt, timeless, write_questions
 from openai_server import OpenAIServer
 
-from malt_data.evaluation.results import compare, interval
+from malt_data.evaluation.results import compare
 
 EVERY = "sa,sa+mv,ma,ma+mv,malt,malt+mv,star-ma+mv,debate,malt-base-v,malt-g,malt-gv,malt-gr"
 
@@ -203,13 +203,9 @@ def test_a_difference_and_its_p_against_hand_made_data() -> None:
     better = compare(frame, "a", "b")
     assert better is not None
     assert better["behind"] == pytest.approx(1 / 3)
-    assert better["p"] == pytest.approx(2 / 2**10, abs=2e-3)  # ten questions differ, all one way
+    assert better["p"] == 2 / 2**10  # ten questions differ, all one way
     assert compare(frame, "a", "c") == {"behind": 0.0, "p": 1.0}
     assert compare(frame, "a", "d") is None
-    units = frame.filter(setting="a").with_columns(right=pl.col("correct").cast(pl.Float64))
-    low, high = interval(units)
-    assert 0.45 < low < 2 / 3 < high < 0.85
-    assert interval(units.filter(seed=0)) == (low, high)  # a second seed of the same is no news
 
 
 def test_ask_answers_turn_by_turn(server: OpenAIServer, team: Path) -> None:

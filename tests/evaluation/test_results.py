@@ -20,7 +20,8 @@ from rich.console import Console
 
 from malt_data import open_results
 from malt_data.errors import EvalError, QueryError
-from malt_data.evaluation.results import compare, readable, table
+from malt_data.evaluation.results import compare, table
+from malt_data.evaluation.tables import readable
 from malt_data.forests.report import print_rows
 
 SETTINGS = "sa,sa+mv,ma,ma+mv,debate,pair"
@@ -36,11 +37,11 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
         facts, said = malt(server, "--questions", questions, "--split", "train", "--seeds", 3,
                            "--settings", SETTINGS, "--settings-file", own, "--against", "ma+mv",
                            "--figures", "--out", folder / "out")  # fmt: skip
-    assert said.count("Drew ") == 3
+    assert said.count("Drew ") == 5
     predictions = open_results(folder / "out").predictions()
     for row in facts["settings"]:
         if row["setting"] == "ma+mv":
-            assert row["p"] is None
+            assert row["p"] is row["p_holm"] is None
         else:
             test = compare(predictions, "ma+mv", row["setting"])
             assert {"behind": row["behind"], "p": row["p"]} == test
@@ -48,15 +49,16 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_table_fits_a_terminal_of_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [{"setting": name, "seeds": 4, "mean": 0.58407, "std": 0.01234, "low": 0.5222,
-             "high": 0.65, "unanswered": 0.053, "prompt_tokens": 1044.1, "completion_tokens": 10.6,
-             "seconds": 1394.6, "behind": -0.0664, "p": 0.0059}
+    rows = [{"setting": name, "seeds": 4, "teams": 1, "mean": 0.58407, "std": 0.01234,
+             "low": 0.5222, "high": 0.65, "unanswered": 0.053,
+             "prompt_tokens": 1044.1, "completion_tokens": 10.6, "seconds": 1394.6,
+             "behind": -0.0664, "p": 0.0059, "p_holm": 0.0118}
             for name in ("sa", "malt-base-g+mv", "star-ma+mv")]  # fmt: skip
-    print_rows(pl.DataFrame(readable(rows)), Console(width=80))
+    print_rows(pl.DataFrame(readable(rows, wide=False)), Console(width=80))
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert [line.split() for line in lines[-3:]] == [
-        [name, "58.41", "±1.23", "52.2-65.0", "5.3", "1055", "1394.6", "-6.6", "0.0059"]
+        [name, "58.41", "±1.23", "52.2-65.0", "5.3", "1055", "-6.6", "0.0059", "0.0118"]
         for name in ("sa", "malt-base-g+mv", "star-ma+mv")
     ]
     (one,) = readable([rows[0] | {"seeds": 1, "std": 0.0}])
@@ -104,7 +106,7 @@ def test_accuracy_by_turn_and_flips_are_those_of_the_completions(out: Path) -> N
     for key, right in by_turn.items():
         assert found[key]["passes"] == len(right)
         assert found[key]["accuracy"] == pytest.approx(sum(right) / len(right))
-    rows = {row["setting"]: row for row in results.sql("FROM flips").to_dicts()}
+    rows = {row["setting"]: row for row in results.sql("FROM flips WHERE base IS NULL").to_dicts()}
     assert rows.keys() == flips.keys() == {"ma", "ma+mv", "debate", "pair"}
     for setting, ends in flips.items():
         mended = sum(not first and last for first, last in ends) / len(ends)
@@ -142,7 +144,7 @@ def test_sql_over_results_only_reads_them(out: Path) -> None:
     results = open_results(out)
     with pytest.raises(QueryError, match="may only read"):
         results.sql("SELECT * FROM read_csv('/etc/passwd')")
-    with pytest.raises(QueryError, match="turn_accuracy, flips"):
+    with pytest.raises(QueryError, match="ballots, turn_accuracy, flips, votes, verdicts"):
         results.sql("FROM nodes")
 
 
@@ -150,7 +152,13 @@ def test_figures_are_whole_and_the_same_again(out: Path, tmp_path: Path) -> None
     from malt_data.evaluation.figures import draw
 
     again = draw(open_results(out), tmp_path)
-    assert [path.name for path in again] == ["turns.svg", "flips.svg", "cost.svg"]
+    assert [path.name for path in again] == [
+        "turns.svg",
+        "flips.svg",
+        "against.svg",
+        "votes.svg",
+        "cost.svg",
+    ]
     for path in again:
         assert ET.parse(path).getroot().tag.endswith("svg")
         assert path.read_bytes() == (out / "figures" / path.name).read_bytes()

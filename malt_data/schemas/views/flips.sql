@@ -1,19 +1,34 @@
--- What the turns after the first do to its answer (MALT, Figure 2): shares of all passes.
+-- What changes an answer from wrong to right, and from right to wrong, as shares of `passes`.
+-- base null: within a pass, from its first turn to its last. base a setting: from its answers
+-- to this setting's, after the vote, on the same question and seed (MALT, Figure 2); then
+-- `passes` counts those.
 CREATE VIEW flips AS
 WITH ends AS (
     SELECT
         setting,
-        arg_min(correct, turn) AS first_right,
-        arg_max(correct, turn) AS last_right
+        NULL::VARCHAR AS base,
+        arg_min(correct, turn) AS before,
+        arg_max(correct, turn) AS after
     FROM turns
     GROUP BY setting, seed, question_id, pass
     HAVING count(*) > 1
+),
+pairs AS (
+    SELECT
+        after.setting,
+        before.setting AS base,
+        coalesce(before.correct, false) AS before,
+        coalesce(after.correct, false) AS after
+    FROM predictions AS before
+    JOIN predictions AS after USING (seed, question_id)
+    WHERE before.setting <> after.setting
 )
 SELECT
     setting,
+    base,
     count(*) AS passes,
-    avg((NOT first_right AND last_right)::DOUBLE) AS wrong_to_right,
-    avg((first_right AND NOT last_right)::DOUBLE) AS right_to_wrong
-FROM ends
-GROUP BY setting
-ORDER BY setting;
+    avg((NOT before AND after)::DOUBLE) AS wrong_to_right,
+    avg((before AND NOT after)::DOUBLE) AS right_to_wrong
+FROM (FROM ends UNION ALL FROM pairs)
+GROUP BY setting, base
+ORDER BY setting, base NULLS FIRST;

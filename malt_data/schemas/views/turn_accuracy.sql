@@ -1,6 +1,23 @@
--- Accuracy after each turn, before any vote (MALT, Figure 3).
+-- Accuracy after each turn (MALT, Figure 3): of single passes, and voted: of the vote of all passes
+-- of a question if each ended there.
 CREATE VIEW turn_accuracy AS
-SELECT setting, turn, any_value(role) AS role, count(*) AS passes, avg(correct::DOUBLE) AS accuracy
-FROM turns
-GROUP BY setting, turn
+WITH single AS (
+    SELECT
+        setting,
+        turn,
+        any_value(role) AS role,
+        count(*) AS passes,
+        avg(correct::DOUBLE) AS accuracy
+    FROM turns
+    GROUP BY setting, turn
+),
+elected AS (
+    SELECT setting, turn, avg(correct::DOUBLE) AS voted
+    FROM ballots
+    WHERE voters = passes
+    GROUP BY setting, turn
+)
+SELECT *
+FROM single
+LEFT JOIN elected USING (setting, turn)
 ORDER BY setting, turn;

@@ -1,18 +1,31 @@
 -- Every turn of every pass with what the pass would answer if it ended there: a verifier that
--- names no answer leaves the generator's.
+-- names no answer leaves the one before it. same_as: the first pass that says the same after this
+-- turn; null where it says nothing.
 CREATE VIEW turns AS
+WITH said AS (
+    SELECT
+        setting,
+        seed,
+        question_id,
+        pass,
+        turn,
+        role,
+        last_value(
+            CASE WHEN role <> 'verifier' OR answer IS NOT NULL
+                THEN {'answer': answer, 'correct': correct} END
+            IGNORE NULLS
+        ) OVER (PARTITION BY setting, seed, question_id, pass ORDER BY turn) AS last
+    FROM completions
+)
 SELECT
-    setting,
-    seed,
-    question_id,
-    pass,
-    turn,
-    role,
-    CASE WHEN role = 'verifier' AND answer IS NULL THEN lag(answer) OVER pass ELSE answer END
-        AS answer,
-    coalesce(
-        CASE WHEN role = 'verifier' AND answer IS NULL THEN lag(correct) OVER pass ELSE correct END,
-        false
-    ) AS correct
-FROM completions
-WINDOW pass AS (PARTITION BY setting, seed, question_id, pass ORDER BY turn);
+    said.setting,
+    said.seed,
+    said.question_id,
+    said.pass,
+    said.turn,
+    said.role,
+    said.last.answer AS answer,
+    coalesce(said.last.correct, false) AS correct,
+    predictions.same_as[said.turn + 1][said.pass + 1] AS same_as
+FROM said
+LEFT JOIN predictions USING (setting, seed, question_id);
