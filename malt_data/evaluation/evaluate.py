@@ -254,5 +254,5 @@ def _row(
         "prompt_tokens": completion.prompt_tokens,
         "completion_tokens": completion.completion_tokens,
         "sampling_seed": completion.seed,
-        "latency": turn.latency,
+        "latency": completion.latency,
     }
