@@ -16,7 +16,7 @@ import polars as pl
 from malt_data.builders.build import stamped
 from malt_data.builders.values import assign
 from malt_data.errors import ForestError
-from malt_data.forests.forest import Forest
+from malt_data.forests.forest import Forest, update_manifest
 from malt_data.forests.grading import Golds
 from malt_data.forests.parts import Parts, lock, write_table, write_text
 from malt_data.graders import Grader
@@ -81,10 +81,12 @@ def relabel(
 
 
 def _begin(forest: Forest, labels: Labels, out: Path | None) -> None:
+    if out is None:
+        update_manifest(forest.folder, lambda _: {"labels": labels})
+        return
     manifest = forest.manifest.model_copy(update={"labels": labels, "format": CURRENT})
-    if out is not None:
-        write_table(out / "questions.parquet", forest.questions_dataset().to_table())
-    write_text((out or forest.folder) / MANIFEST, manifest.to_json())
+    write_table(out / "questions.parquet", forest.questions_dataset().to_table())
+    write_text(out / MANIFEST, manifest.to_json())
 
 
 def _regraded(forest: Forest, labels: Labels) -> bool:
