@@ -49,9 +49,16 @@ class Memo:
     """Asks an engine, each distinct request once; what is asked again waits for the same answer."""
 
     def __init__(
-        self, engine: Engine, prompts: Prompts, temperature: float, max_tokens: int
+        self,
+        engine: Engine,
+        prompts: Prompts,
+        temperature: float,
+        max_tokens: int,
+        landed: Callable[[Completion], None] = lambda _: None,
     ) -> None:
+        """`landed`: called with each completion, once however many settings share it."""
         self.engine = engine
+        self.landed = landed
         self.prompts = prompts
         self.temperature = temperature
         self.max_tokens = max_tokens
@@ -84,6 +91,7 @@ class Memo:
     async def _once(self, request: Request) -> Completion:
         async with aclosing(self.engine.complete(request)) as samples:  # type: ignore[type-var]
             async for _, completion in samples:
+                self.landed(completion)
                 return completion
         raise RuntimeError("an engine ended without a completion")
 

@@ -207,19 +207,41 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_table(
                            "--settings", "sa+mv,ma,debate", "--seeds", 4,
                            "--concurrency", 8]  # fmt: skip
     whole, _ = malt(server, *words, "--out", tmp_path / "a")
+    recompute_run(tmp_path / "a")
     server.delay = 0.02
-    running = start(server, [*words, "--out", tmp_path / "b"])
-    deadline = time.monotonic() + 60
-    while len(list((tmp_path / "b" / "completions").glob("*.parquet"))) < 5:
-        assert running.poll() is None, running.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.kill(running.pid, signal.SIGKILL)
-    running.communicate()
+    for end, parts in ((signal.SIGKILL, 5), (signal.SIGINT, 10)):
+        running = start(server, [*words, "--out", tmp_path / "b"])
+        deadline = time.monotonic() + 60
+        while len(list((tmp_path / "b" / "completions").glob("*.parquet"))) < parts:
+            assert running.poll() is None, running.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(running.pid, end)
+        running.communicate()
     server.delay = 0
     rest, _ = malt(server, *words, "--out", tmp_path / "b")
     assert 0 < rest["played"] < rest["units"]
     assert timeless(rest["settings"]) == timeless(whole["settings"])
+    killed, stopped, last = open_results(tmp_path / "b").manifest["runs"]
+    assert "seconds" not in killed
+    assert stopped["units"] > 0 < stopped["seconds"]
+    assert (last["units"], last["failed"]) == (rest["played"], 0)
+    assert killed["packages"] == stopped["packages"] == last["packages"]
+
+
+def recompute_run(out: Path) -> None:
+    """Check the record of the one run that made `out` against the distinct completions."""
+    (run,) = open_results(out).manifest["runs"]
+    asked = ["seed", "question_id", "adapter", "messages", "sampling_seed"]
+    rows = pl.read_parquet(out / "completions" / "*.parquet").unique(asked)
+    assert run["completions"] == rows.height
+    for name in ("prompt_tokens", "completion_tokens"):
+        assert run[name] == rows[name].sum()
+    assert run["units"] == open_results(out).predictions().height
+    speed = run["completion_tokens"] / run["seconds"]
+    assert run["tokens_per_second"] == pytest.approx(speed, rel=0.01)
+    assert run["peak_memory"] > 10 * 2**20
+    assert run["started"] > "2026"
 
 
 @pytest.mark.parametrize("form", ["--json", "--markdown", "--figures"])
