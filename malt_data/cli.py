@@ -216,7 +216,7 @@ def sql(args: tuple[str, ...], form: str | None, as_json: bool) -> None:
     """Run a read-only DuckDB query over the views of a forest, or of an evaluation's results.
 
     Views: questions, nodes, trajectories, pairs, role_stats; of results: questions, completions,
-    predictions, accuracy, turns, turn_accuracy, flips.
+    predictions, accuracy, turns, turn_accuracy, flips, cost.
 
     \b
     malt-data sql "SELECT role, avg(value) FROM nodes GROUP BY role"

@@ -41,7 +41,7 @@ _PART_BYTES = 16 * 2**20
 class Results:
     """A folder that `malt-data eval` wrote: `manifest`, its tables, and SQL over them."""
 
-    views: tuple[str, ...] = ("accuracy", "turns", "turn_accuracy", "flips")
+    views: tuple[str, ...] = ("accuracy", "turns", "turn_accuracy", "flips", "cost")
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
         self.folder = folder

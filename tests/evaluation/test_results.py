@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from evaluation.harness import answer, malt, timeless, write_questions
@@ -136,6 +138,35 @@ def test_accuracy_and_its_cost_in_sql_are_those_of_the_table(out: Path) -> None:
             ends = asked.group_by(*keys, "pass").agg(pl.sum("latency"))
             took = ends.group_by(keys).agg(pl.max("latency"))
         assert row["seconds"] == pytest.approx(took["latency"].mean())
+
+
+@pytest.mark.parametrize("baseline", ["sa", "pair"])
+def test_the_cost_of_a_setting_is_a_multiple_of_the_single_agents_or_the_cheapest(
+    out: Path, tmp_path: Path, baseline: str
+) -> None:
+    shutil.copytree(out, tmp_path / "out")
+    if baseline != "sa":  # of what is left, two agents are the cheapest
+        for path in [tmp_path / "out" / "predictions.parquet", *(tmp_path / "out").glob("c*/*")]:
+            table = pq.read_table(path)
+            pq.write_table(table.filter(pc.field("setting") != "sa"), path)
+    results = open_results(tmp_path / "out")
+    rows = {row["setting"]: row for row in results.sql("FROM cost").to_dicts()}
+    units = results.predictions().group_by("setting").agg(pl.len())
+    asked = pl.read_parquet(tmp_path / "out" / "completions" / "*.parquet")
+    assert set(rows) == set(SETTINGS.split(",")) - ({"sa"} - {baseline})
+    tokens = asked.group_by("setting").agg(pl.len(), pl.sum("prompt_tokens", "completion_tokens"))
+    sums = {row["setting"]: row for row in tokens.to_dicts()}
+    base = sums[baseline]
+    assert len(set(units["len"])) == 1
+    for name, row in rows.items():
+        assert row["baseline"] == baseline
+        assert row["completions"] == {"sa": 1, "pair": 2, "ma": 3, "sa+mv": 3}.get(name, 9)
+        both = [side["prompt_tokens"] + side["completion_tokens"] for side in (sums[name], base)]
+        assert row["tokens_ratio"] == pytest.approx(both[0] / both[1])
+        assert row["completions_ratio"] == pytest.approx(sums[name]["len"] / base["len"])
+        for column in ("prompt_tokens", "completion_tokens"):
+            assert row[f"{column}_ratio"] == pytest.approx(sums[name][column] / base[column])
+        assert row["seconds_ratio"] == pytest.approx(row["seconds"] / rows[baseline]["seconds"])
 
 
 def test_sql_over_results_only_reads_them(out: Path) -> None:
