@@ -218,7 +218,7 @@ def sql(args: tuple[str, ...], form: str | None, as_json: bool) -> None:
     """Run a read-only DuckDB query over the views of a forest, or of an evaluation's results.
 
     Views: questions, nodes, trajectories, pairs, role_stats, verdicts; of results: questions,
-    completions, predictions, accuracy, turns, ballots, turn_accuracy, flips, votes, verdicts.
+    completions, predictions, accuracy, cost, turns, ballots, turn_accuracy, flips, votes, verdicts.
 
     \b
     malt-data sql "SELECT role, avg(value) FROM nodes GROUP BY role"

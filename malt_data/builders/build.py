@@ -8,6 +8,7 @@ a second, and a run that was interrupted in any way is completed by starting it 
 """
 
 import asyncio
+import datetime as dt
 import queue
 import signal
 import threading
@@ -27,6 +28,7 @@ from malt_data.builders.values import assign
 from malt_data.engines import Completion, Engine
 from malt_data.engines.embedded import EMBEDDED
 from malt_data.engines.opening import DEFAULT_MAX_TOKENS, open_engine
+from malt_data.engines.usage import Usage
 from malt_data.errors import EngineDown, EngineError, MaltError
 from malt_data.forests.forest import (
     Forest,
@@ -35,11 +37,12 @@ from malt_data.forests.forest import (
     open_forest,
     refuse_mix,
     remove_empty,
+    update_manifest,
 )
 from malt_data.forests.parts import LABELS, TREES_A_PART, Claims, Parts
 from malt_data.graders import Grader
 from malt_data.schemas.forest import NODES
-from malt_data.schemas.manifest import MANIFEST, Labels, Spec, read_manifest
+from malt_data.schemas.manifest import MANIFEST, Labels, Run, Spec, read_manifest
 
 if TYPE_CHECKING:
     from malt_data.builders.questions import Loaded, Question
@@ -49,17 +52,13 @@ _FAILURES_IN_A_ROW = 20
 
 
 @dataclass
-class Report:
+class Report(Usage):
     """What a build did. Trees: asked = before + grown + failed + elsewhere, unless interrupted."""
 
     asked: int = 0
     before: int = 0
     grown: int = 0
     elsewhere: int = 0
-    completions: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    seconds: float = 0.0
     interrupted: bool = False
     failed: dict[str, str] = field(default_factory=dict)
     refused: dict[str, int] = field(default_factory=dict)
@@ -199,6 +198,7 @@ async def _build(
         return report
     engine = await open_engine(spec, note)
     spec = spec.model_copy(update={"model": engine.model})
+    started = dt.datetime.now(dt.UTC).replace(microsecond=0)
     try:
         if fresh:  # before anything else is made in a folder that may hold other files
             create_forest(folder, spec, loaded.questions, loaded.report())
@@ -212,7 +212,15 @@ async def _build(
         raise
     finally:
         await engine.close()
+        report.stop()
+        if report.grown:
+            _record(folder, started, report)
     return report
+
+
+def _record(folder: Path, started: dt.datetime, report: Report) -> None:
+    run = Run(started=started, trees=report.grown, failed=len(report.failed), **report.usage())
+    update_manifest(folder, lambda manifest: {"runs": [*manifest.runs, run]})
 
 
 async def run(
@@ -232,7 +240,7 @@ async def run(
         except asyncio.CancelledError:
             report.interrupted = True
         finally:
-            report.seconds = round(time.monotonic() - started, 3)
+            report.seconds = time.monotonic() - started
 
 
 @dataclass
@@ -286,9 +294,7 @@ class _Run:
         self.watch(self.report)
 
     def _landed(self, completion: Completion) -> None:
-        self.report.completions += 1
-        self.report.prompt_tokens += completion.prompt_tokens or 0
-        self.report.completion_tokens += completion.completion_tokens or 0
+        self.report.add(completion)
         self.watch(self.report)
 
     def _failed(self, question_id: str, error: EngineError) -> None:

@@ -5,7 +5,6 @@ request fails the tree: it stays out of the forest and is grown again on the nex
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -31,7 +30,6 @@ class Node:
     path: tuple[int, ...]
     text: str
     completion: Completion
-    latency: float
 
 
 async def grow(
@@ -50,10 +48,9 @@ async def grow(
 
     async def expand(parent: Node | None, texts: tuple[str, ...]) -> None:
         request = _request(question, spec, prompts, parent, texts)
-        started = time.monotonic()
         async with aclosing(engine.complete(request)) as samples:  # type: ignore[type-var]
             async for sample, completion in samples:
-                node = _node(question, parent, sample, completion, time.monotonic() - started)
+                node = _node(question, parent, sample, completion)
                 nodes.append(node)
                 landed(completion)
                 if len(node.path) < len(ROLES):
@@ -87,9 +84,7 @@ def _request(
     )
 
 
-def _node(
-    question: "Question", parent: Node | None, sample: int, completion: Completion, latency: float
-) -> Node:
+def _node(question: "Question", parent: Node | None, sample: int, completion: Completion) -> Node:
     path = (*(parent.path if parent else ()), sample)
     above = parent.node_id if parent else question.question_id
     return Node(
@@ -98,7 +93,6 @@ def _node(
         path=path,
         text=_storable(completion.text),
         completion=completion,
-        latency=latency,
     )
 
 
@@ -181,5 +175,5 @@ def _row(question: "Question", node: Node, spec: Spec, model: str) -> dict[str, 
         "model": model,
         "adapter": spec.adapters.get(role),  # type: ignore[call-overload]
         "seed": node.completion.seed,
-        "latency": node.latency,
+        "latency": node.completion.latency,
     }

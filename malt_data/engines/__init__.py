@@ -12,7 +12,7 @@ import asyncio
 import heapq
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -39,13 +39,19 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One sample. Token counts are the engine's own; None where it did not say."""
+    """One sample. Token counts are the engine's own; None where it did not say.
+
+    `latency`: seconds in the engine, from the moment it had a place there; waiting for one, and
+    attempts that failed, do not count. Samples of one response share its latency. Two completions
+    that differ only in how long they took are equal.
+    """
 
     text: str
     finish_reason: str
     prompt_tokens: int | None
     completion_tokens: int | None
     seed: int | None
+    latency: float | None = field(default=None, compare=False)
 
 
 class Gate:

@@ -5,6 +5,7 @@ loaded.sample(rows, lambda: False)     # each row's future gets its tokens
 """
 
 import os
+import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -22,9 +23,13 @@ _STRETCH = 8
 """Tokens between two looks at which sequences have ended."""
 
 
+Sampled = tuple[list[int], str, float]
+"""Tokens, the end token included; the finish reason; seconds since the batch started."""
+
+
 @dataclass(slots=True, eq=False)
 class Row:
-    """One sequence, waiting or being sampled. `done` gets the tokens, end token included."""
+    """One sequence, waiting or being sampled; `done` gets its outcome."""
 
     prompt: list[int]
     seed: int
@@ -32,10 +37,10 @@ class Row:
     limit: int
     adapter: str | None
     priority: int
-    done: "Future[tuple[list[int], str]]" = field(default_factory=Future)
+    done: "Future[Sampled]" = field(default_factory=Future)
 
 
-def settle(row: Row, outcome: tuple[list[int], str] | BaseException) -> None:
+def settle(row: Row, outcome: Sampled | BaseException) -> None:
     """Give a row its outcome, unless it has one or nobody waits for it any more."""
     if row.done.done() or not row.done.set_running_or_notify_cancel():
         return
@@ -97,6 +102,7 @@ class Loaded:
         """
         import torch
 
+        started = time.monotonic()
         device = self.model.device
         prompts = list(dict.fromkeys(tuple(row.prompt) for row in rows))
         places = {prompt: place for place, prompt in enumerate(prompts)}
@@ -117,7 +123,7 @@ class Loaded:
                 )
                 ids, cache = output.sequences, output.past_key_values
                 mask = torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)
-                keep = self._hand_over(rows, ids[:, width:].tolist())
+                keep = self._hand_over(rows, ids[:, width:].tolist(), started)
                 rows = [rows[index] for index in keep]
                 draw.select(keep)
 
@@ -145,13 +151,13 @@ class Loaded:
             **cache,
         )
 
-    def _hand_over(self, rows: list[Row], sampled: list[list[int]]) -> list[int]:
+    def _hand_over(self, rows: list[Row], sampled: list[list[int]], started: float) -> list[int]:
         """Settle the rows that have ended; return the indices of the others."""
         going = []
         for index, (row, tokens) in enumerate(zip(rows, sampled, strict=True)):
             tokens, ended = self._cut(tokens[: row.limit])
             if ended or len(tokens) == row.limit:
-                settle(row, (tokens, "stop" if ended else "length"))
+                settle(row, (tokens, "stop" if ended else "length", time.monotonic() - started))
             elif not row.done.cancelled():
                 going.append(index)
         return going

@@ -25,6 +25,7 @@ import random
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, Self, TypeVar
@@ -156,29 +157,36 @@ class OpenAIEngine:
         async with self.gate.slot(request.priority):
             limit = self._limit_field
             try:
-                return await self._send(path, body | {limit: request.max_tokens}, read)
+                found, seconds = await self._send(path, body | {limit: request.max_tokens}, read)
             except _Refused as error:
                 if limit == _NEW_LIMIT or _NEW_LIMIT not in str(error):
                     raise
-            found = await self._send(path, body | {_NEW_LIMIT: request.max_tokens}, read)
-            self._limit_field = _NEW_LIMIT  # only now is it known to work
-            return found
+                limit = _NEW_LIMIT
+                found, seconds = await self._send(path, body | {limit: request.max_tokens}, read)
+                self._limit_field = limit  # only now is it known to work
+        return [replace(completion, latency=seconds) for completion in found]
 
     async def _know_model(self) -> None:
         """Take the server's only model where none was named."""
         if self.model:
             return
-        names = await self._send("/models", None, _base_models)
+        names, _ = await self._send("/models", None, _base_models)
         if len(names) != 1:
             listed = f"{len(names)} models ({', '.join(names[:20]) or 'none'})"
             raise EngineDown(f"{self._url} serves {listed}: name one with --model.")
         self.model = names[0]
 
-    async def _send(self, path: str, body: dict[str, Any] | None, read: Callable[[Any], T]) -> T:
-        """GET or POST, and `read` the JSON; the one place that retries."""
+    async def _send(
+        self, path: str, body: dict[str, Any] | None, read: Callable[[Any], T]
+    ) -> tuple[T, float]:
+        """GET or POST, and `read` the JSON; the one place that retries.
+
+        Returns what was read and the seconds of the attempt that succeeded.
+        """
         attempt = 0
         while True:
             attempt += 1
+            started = time.monotonic()
             try:
                 if body is None:
                     text = await self._client.get(path, cast_to=str)
@@ -191,7 +199,7 @@ class OpenAIEngine:
                     raise self._failure(error, attempt) from error
             else:
                 self._answered = True
-                return reply
+                return reply, time.monotonic() - started
             await asyncio.sleep(wait)
 
     def _wait(self, error: Exception, attempt: int) -> float | None:

@@ -25,7 +25,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Self
 
 from malt_data.engines import Completion, Gate, Request, together
-from malt_data.engines.generate import Loaded, Row, load, settle
+from malt_data.engines.generate import Loaded, Row, Sampled, load, settle
 from malt_data.errors import EngineDown, EngineError
 
 if TYPE_CHECKING:
@@ -101,9 +101,9 @@ class TransformersEngine:
                 request.priority,
             )
             async with self.gate.slot(request.priority):
-                tokens, reason = await self._put(row)
+                tokens, reason, seconds = await self._put(row)
             text = loaded.decode(tokens)
-            return index, Completion(text, reason, len(prompt), len(tokens), seed)
+            return index, Completion(text, reason, len(prompt), len(tokens), seed, seconds)
 
         async with together(sample(i, seed) for i, seed in enumerate(request.seeds)) as landing:
             for landed in landing:
@@ -132,7 +132,7 @@ class TransformersEngine:
             self._thread.start()
         return await asyncio.wrap_future(loaded)
 
-    def _put(self, row: Row) -> "asyncio.Future[tuple[list[int], str]]":
+    def _put(self, row: Row) -> "asyncio.Future[Sampled]":
         with self._changed:
             self._queue.append(row)
             self._changed.notify_all()

@@ -8,10 +8,13 @@ played. `predictions.parquet` is made anew from the completions at the end.
 """
 
 import asyncio
+import datetime as dt
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -21,6 +24,7 @@ from malt_data.builders.rows import MAX_CHOICES
 from malt_data.builders.tree import judged, verdict_on
 from malt_data.engines import Engine
 from malt_data.engines.opening import open_engine
+from malt_data.engines.usage import Usage
 from malt_data.errors import EngineDown, EngineError, EvalError, MaltError
 from malt_data.evaluation.plan import Plan, require_adapters
 from malt_data.evaluation.play import Memo, Team, Turn, play
@@ -30,12 +34,13 @@ from malt_data.evaluation.results import (
     compact,
     forget,
     parts,
+    read_manifest,
     write_part,
     write_predictions,
 )
 from malt_data.evaluation.settings import Setting
 from malt_data.evaluation.vote import ballots, majority
-from malt_data.forests.parts import lock
+from malt_data.forests.parts import lock, write_text
 from malt_data.graders import Grader
 from malt_data.schemas.evaluation import COMPLETIONS
 from malt_data.schemas.ids import question_id
@@ -46,6 +51,15 @@ if TYPE_CHECKING:
 
 _FLUSH_SECONDS = 5.0
 Watch = Callable[[int, int], None]
+
+
+@dataclass
+class _Played(Usage):
+    """What a run did so far: units played, and what each question that was not failed with."""
+
+    started: str | None = None
+    units: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 def evaluate(
@@ -65,11 +79,10 @@ def evaluate(
             raise EvalError(f"{out} is being written by another evaluation. Wait for it.")
         fresh = not (out / MANIFEST).exists()
         todo = planned.todo()
-        done = 0
-        failed: dict[str, str] = {}
+        played = _Played()
         try:
             if todo:
-                done, failed = asyncio.run(_run(planned, todo, watch, note))
+                asyncio.run(_run(planned, todo, played, watch, note))
             else:
                 planned.begin(None)
         except EngineError:
@@ -78,9 +91,23 @@ def evaluate(
             raise
         finally:
             if (out / QUESTIONS).exists():
+                if played.started is not None:
+                    _record(out, played)
                 compact(out)
                 write_predictions(out)
-    return {"units": planned.units, "played": done, "failed": failed}
+    return {"units": planned.units, "played": played.units, "failed": played.failed}
+
+
+def _record(out: Path, played: _Played) -> None:
+    """Complete the record that `Plan.begin` started; a run that was killed keeps it as it was."""
+    manifest = read_manifest(out)
+    manifest["runs"][-1] |= {
+        "started": played.started,
+        "units": played.units,
+        "failed": len(played.failed),
+        **played.usage(),
+    }
+    write_text(out / MANIFEST, json.dumps(manifest, indent=2) + "\n")
 
 
 def ask(
@@ -160,16 +187,19 @@ async def _open(
 async def _run(
     planned: Plan,
     todo: "list[tuple[int, Question, list[Setting]]]",
+    played: _Played,
     watch: Watch,
     note: Callable[[str], None],
-) -> tuple[int, dict[str, str]]:
+) -> None:
     engine = await _open(planned.spec, planned.settings, planned.team, note)
     try:
         planned.begin(engine.model)
+        played.started = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         with Grader() as grader:
-            return await _play_all(engine, grader, planned, todo, watch)
+            await _play_all(engine, grader, planned, todo, played, watch)
     finally:
         await engine.close()
+        played.stop()
 
 
 async def _play_all(
@@ -177,14 +207,13 @@ async def _play_all(
     grader: Grader,
     planned: Plan,
     todo: "list[tuple[int, Question, list[Setting]]]",
+    played: _Played,
     watch: Watch,
-) -> tuple[int, dict[str, str]]:
-    """Return how many units were played, and what each question that was not failed with."""
+) -> None:
     spec, team, out = planned.spec, planned.team, planned.out
     rows: list[dict[str, Any]] = []
-    failed: dict[str, str] = {}
     total = sum(len(settings) for _, _, settings in todo)
-    done, flushed = 0, time.monotonic()
+    started = flushed = time.monotonic()
     room = asyncio.Semaphore(2 * engine.gate.width)
 
     def flush() -> None:
@@ -195,8 +224,7 @@ async def _play_all(
         flushed = time.monotonic()
 
     async def one(seed: int, question: "Question", settings: list[Setting]) -> None:
-        nonlocal done
-        memo = Memo(engine, spec.prompts, spec.temperature, spec.max_tokens or 0)
+        memo = Memo(engine, spec.prompts, spec.temperature, spec.max_tokens or 0, played.add)
         try:
             turns = await asyncio.gather(
                 *(play(question, setting, seed, memo, team) for setting in settings)
@@ -204,7 +232,7 @@ async def _play_all(
         except EngineDown:
             raise
         except EngineError as error:
-            failed[question.question_id] = str(error)
+            played.failed[question.question_id] = str(error)
             return
         finally:
             await memo.close()
@@ -215,8 +243,8 @@ async def _play_all(
             for turn in found
         ]
         rows.extend(made)  # at once: a flush in between would cut a unit in two
-        done += len(settings)
-        watch(done, total)
+        played.units += len(settings)
+        watch(played.units, total)
         if time.monotonic() - flushed > _FLUSH_SECONDS:
             flush()
 
@@ -228,8 +256,8 @@ async def _play_all(
     except* MaltError as error:
         raise error.exceptions[0] from None
     finally:
+        played.seconds = time.monotonic() - started
         flush()
-    return done, failed
 
 
 def _row(
@@ -254,5 +282,5 @@ def _row(
         "prompt_tokens": completion.prompt_tokens,
         "completion_tokens": completion.completion_tokens,
         "sampling_seed": completion.seed,
-        "latency": turn.latency,
+        "latency": completion.latency,
     }

@@ -8,7 +8,6 @@ settings is what they do differently. A `Memo` asks each such thing once.
 import asyncio
 import hashlib
 import json
-import time
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -44,25 +43,31 @@ class Turn:
     messages: Messages
     completion: Completion
     answer: str | None
-    latency: float
 
 
 class Memo:
     """Asks an engine, each distinct request once; what is asked again waits for the same answer."""
 
     def __init__(
-        self, engine: Engine, prompts: Prompts, temperature: float, max_tokens: int
+        self,
+        engine: Engine,
+        prompts: Prompts,
+        temperature: float,
+        max_tokens: int,
+        landed: Callable[[Completion], None] = lambda _: None,
     ) -> None:
+        """`landed`: called with each completion, once however many settings share it."""
         self.engine = engine
+        self.landed = landed
         self.prompts = prompts
         self.temperature = temperature
         self.max_tokens = max_tokens
-        self._asked: dict[str, asyncio.Task[tuple[Completion, float]]] = {}
+        self._asked: dict[str, asyncio.Task[Completion]] = {}
 
     async def ask(
         self, messages: Messages, seed: int, adapter: str | None, turn: int
-    ) -> tuple[Completion, float]:
-        """Return (completion, seconds). Raises what the engine raises."""
+    ) -> Completion:
+        """Return the completion. Raises what the engine raises."""
         content = json.dumps([messages, seed, adapter])
         key = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
         if key not in self._asked:
@@ -83,11 +88,11 @@ class Memo:
             task.cancel()
         await asyncio.gather(*self._asked.values(), return_exceptions=True)
 
-    async def _once(self, request: Request) -> tuple[Completion, float]:
-        started = time.monotonic()
+    async def _once(self, request: Request) -> Completion:
         async with aclosing(self.engine.complete(request)) as samples:  # type: ignore[type-var]
             async for _, completion in samples:
-                return completion, time.monotonic() - started
+                self.landed(completion)
+                return completion
         raise RuntimeError("an engine ended without a completion")
 
 
@@ -193,6 +198,6 @@ async def _turn(
     messages: Messages,
     seed: int,
 ) -> Turn:
-    completion, seconds = await memo.ask(messages, seed, adapter, place)
+    completion = await memo.ask(messages, seed, adapter, place)
     answer = extract_answer(completion.text, question.kind, question.choices)  # type: ignore[arg-type]
-    return Turn(number, place, role, adapter, messages, completion, answer, seconds)
+    return Turn(number, place, role, adapter, messages, completion, answer)

@@ -44,6 +44,7 @@ class Results:
 
     views: tuple[str, ...] = (
         "accuracy", "turns", "ballots", "turn_accuracy", "flips", "votes", "results/verdicts",
+        "cost",
     )  # fmt: skip
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@
     forest.sql("FROM pairs")  # polars DataFrame, DuckDB over the views of the contract
 
 Nothing here writes to the folder except `create_forest`, which lays down the manifest and the
-questions; trees are added by a build, one part at a time (`parts.py`).
+questions, and `update_manifest`; trees are added by a build, one part at a time (`parts.py`).
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import platform
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -257,6 +257,14 @@ def as_stored(forest: Forest, questions: "list[Question]") -> "list[Question]":
         row["choices"] = None if row["choices"] is None else tuple(row["choices"])
         found.append(Question(**row))
     return found
+
+
+def update_manifest(folder: Path, change: Callable[[Manifest], dict[str, Any]]) -> None:
+    """Write forest.json with the fields that `change` returns; others may be writing it too."""
+    with lock(folder):
+        manifest = read_manifest(folder)
+        manifest = manifest.model_copy(update={"format": CURRENT, **change(manifest)})
+        write_text(folder / MANIFEST, manifest.to_json())
 
 
 def remove_empty(folder: Path) -> None:

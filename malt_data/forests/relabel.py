@@ -18,13 +18,13 @@ import pyarrow as pa
 from malt_data.builders.build import stamped
 from malt_data.builders.values import assign
 from malt_data.errors import ForestError
-from malt_data.forests.forest import Forest
+from malt_data.forests.forest import Forest, update_manifest
 from malt_data.forests.grading import Golds
 from malt_data.forests.parts import Parts, write_table, write_text
 from malt_data.forests.whole import whole_folder
 from malt_data.graders import Grader
 from malt_data.schemas.ids import ROLES
-from malt_data.schemas.manifest import CURRENT, MANIFEST, Labelled, Labels, Manifest
+from malt_data.schemas.manifest import CURRENT, MANIFEST, Labelled, Labels
 
 Flips = dict[str, dict[str, int]]
 """role → how many nodes flipped each way, and what became of its pairs (`_COUNTS`)."""
@@ -83,15 +83,18 @@ class _Job:
         """Give `write` each part with its new labels; the manifest goes to `folder` first."""
         forest = self.forest
         forest.require_unchanged(self.was)
-        manifest = self._manifest()
+        regraded = forest.manifest.regraded + self.regrade
+        change = {"labels": self.labels, "regraded": regraded, "format": CURRENT}
+        manifest = forest.manifest.model_copy(update=change)
         wanted = manifest.labelled
         paths = forest.parts.paths()
         again = {path for path in paths if _regraded(forest.parts.footer(path).labels, wanted)}
         golds = Golds(forest, wanted.grader) if again else None
-        if folder is not None:
-            write_text(folder / MANIFEST, manifest.to_json())
         if folder == forest.folder:
+            update_manifest(folder, lambda _: change)  # a build may be adding its record
             forest.manifest = manifest
+        elif folder is not None:
+            write_text(folder / MANIFEST, manifest.to_json())
         flips: Flips = {role: dict.fromkeys(_COUNTS, 0) for role in ROLES}
         with Grader() as grader:
             for index, path in enumerate(paths):
@@ -108,12 +111,6 @@ class _Job:
                 write(path, stamped(after, wanted))
                 self.watch(index + 1, len(paths))
         return flips
-
-    def _manifest(self) -> Manifest:
-        manifest = self.forest.manifest
-        regraded = manifest.regraded + self.regrade
-        update = {"labels": self.labels, "regraded": regraded, "format": CURRENT}
-        return manifest.model_copy(update=update)
 
 
 def _regraded(was: Labelled | None, wanted: Labelled) -> bool:

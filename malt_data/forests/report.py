@@ -148,7 +148,7 @@ def _cell(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.4g}" if not 1e4 <= abs(value) < 1e15 else f"{value:.0f}"
     if isinstance(value, str):
         return fold(value, 200)
     if isinstance(value, list | dict):

@@ -36,7 +36,7 @@ COMPLETIONS = pa.schema(
         _column("prompt_tokens", pa.int32(), "as the engine counted", null=True),
         _column("completion_tokens", pa.int32(), "as the engine counted", null=True),
         _column("sampling_seed", pa.int64(), "seed asked of the engine", null=True),
-        _column("latency", pa.float64(), "seconds from request to completion", null=True),
+        _column("latency", pa.float64(), "seconds in the engine, its queue excluded", null=True),
     ],
     metadata=_stamp,
 )
@@ -52,7 +52,7 @@ PREDICTIONS = pa.schema(
         _column("refiner_answer", pa.string(), "of the first pass", null=True),
         _column("prompt_tokens", pa.int64(), "of all completions of the unit", null=True),
         _column("completion_tokens", pa.int64(), "of all completions of the unit", null=True),
-        _column("seconds", pa.float64(), "from the question to its last turn, passes side by side"),
+        _column("seconds", pa.float64(), "latencies added up along its longest pass"),
         _column(
             "same_as",
             pa.list_(pa.list_(pa.int16())),

@@ -64,7 +64,7 @@ NODES = pa.schema(
         _column("model", pa.string(), "what produced it"),
         _column("adapter", pa.string(), "LoRA adapter on top of the model", null=True),
         _column("seed", pa.int64(), "sampling seed asked of the engine", null=True),
-        _column("latency", pa.float64(), "seconds from request to completion", null=True),
+        _column("latency", pa.float64(), "seconds in the engine, its queue excluded", null=True),
     ],
     metadata=_stamp,
 )

@@ -136,6 +136,27 @@ class Spec(_Frozen):
         return facts
 
 
+class Run(_Frozen):
+    """One build that added trees, at its end; `engines/usage.py` says what the numbers mean.
+
+    A build that was killed leaves its trees and no record. trees: those it added. failed: those
+    it gave up. started: when the first question was asked, UTC.
+    """
+
+    started: dt.datetime
+    trees: int
+    failed: int
+    completions: int
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+    tokens_per_second: float | None
+    peak_memory: int | None
+    peak_gpu_memory: int | None
+    cores: int | None
+    gpu: str | None
+
+
 class Manifest(_Frozen):
     """The content of `forest.json`."""
 
@@ -148,6 +169,7 @@ class Manifest(_Frozen):
     """How often all answers were graded again: a part that says less is not yet."""
     questions: dict[str, Any] = {}
     provenance: dict[str, Any] = {}
+    runs: list[Run] = []
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 

@@ -221,6 +221,7 @@ def test_kill_dash_nine_three_times_then_complete(tmp_path: Path) -> None:
         assert again.returncode == 0
         assert json.loads(again.stdout)["completions"] == 0
         assert server.requests == []
+        assert sum(run["trees"] for run in runs(out)) == 40 - len(kept)  # the killed left none
 
 
 def test_ctrl_c_keeps_every_finished_tree(tmp_path: Path) -> None:
@@ -240,6 +241,11 @@ def test_ctrl_c_keeps_every_finished_tree(tmp_path: Path) -> None:
             assert "Interrupted; every finished tree is kept" in stderr
             assert "Traceback" not in stderr
     assert malt("verify", out).returncode == 0
+    first, second = runs(out)
+    assert first["started"] <= second["started"]
+    assert first["trees"] > 0 < second["trees"]
+    assert first["trees"] + second["trees"] == len(finished(out))
+    assert first["failed"] == second["failed"] == 0
 
 
 def test_two_builds_at_once_share_the_work(tmp_path: Path) -> None:
@@ -255,6 +261,8 @@ def test_two_builds_at_once_share_the_work(tmp_path: Path) -> None:
             assert child.returncode == 0, stderr
         assert set(spent(server).values()) == {1 + 2 + 4}  # nothing was sampled twice
     recompute(out, (2, 2, 2), 24)
+    assert len(runs(out)) == 2
+    recompute_runs(out)
 
 
 def test_shards_are_disjoint_and_complete(tmp_path: Path) -> None:
@@ -265,6 +273,60 @@ def test_shards_are_disjoint_and_complete(tmp_path: Path) -> None:
             assert run.returncode == 0, run.stderr
         assert set(spent(server).values()) == {1 + 2 + 4}
     recompute(out, (2, 2, 2), 20)
+
+
+def runs(forest: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((forest / "forest.json").read_text())["runs"]
+    return found
+
+
+def recompute_runs(forest: Path) -> None:
+    """Check that the runs of `forest`, none of which failed, add up to its nodes."""
+    rows = node_rows(forest)
+    for name in ("prompt_tokens", "completion_tokens"):
+        assert sum(run[name] for run in runs(forest)) == sum(row[name] for row in rows) > 0
+    assert sum(run["completions"] for run in runs(forest)) == len(rows)
+    assert sum(run["trees"] for run in runs(forest)) == len({row["question_id"] for row in rows})
+
+
+def test_a_build_records_what_it_took_and_one_with_nothing_to_do_writes_nothing(
+    tmp_path: Path,
+) -> None:
+    questions, out = write_questions(tmp_path / "q.jsonl", 2), tmp_path / "f"
+    with OpenAIServer(models=("m",), answer=answer, delay=0.1) as server:
+        command = [*build_command(server, questions, out, "--n", 1, "--concurrency", 1), "--json"]
+        facts = json.loads(malt(*command).stdout)
+        (run,) = runs(out)
+        recompute_runs(out)
+        assert (run["trees"], run["failed"]) == (2, 0)
+        for name in ("completions", "seconds", "tokens_per_second", "peak_memory"):
+            assert run[name] == facts[name]
+        assert run["seconds"] >= sum(row["latency"] for row in node_rows(out)) >= 6 * 0.1
+        speed = run["completion_tokens"] / run["seconds"]
+        assert run["tokens_per_second"] == pytest.approx(speed, rel=0.01)
+        assert 10 * 2**20 < run["peak_memory"] < 2 * 2**30  # bytes, whatever the platform counts in
+        assert (run["cores"], run["gpu"], run["peak_gpu_memory"]) == (os.cpu_count(), None, None)
+        before = (out / "forest.json").stat().st_mtime_ns
+        assert malt(*command).returncode == 0
+        assert (out / "forest.json").stat().st_mtime_ns == before
+        assert malt("relabel", out, "--threshold", "0.7").returncode == 0
+        assert runs(out) == [run]
+
+
+def test_a_build_whose_engine_goes_down_records_the_trees_it_added(tmp_path: Path) -> None:
+    questions, out = write_questions(tmp_path / "q.jsonl", 4), tmp_path / "f"
+
+    def refuse(body: dict[str, Any]) -> Fault | None:
+        asked = body["messages"][-1]["content"]
+        return Fault(401, "no") if "What is 3 plus" in asked else None
+
+    with OpenAIServer(models=("m",), answer=answer, refuse=refuse) as server:
+        command = build_command(server, questions, out, "--n", 1, "--concurrency", 1)
+        assert "refuses the API key" in malt(*command).stderr
+        server.refuse = lambda body: Fault(401, "no")
+        malt(*command)  # adds no tree, and is no run
+    (run,) = runs(out)
+    assert run["trees"] == len(finished(out)) > 0
 
 
 @pytest.fixture

@@ -124,6 +124,42 @@ def test_shares_sum_to_the_total_and_follow_the_lengths(total: int, words: list[
             assert abs(share - total * len(word) / whole) < 1
 
 
+def test_latency_is_the_servers_time_without_the_wait_for_a_place() -> None:
+    async def run(url: str) -> list[Completion]:
+        engine = OpenAIEngine("test-model", base_url=url, concurrency=1)
+
+        async def one(seed: int) -> list[Completion]:
+            return [found async for _, found in engine.complete(request(seed, seed + 1))]
+
+        found = await asyncio.gather(*(one(seed) for seed in range(10)))
+        await engine.close()
+        return [completion for both in found for completion in both]
+
+    with OpenAIServer(delay=0.1) as server:
+        latencies = [completion.latency or 0.0 for completion in asyncio.run(run(server.base_url))]
+    assert len(latencies) == 20
+    assert min(latencies) >= 0.1
+    assert sorted(latencies)[14] < 0.3  # the last one waited 0.9 s for its place
+
+
+def test_latency_is_that_of_the_attempt_which_succeeded() -> None:
+    fault = Fault(429, headers={"Retry-After": "1"})
+    with OpenAIServer(fail_first=1, faults=[fault], delay=0.1) as server:
+        ((_, completion),) = one(server)
+    assert completion.latency is not None
+    assert 0.1 <= completion.latency < 1.0 <= waited(server)
+
+
+def test_latency_does_not_include_a_limit_that_was_refused() -> None:
+    def delay(body: dict[str, Any]) -> float:
+        return 0.5 if "max_tokens" in body else 0.0
+
+    with OpenAIServer(limit_field="max_completion_tokens", delay=delay) as server:
+        ((_, completion),) = one(server)
+    assert completion.latency is not None
+    assert completion.latency < 0.5
+
+
 def test_choices_beyond_those_asked_are_dropped() -> None:
     with OpenAIServer(extra_choices=2) as server:
         assert sorted(texts(one(server, 1, 2))) == [0, 1]

@@ -118,6 +118,20 @@ def test_a_seed_gives_the_same_text_alone_and_in_any_batch(
     assert [completion.seed for completion in alone] == [11, 12]
 
 
+def test_latency_runs_from_the_start_of_the_batch_not_from_the_request(
+    runner: asyncio.Runner, engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sequence at a time: the latencies add up to the time, none contains another's."""
+    monkeypatch.setattr(engine, "_batch_size", 1)
+    requests = [ask(QUESTIONS[1], 1, max_tokens=limit) for limit in (8, 1, 1)]
+    started = time.monotonic()
+    answers = runner.run(gather_all(engine, *requests))
+    seconds = time.monotonic() - started
+    latencies = [completion.latency or 0.0 for (completion,) in answers]
+    assert all(latencies)
+    assert sum(latencies) <= seconds  # with the wait in them, more than twice as much
+
+
 def test_each_request_has_its_own_token_limit(
     runner: asyncio.Runner, engine: TransformersEngine
 ) -> None:

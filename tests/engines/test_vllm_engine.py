@@ -80,6 +80,8 @@ def test_tokens_are_counted_and_the_end_is_named(
     assert (cut.finish_reason, cut.completion_tokens) == ("length", 9)
     assert whole.finish_reason == "stop"
     assert "<|im_end|>" not in whole.text
+    assert cut.latency
+    assert whole.latency
     assert cut.prompt_tokens == len(engine._encode(requests[0])) > 20
 
 

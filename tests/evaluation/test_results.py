@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from evaluation.harness import answer, malt, timeless, write_questions
@@ -140,6 +142,35 @@ def test_accuracy_and_its_cost_in_sql_are_those_of_the_table(out: Path) -> None:
         assert row["seconds"] == pytest.approx(took["latency"].mean())
 
 
+@pytest.mark.parametrize("baseline", ["sa", "pair"])
+def test_the_cost_of_a_setting_is_a_multiple_of_the_single_agents_or_the_cheapest(
+    out: Path, tmp_path: Path, baseline: str
+) -> None:
+    shutil.copytree(out, tmp_path / "out")
+    if baseline != "sa":  # of what is left, two agents are the cheapest
+        for path in [tmp_path / "out" / "predictions.parquet", *(tmp_path / "out").glob("c*/*")]:
+            table = pq.read_table(path)
+            pq.write_table(table.filter(pc.field("setting") != "sa"), path)
+    results = open_results(tmp_path / "out")
+    rows = {row["setting"]: row for row in results.sql("FROM cost").to_dicts()}
+    units = results.predictions().group_by("setting").agg(pl.len())
+    asked = pl.read_parquet(tmp_path / "out" / "completions" / "*.parquet")
+    assert set(rows) == set(SETTINGS.split(",")) - ({"sa"} - {baseline})
+    tokens = asked.group_by("setting").agg(pl.len(), pl.sum("prompt_tokens", "completion_tokens"))
+    sums = {row["setting"]: row for row in tokens.to_dicts()}
+    base = sums[baseline]
+    assert len(set(units["len"])) == 1
+    for name, row in rows.items():
+        assert row["baseline"] == baseline
+        assert row["completions"] == {"sa": 1, "pair": 2, "ma": 3, "sa+mv": 3}.get(name, 9)
+        both = [side["prompt_tokens"] + side["completion_tokens"] for side in (sums[name], base)]
+        assert row["tokens_ratio"] == pytest.approx(both[0] / both[1])
+        assert row["completions_ratio"] == pytest.approx(sums[name]["len"] / base["len"])
+        for column in ("prompt_tokens", "completion_tokens"):
+            assert row[f"{column}_ratio"] == pytest.approx(sums[name][column] / base[column])
+        assert row["seconds_ratio"] == pytest.approx(row["seconds"] / rows[baseline]["seconds"])
+
+
 def test_sql_over_results_only_reads_them(out: Path) -> None:
     results = open_results(out)
     with pytest.raises(QueryError, match="may only read"):
@@ -215,19 +246,41 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_table(
                            "--settings", "sa+mv,ma,debate", "--seeds", 4,
                            "--concurrency", 8]  # fmt: skip
     whole, _ = malt(server, *words, "--out", tmp_path / "a")
+    recompute_run(tmp_path / "a")
     server.delay = 0.02
-    running = start(server, [*words, "--out", tmp_path / "b"])
-    deadline = time.monotonic() + 60
-    while len(list((tmp_path / "b" / "completions").glob("*.parquet"))) < 5:
-        assert running.poll() is None, running.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.kill(running.pid, signal.SIGKILL)
-    running.communicate()
+    for end, parts in ((signal.SIGKILL, 5), (signal.SIGINT, 10)):
+        running = start(server, [*words, "--out", tmp_path / "b"])
+        deadline = time.monotonic() + 60
+        while len(list((tmp_path / "b" / "completions").glob("*.parquet"))) < parts:
+            assert running.poll() is None, running.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(running.pid, end)
+        running.communicate()
     server.delay = 0
     rest, _ = malt(server, *words, "--out", tmp_path / "b")
     assert 0 < rest["played"] < rest["units"]
     assert timeless(rest["settings"]) == timeless(whole["settings"])
+    killed, stopped, last = open_results(tmp_path / "b").manifest["runs"]
+    assert "seconds" not in killed
+    assert stopped["units"] > 0 < stopped["seconds"]
+    assert (last["units"], last["failed"]) == (rest["played"], 0)
+    assert killed["packages"] == stopped["packages"] == last["packages"]
+
+
+def recompute_run(out: Path) -> None:
+    """Check the record of the one run that made `out` against the distinct completions."""
+    (run,) = open_results(out).manifest["runs"]
+    asked = ["seed", "question_id", "adapter", "messages", "sampling_seed"]
+    rows = pl.read_parquet(out / "completions" / "*.parquet").unique(asked)
+    assert run["completions"] == rows.height
+    for name in ("prompt_tokens", "completion_tokens"):
+        assert run[name] == rows[name].sum()
+    assert run["units"] == open_results(out).predictions().height
+    speed = run["completion_tokens"] / run["seconds"]
+    assert run["tokens_per_second"] == pytest.approx(speed, rel=0.01)
+    assert run["peak_memory"] > 10 * 2**20
+    assert run["started"] > "2026"
 
 
 @pytest.mark.parametrize("form", ["--json", "--markdown", "--figures"])

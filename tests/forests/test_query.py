@@ -88,6 +88,7 @@ def test_role_stats_count_what_is_there(forest: Forest) -> None:
         assert row["unanswered"] == sum(node["answer"] is None for node in mine)
         assert row["truncated"] == sum(node["finish_reason"] == "length" for node in mine)
         assert row["completion_tokens"] == 5 * len(mine)
+        assert row["seconds"] == 0.5 * len(mine)
         assert row["mean_value"] == pytest.approx(sum(n["value"] for n in mine) / len(mine))  # type: ignore[misc]
     counted = forest.sql("SELECT role, count(*) FROM pairs GROUP BY role").rows()
     assert {role: row["usable_pairs"] for role, row in rows.items() if row["usable_pairs"]} == dict(

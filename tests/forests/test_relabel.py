@@ -1,5 +1,6 @@
 """Relabelling: same samples, other labels, and a report that counts every flip."""
 
+import datetime as dt
 import itertools
 import json
 import subprocess
@@ -13,10 +14,10 @@ from synthetic import make_forest
 
 from malt_data.errors import ForestError
 from malt_data.forests import relabel as module
-from malt_data.forests.forest import Forest, create_forest, open_forest
+from malt_data.forests.forest import Forest, create_forest, open_forest, update_manifest
 from malt_data.forests.relabel import relabel
 from malt_data.forests.verify import verify
-from malt_data.schemas.manifest import Labels
+from malt_data.schemas.manifest import Labels, Run
 
 
 @pytest.fixture
@@ -140,3 +141,26 @@ def test_the_command_prints_flips(forest: Forest) -> None:
     wrong = subprocess.run([*command[:-1], "1.5"], capture_output=True, text=True)
     assert wrong.returncode == 2
     assert "threshold" in wrong.stderr
+
+
+def test_a_build_that_ended_since_the_forest_was_opened_keeps_its_record(forest: Forest) -> None:
+    run = Run(
+        started=dt.datetime.now(dt.UTC),
+        trees=8,
+        failed=0,
+        completions=312,
+        prompt_tokens=3120,
+        completion_tokens=1560,
+        seconds=1.5,
+        tokens_per_second=1040.0,
+        peak_memory=2**30,
+        peak_gpu_memory=None,
+        cores=2,
+        gpu=None,
+    )
+    update_manifest(forest.folder, lambda manifest: {"runs": [*manifest.runs, run]})
+    assert forest.manifest.runs == []
+    relabel(forest, Labels(threshold=0.7))
+    after = open_forest(forest.folder).manifest
+    assert after.runs == [run]
+    assert after.labels.threshold == 0.7

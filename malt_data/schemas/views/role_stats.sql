@@ -1,4 +1,5 @@
--- The health of each role: a row a role, in the order of the roles.
+-- The health of each role: a row a role, in the order of the roles. seconds: its latencies added
+-- up; with many completions at once that is more than the wall-clock.
 CREATE VIEW role_stats AS
 WITH usable AS (
     SELECT role, count(*) AS pairs, count(DISTINCT coalesce(parent_id, question_id)) AS parents
@@ -16,6 +17,7 @@ SELECT
     coalesce(any_value(usable.parents), 0) AS parents_with_pairs,
     coalesce(sum(n.prompt_tokens), 0)::BIGINT AS prompt_tokens,
     coalesce(sum(n.completion_tokens), 0)::BIGINT AS completion_tokens,
+    sum(n.latency) AS seconds,
     count(*) FILTER (n.finish_reason = 'length') AS truncated,
     count(*) FILTER (n.answer IS NULL) AS unanswered,
     count(*) FILTER (n.verdict = 'timeout') AS grading_timeouts
