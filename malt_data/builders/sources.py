@@ -11,7 +11,6 @@ A Hub dataset is pinned to one commit before a byte of it is read, by one reques
 """
 
 import difflib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from urllib.parse import parse_qsl
 
 from malt_data.builders.files import FORMATS, Row, read_file
 from malt_data.builders.hub import dataset_rows, download, hub_errors, look_up
+from malt_data.documents import parse_json
 from malt_data.errors import QuestionsError, one_line
 
 GYM_SIZE = 500
@@ -288,6 +288,6 @@ def _gym_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _literal(text: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         return text

@@ -29,8 +29,8 @@ class Selection(BaseModel):
     """dpo: least difference of the two values."""
     positives: Literal["all", "mixed"] = "all"
     """Positives of every question (Algorithm 1), or of those with negatives too (§4.3)."""
-    max_per_parent: int | None = Field(None, ge=1)
-    max_per_question: int | None = Field(None, ge=1)
+    max_per_parent: int | None = Field(None, ge=1, le=10**9)
+    max_per_question: int | None = Field(None, ge=1, le=10**9)
     keep_truncated: bool = False
     """Keep positive texts that were cut off at the token limit."""
     keep_identical: bool = False
@@ -39,7 +39,7 @@ class Selection(BaseModel):
     """Keep each row once where siblings wrote the same text."""
     validation: float = Field(0.1, ge=0, lt=1)
     """Share of the questions, by a hash of their ids; the same in every role and format."""
-    seed: int = 0
+    seed: int = Field(0, ge=-(2**63), lt=2**63)
 
     @property
     def border(self) -> str:

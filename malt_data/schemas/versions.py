@@ -35,8 +35,8 @@ def stamp_of(schema: pa.Schema) -> str | None:
 
 def check(stamp: str | None, where: str) -> int:
     """Return the version number in `stamp`; raise ForestError where it cannot be read."""
-    name, _, number = (stamp or "").partition("/")
-    if name != NAME or not number.isdecimal():
+    name, _, number = stamp.partition("/") if isinstance(stamp, str) else ("", "", "")
+    if name != NAME or not number.isdecimal() or len(number) > 9:
         raise ForestError(
             f"{where} is no part of a forest: its malt.schema is {stamp!r}, expected "
             f"'{NAME}/{VERSION}'. Move it out of the folder."
