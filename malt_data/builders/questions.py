@@ -33,6 +33,7 @@ from malt_data.builders.rows import (
     with_content,
 )
 from malt_data.builders.sources import Rows, open_rows
+from malt_data.display import spelt
 from malt_data.errors import QuestionsError
 from malt_data.graders import Grader, Kind, extract_answer, kind_of
 from malt_data.graders.numeric import parse_number
@@ -154,7 +155,7 @@ def _accepted(reader: "_Reader", refused: list[Refusal], columns: list[str]) -> 
 
 def _own_id(row: Mapping[str, Any]) -> str:
     found = next((row[name] for name in _IDS if isinstance(row.get(name), str | int)), None)
-    return "" if found is None else f" ({str(found)[:80]!s})"
+    return "" if found is None else f" ({spelt(str(found))[:80]})"
 
 
 def _nothing(source: str, loaded: Loaded, columns: Sequence[str]) -> str:

@@ -23,6 +23,7 @@ from urllib.parse import parse_qsl
 
 from malt_data.builders.files import FORMATS, Row, read_file
 from malt_data.builders.hub import dataset_rows, download, hub_errors, look_up
+from malt_data.display import spelt
 from malt_data.documents import parse_json
 from malt_data.errors import QuestionsError, one_line
 
@@ -201,7 +202,7 @@ def _lone_file(
 
 
 def _split_of(row: Row, default: str) -> str:
-    return str(row[1].get("split") or default)
+    return spelt(str(row[1].get("split") or default))  # it is stored
 
 
 def _find_split(wanted: str | None, rows: Iterator[Row], default: str, where: str) -> str:

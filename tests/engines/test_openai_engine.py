@@ -1,6 +1,7 @@
 """The HTTP engine against a real server that misbehaves: the real client over real sockets."""
 
 import asyncio
+import json
 import socket
 import sys
 import time
