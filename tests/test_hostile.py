@@ -4,7 +4,10 @@ import asyncio
 import datetime
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hub_server import Hub, Repo, _add_commit, _git_blob
 from openai_server import Fault, OpenAIServer, Reply
 from rich.console import Console
 from shell import Done, Shell
@@ -256,7 +260,7 @@ QUESTIONS: dict[str, bytes] = {
     "id.jsonl": json.dumps({"question": "", "id": MEGABYTE}).encode(),
     "deep.jsonl": b'{"question": ' + b"[" * DEEP,
     "deep choices.jsonl": b'{"question": "q", "answer": "A", "choices": "' + b"[" * DEEP + b'"}',
-    "deep meta.jsonl": b'{"question": "q", "answer": "1", "meta": ' + b"[" * 900 + b"]" * 900 + b"}",
+    "deep meta.jsonl": b'{"question": "q", "answer": 1, "meta": ' + b"[" * 900 + b"]" * 900 + b"}",
     "digits.jsonl": b'{"question": "q", "answer": ' + b"9" * 5000 + b"}",
     "infinite.jsonl": b'{"question": "q", "answer": Infinity}',
     "list.jsonl": b"[1]",
@@ -496,3 +500,65 @@ def test_what_a_server_says_is_quoted_clean(status: int, message: str) -> None:
         asyncio.run(_ask(server))
     assert not RAW.search(str(told.value))
     assert len(str(told.value)) < 2 * LONGEST
+
+
+# --- the Hub -----------------------------------------------------------------------------------
+
+NAMES = [
+    "nodes/part-../../../evil.parquet", "exports/../evil", "nodes/part-a\\..\\..\\evil.parquet",
+    "exports//evil", "exports/./evil", "exports/\x1b[31m", "nodes/part-\n.parquet", "exports/..",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    with Hub(tmp_path_factory.mktemp("hub")) as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def hub_shell(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    with Shell(hub.environment(tmp_path_factory.mktemp("home"))) as shell:
+        yield shell
+
+
+def publish(hub: Hub, name: str, files: dict[str, bytes]) -> None:
+    """Make a dataset repo of `files`, whatever they are called."""
+    repo = hub._repos["dataset", name] = Repo("dataset", name, private=False)
+    tree = {path: _git_blob(content) for path, content in files.items()}
+    _add_commit(repo, "refs/heads/main", None, "made", "", "ann", tree)
+
+
+@pytest.mark.parametrize("path", NAMES)
+def test_a_repo_with_hostile_file_names(
+    hub: Hub, hub_shell: Shell, planted: Path, tmp_path: Path, path: str
+) -> None:
+    manifest = (planted / "forest" / "forest.json").read_bytes()
+    publish(hub, "ann/evil", {"forest.json": manifest, path: b"evil"})
+    told = refused(hub_shell, ["pull", "ann/evil", "--out", "new"], tmp_path)
+    assert "ann/evil on the Hub holds a file of the name" in told
+    judge(hub_shell.run(["stats", "hf://datasets/ann/evil"], tmp_path), (0, 1))
+    assert tree(tmp_path) == {}
+
+
+@pytest.mark.parametrize("name", NO_JSON)
+def test_a_repo_with_a_hostile_manifest(
+    hub: Hub, hub_shell: Shell, tmp_path: Path, name: str
+) -> None:
+    publish(hub, "ann/evil", {"forest.json": NO_JSON[name]})
+    refused(hub_shell, ["stats", "hf://datasets/ann/evil"], tmp_path)
+
+
+# --- a terminal --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "json", "jsonl"])
+def test_rows_are_clean_on_a_terminal(planted: Path, form: str) -> None:
+    ours, theirs = os.openpty()
+    query = "SELECT chr(27) || chr(8238) || '[31m' AS \"a\u202e\""
+    words = [sys.executable, "-m", "malt_data", "sql", "forest", query, "--format", form]
+    done = subprocess.run(words, cwd=planted, stdout=theirs, stderr=subprocess.PIPE, timeout=60)
+    shown = os.read(ours, 10_000).decode()
+    assert done.returncode == 0
+    assert "\\u202e" in shown
+    assert not RAW.search(shown.replace("\r\n", "\n")), ascii(shown)
