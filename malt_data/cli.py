@@ -126,7 +126,7 @@ def _setting(name: str, **options: Any) -> Callable[[Any], Any]:
     "a JSONL, Parquet or CSV file, or a Hub dataset.  [default: embedded]",
 )
 @_setting("--split", help="Split of the source.  [default: train]")
-@_setting("--limit", type=int, help="The first so many questions.")
+@_setting("--limit", type=int, help="So many questions, drawn by the seed.")
 @_setting("--shard", metavar="I/K", help="Only the I-th of K equal shares (one a machine).")
 @_setting("--engine", type=click.Choice(["transformers", "vllm", "openai"]), help="What samples.")
 @_setting("--model", help="Model name or folder.  [default: the embedded SmolLM2-135M]")
@@ -620,18 +620,35 @@ def train(
 @_setting("--engine", type=click.Choice(["transformers", "vllm", "openai"]), help="What samples.")
 @_setting("--model", help="Model name or folder.")
 @_setting("--base-url", help="OpenAI-compatible server.")
-@_setting("--grader", type=click.Choice(["numeric", "math"]), help="Kind of question.")
+@_setting(
+    "--grader",
+    type=click.Choice(["numeric", "math"]),
+    help="Kind of a free-form question.  [default: the team's, or numeric]",
+)
+@click.option(
+    "--choice",
+    "choices",
+    multiple=True,
+    metavar="TEXT",
+    help="An answer to choose from; give it once for each.",
+)
 @_setting("--temperature", type=float, help="[default: 0.3]")
 @_setting("--max-tokens", type=int, help="Tokens a completion.")
 @_setting("--seed", type=int, help="[default: 0]")
 @json_option
 def ask(
-    question: str, team: Path | None, setting: str | None, as_json: bool, **options: Any
+    question: str,
+    team: Path | None,
+    setting: str | None,
+    choices: tuple[str, ...],
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Let a team answer one question, turn by turn.
 
     \b
     malt-data ask "What is 12 + 30?" --team team/team.toml
+    malt-data ask "Which one barks?" --choice "a cat" --choice "a dog"
     """
     from malt_data.evaluation.evaluate import ask as answer_one
     from malt_data.evaluation.play import Turn
@@ -651,7 +668,7 @@ def ask(
             click.echo(f"{head}\n{clean(turn.completion.text)}\n")
 
     answer, votes = answer_one(
-        question, spec, chosen, adapters, seed=spec.seed, heard=heard, note=_note
+        question, spec, chosen, adapters, choices=choices, seed=spec.seed, heard=heard, note=_note
     )
     if as_json:
         click.echo(json.dumps({"answer": answer, "votes": votes, "turns": turns}, indent=2))
@@ -753,6 +770,8 @@ def evaluate(
         _facts(planned.facts(), as_json)
         return
     _refused(planned.refused)
+    for text in planned.manifest["questions"]["notes"]:
+        _note(text)
     with Steps("eval") as steps:
         report = run(planned, watch=steps.update, note=steps.note)
     opened = results.open_results(out)
@@ -793,12 +812,14 @@ def verify(forest: str | None, as_json: bool) -> None:
     from malt_data.exporters.export import FOLDER as EXPORTS
     from malt_data.exporters.verify import verify_export
     from malt_data.forests.verify import verify as check
+    from malt_data.progress import Steps
 
     if forest is not None and (Path(forest) / EXPORT).exists():
         problems, sound = verify_export(Path(forest)), f"{forest} is sound."
     else:
         opened = _open(forest)
-        forest, problems = str(opened.folder), check(opened)
+        with Steps("verify") as steps:
+            forest, problems = str(opened.folder), check(opened, steps.update)
         exports = {} if opened.origin else exports_of(opened)
         for name in exports:
             found = verify_export(opened.folder / EXPORTS / name)

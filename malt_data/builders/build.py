@@ -28,7 +28,14 @@ from malt_data.engines import Completion, Engine
 from malt_data.engines.embedded import EMBEDDED
 from malt_data.engines.opening import DEFAULT_MAX_TOKENS, open_engine
 from malt_data.errors import EngineDown, EngineError, MaltError
-from malt_data.forests.forest import Forest, create_forest, open_forest, refuse_mix, remove_empty
+from malt_data.forests.forest import (
+    Forest,
+    as_stored,
+    create_forest,
+    open_forest,
+    refuse_mix,
+    remove_empty,
+)
 from malt_data.forests.parts import LABELS, TREES_A_PART, Claims
 from malt_data.graders import Grader
 from malt_data.schemas.forest import NODES
@@ -124,24 +131,18 @@ def build_forest(
     Ctrl-C ends it cleanly with `interrupted` set; every finished tree is kept.
     Raises a MaltError for settings, questions, an engine or a folder that cannot work.
     """
-    from malt_data.builders.questions import load_questions
-
     spec = complete(spec, prompts_file)
-    loaded = load_questions(
-        spec.questions, split=spec.split, limit=spec.limit, grader=spec.grader, fields=spec.fields
-    )
+    loaded = _load(spec)
+    for text in loaded.notes:
+        note(text)
     spec = spec.model_copy(update={"split": loaded.split})
     return asyncio.run(_build(spec, folder, loaded, watch, note))
 
 
 def plan(spec: Spec, folder: Path, *, prompts_file: Path | None = None) -> dict[str, Any]:
     """Return what `build_forest` would do: trees, requests, completions, the most tokens."""
-    from malt_data.builders.questions import load_questions
-
     spec = complete(spec, prompts_file)
-    loaded = load_questions(
-        spec.questions, split=spec.split, limit=spec.limit, grader=spec.grader, fields=spec.fields
-    )
+    loaded = _load(spec)
     questions = [q for q in loaded.questions if _in_shard(q.question_id, spec.shard)]
     done: set[str] = set()
     if (folder / MANIFEST).exists():
@@ -155,6 +156,7 @@ def plan(spec: Spec, folder: Path, *, prompts_file: Path | None = None) -> dict[
         "engine": spec.engine,
         "model": spec.model,
         "questions": len(questions),
+        "notes": list(loaded.notes),
         "refused": loaded.counts(),
         "trees_done": len(questions) - todo,
         "trees_to_grow": todo,
@@ -162,6 +164,20 @@ def plan(spec: Spec, folder: Path, *, prompts_file: Path | None = None) -> dict[
         "completions": todo * spec.nodes_a_tree,
         "completion_tokens_at_most": todo * spec.nodes_a_tree * (spec.max_tokens or 0),
     }
+
+
+def _load(spec: Spec) -> "Loaded":
+    from malt_data.builders.questions import load_questions
+
+    return load_questions(
+        spec.questions,
+        split=spec.split,
+        limit=spec.limit,
+        seed=spec.seed,
+        grader=spec.grader,
+        kind=spec.kind,
+        fields=spec.fields,
+    )
 
 
 async def _build(
@@ -188,7 +204,7 @@ async def _build(
             loaded.questions,
             loaded.report(),
         )
-        await run(forest, spec, todo, engine, report, watch)
+        await run(forest, spec, as_stored(forest, todo), engine, report, watch)
     except EngineError:
         if fresh:  # a wrong model or address must not settle what this folder is
             remove_empty(folder)

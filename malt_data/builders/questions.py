@@ -17,8 +17,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
+from malt_data.builders.candidates import (
+    Candidate,
+    Refusal,
+    cluster_of,
+    free_kind,
+    named,
+    read_candidates,
+)
 from malt_data.builders.rows import (
     FIELDS,
     Choices,
@@ -27,21 +35,16 @@ from malt_data.builders.rows import (
     canonical,
     choice_letter,
     is_prose,
-    read_choices,
-    stated,
     storable,
-    with_content,
 )
 from malt_data.builders.sources import Rows, open_rows
-from malt_data.display import spelt
 from malt_data.errors import QuestionsError
-from malt_data.graders import Grader, Kind, extract_answer, kind_of
+from malt_data.graders import Grader, Kind, extract_answer
 from malt_data.graders.numeric import parse_number
-from malt_data.schemas.ids import question_id
+from malt_data.schemas.ids import draw_key
 
 MAX_GOLD = 500  # characters; the graders read no more of an answer
 _REPORTED = 200  # refusals spelt out in a manifest; all of them are counted
-_IDS = ("id", "unique_id", "question_id", "uid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +60,6 @@ class Question:
     kind: str
     cluster: str | None
     meta: str
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A row that was left out: why, and which (`math/train.jsonl line 7 (algebra/12)`)."""
-
-    reason: str
-    where: str
 
 
 @dataclass(frozen=True)
@@ -101,28 +96,38 @@ def load_questions(
     *,
     split: str | None = None,
     limit: int | None = None,
+    seed: int = 0,
     grader: str = "auto",
+    kind: Kind | None = None,
     fields: Mapping[str, str] | None = None,
 ) -> Loaded:
-    """Return the first `limit` usable questions of one split of `source`, and the rows refused.
+    """Return the usable questions of one split of `source`, and the rows refused.
 
     source: `embedded`, a benchmark's name, a file, a folder of files named by split,
     `reasoning-gym:TASK`, or a Hub dataset `user/name[:config][@revision]`.
+    limit: so many questions, drawn by `seed`, in the order of the draw; None: all, in the source's.
     grader: auto, or the kind that every gold must be read as; numeric and math ask a multiple
-    choice question without its choices. fields: a row's own names for question, answer, choices.
+    choice question without its choices. kind: of the free-form questions where the source names
+    none; without it one rule over all of the source decides. fields: a row's own names for
+    question, answer, choices.
 
     Raises QuestionsError where the source cannot be read or holds no usable question.
     """
     names = _names(fields or {})
-    if grader not in ("auto", "numeric", "choice", "math"):
+    if grader not in ("auto", *get_args(Kind)):
         raise QuestionsError(f"unknown grader {grader!r}; it is auto, numeric, choice or math.")
     opened = open_rows(source, split=split, limit=limit)
     refused: list[Refusal] = []
     columns: list[str] = []
+    candidates = list(read_candidates(opened.rows, names, grader, refused, columns))
+    free, note = free_kind(opened, kind, candidates, names)
+    if limit is not None:
+        candidates.sort(key=lambda found: draw_key(seed, found.question_id))
     with Grader() as judge:
-        reader = _Reader(opened, grader, names, judge)
-        questions = list(islice(_accepted(reader, refused, columns), limit))
-    loaded = Loaded(questions, refused, opened.source, opened.split, opened.license, opened.notes)
+        reader = _Reader(opened, grader, free, judge)
+        questions = list(islice(_accepted(candidates, reader, refused), limit))
+    notes = (*opened.notes, *([note] if note and grader == "auto" else []))
+    loaded = Loaded(questions, refused, opened.source, opened.split, opened.license, notes)
     if not questions:
         raise QuestionsError(_nothing(source, loaded, columns))
     return loaded
@@ -136,26 +141,22 @@ def _names(fields: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     return {**FIELDS, **{key: (name,) for key, name in fields.items()}}
 
 
-def _accepted(reader: "_Reader", refused: list[Refusal], columns: list[str]) -> Iterator[Question]:
-    """Yield the usable rows as questions; note the others in `refused`, fields in `columns`."""
+def _accepted(
+    candidates: Sequence[Candidate], reader: "_Reader", refused: list[Refusal]
+) -> Iterator[Question]:
+    """Yield the candidates whose gold can be graded, each question once; note the others."""
     golds: dict[str, str] = {}
-    for where, row in reader.opened.rows:
-        columns[:] = columns or map(str, row)
+    for found in candidates:
         try:
-            question = reader.question(row)
+            question = reader.question(found)
             if (earlier := golds.get(question.question_id)) is not None:
                 same = earlier == question.gold
                 raise Refused("duplicate" if same else "duplicate with another gold answer")
         except Refused as reason:
-            refused.append(Refusal(str(reason), where + _own_id(row)))
+            refused.append(Refusal(str(reason), named(found.where, found.row)))
         else:
             golds[question.question_id] = question.gold
             yield question
-
-
-def _own_id(row: Mapping[str, Any]) -> str:
-    found = next((row[name] for name in _IDS if isinstance(row.get(name), str | int)), None)
-    return "" if found is None else f" ({spelt(str(found))[:80]})"
 
 
 def _nothing(source: str, loaded: Loaded, columns: Sequence[str]) -> str:
@@ -172,67 +173,61 @@ def _nothing(source: str, loaded: Loaded, columns: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Turns rows into questions; raises Refused with the reason where one cannot be."""
+    """Turns candidates into questions; raises Refused with the reason where one cannot be."""
 
     opened: Rows
     grader: str
-    names: Mapping[str, tuple[str, ...]]
+    free: Kind
     judge: Grader
 
-    def question(self, row: Mapping[str, Any]) -> Question:
-        asked = next(with_content(row, self.names["question"]), None)
-        if asked is None:
-            raise Refused("no question")
-        if not isinstance(row[asked], str):
-            raise Refused("question is not text")
-        text = row[asked].strip()
-        listed = next(with_content(row, self.names["choices"]), None)
-        choices = read_choices(row[listed]) if listed else None
-        stating, gold, kind = self._gold(row, choices)
-        shown = choices.texts if choices and kind == "choice" else None
-        if not all(map(storable, (text, gold, *(shown or ())))):
+    def question(self, found: Candidate) -> Question:
+        row, choices = found.row, found.choices
+        kind = found.kind or self.free
+        field, gold = self._gold(found, kind)
+        if not storable(gold):
             raise Refused("not valid Unicode (lone surrogate)")
-        meta = {key: value for key, value in row.items() if key not in (asked, listed, stating)}
+        shown = choices.texts if choices and kind == "choice" else None
+        read = (found.asked, found.listed, field)
+        meta = {key: value for key, value in row.items() if key not in read}
         if choices and shown is None:
             meta["choices"] = choices.texts  # asked free-form: its choices are beside the question
-        if (raw := row[stating]) != gold and str(raw) != gold:
+        if (raw := row[field]) != gold and str(raw) != gold:
             name = "solution" if isinstance(raw, str) and len(raw) > len(gold) + 20 else "answer"
-            meta[stating if name in meta else name] = raw
-        return self._finish(text, shown, gold, kind, meta)
+            meta[field if name in meta else name] = raw
+        return self._finish(found, shown, gold, kind, meta)
 
     def _finish(
         self,
-        text: str,
+        found: Candidate,
         choices: tuple[str, ...] | None,
         gold: str,
         kind: Kind,
         meta: dict[str, Any],
     ) -> Question:
         source, split = self.opened.source, self.opened.split
-        own = meta.get("source")
+        own, cluster = meta.get("source"), cluster_of(meta)
         if self.opened.lone and isinstance(own, str) and own.strip() and storable(own):
             source = own
-        name = question_id(text, choices)
-        columns: dict[str, object] = {"question_id": name, "source": source, "split": split}
-        columns |= {"kind": kind, "choices": None}  # a null of a free-form row says nothing new
+        # What a column says need not stand in meta too, nor a null of a free-form row.
+        columns: dict[str, object] = {"question_id": found.question_id, "source": source}
+        columns |= {"split": split, "kind": kind, "choices": None, "cluster": cluster}
         meta = {k: v for k, v in meta.items() if k not in columns or v != columns[k]}
         return Question(
-            name, source, split, text, choices, gold, kind, None, as_json(_unfold(meta))
-        )
+            found.question_id, source, split, found.text, choices, gold, kind, cluster,
+            as_json(_unfold(meta)),
+        )  # fmt: skip
 
-    def _gold(self, row: Mapping[str, Any], choices: Choices | None) -> tuple[str, str, Kind]:
-        """Return the first field that states a gradable gold, that gold, and its kind."""
+    def _gold(self, found: Candidate, kind: Kind) -> tuple[str, str]:
+        """Return the first field that states a gradable gold, and that gold."""
         refused: Refused | None = None
-        for field in with_content(row, self.names["answer"]):
+        for field, gold in found.golds:
             try:
-                gold = stated(row[field], solution=field.lower() == "solution")
-                return field, *self._canonical(gold, choices, row.get("kind"))
+                return field, self._canonical(gold, found.choices, kind)
             except Refused as reason:
                 refused = refused or reason
         raise refused or Refused("no gold answer")
 
-    def _canonical(self, gold: str, choices: Choices | None, own: object) -> tuple[str, Kind]:
-        kind = self._kind(gold, choices, own)
+    def _canonical(self, gold: str, choices: Choices | None, kind: Kind) -> str:
         if choices is None and kind == "choice":
             raise Refused("no choices")
         if choices is not None:
@@ -245,15 +240,7 @@ class _Reader:
             raise Refused("gold is prose, which no grader can compare")
         if not self._gradable(gold, kind, choices.texts if choices else None):
             raise Refused("gold not gradable")
-        return gold, kind
-
-    def _kind(self, gold: str, choices: Choices | None, own: object) -> Kind:
-        """Return the kind asked for, else the row's own where it can be, else what gold shows."""
-        if self.grader != "auto":
-            return cast(Kind, self.grader)
-        if own in get_args(Kind) and (own == "choice") == (choices is not None):
-            return cast(Kind, own)
-        return kind_of(gold, choices.texts if choices else None)
+        return gold
 
     def _gradable(self, gold: str, kind: Kind, choices: Sequence[str] | None) -> bool:
         """Say whether a completion that states this gold is graded right (the promise of §4.2)."""

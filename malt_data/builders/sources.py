@@ -26,6 +26,7 @@ from malt_data.builders.hub import dataset_rows, download, hub_errors, look_up
 from malt_data.display import spelt
 from malt_data.documents import parse_json
 from malt_data.errors import QuestionsError, one_line
+from malt_data.graders import Kind
 
 GYM_SIZE = 500
 """Questions of a reasoning-gym task where neither `?size=` nor a larger limit says otherwise."""
@@ -45,6 +46,10 @@ class Rows:
     license: str | None = None
     lone: bool = False
     notes: tuple[str, ...] = ()
+    kind: Kind | None = None
+    """What form of answer the source asks for; None: it does not say, its golds decide together."""
+    rest: Iterator[Row] = field(default_factory=lambda: iter(()))
+    """The rows of its other splits, where they are at hand: they have a say in the kind."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class Benchmark:
     configs: tuple[str | None, ...]
     splits: tuple[str, ...]
     license: str
+    kind: Kind
     aliases: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -62,15 +68,23 @@ _MATH_SUBJECTS = (
     "algebra", "counting_and_probability", "geometry", "intermediate_algebra", "number_theory",
     "prealgebra", "precalculus",
 )  # fmt: skip
-_SYMBOLIC = ("apple/GSM-Symbolic", ("test",), "CC-BY-NC-ND-4.0")
+_SYMBOLIC: tuple[str, tuple[str, ...], str, Kind]
+_SYMBOLIC = ("apple/GSM-Symbolic", ("test",), "CC-BY-NC-ND-4.0", "numeric")
 
 BENCHMARKS = {
-    "gsm8k": Benchmark("openai/gsm8k", ("main",), ("train", "test"), "MIT"),
-    "math": Benchmark("EleutherAI/hendrycks_math", _MATH_SUBJECTS, ("train", "test"), "MIT"),
-    "math500": Benchmark("HuggingFaceH4/MATH-500", (None,), ("test",), "MIT"),
+    "gsm8k": Benchmark("openai/gsm8k", ("main",), ("train", "test"), "MIT", "numeric"),
+    "math": Benchmark(
+        "EleutherAI/hendrycks_math", _MATH_SUBJECTS, ("train", "test"), "MIT", "math"
+    ),
+    "math500": Benchmark("HuggingFaceH4/MATH-500", (None,), ("test",), "MIT", "math"),
     # Its own test split has no answers; MALT (§5.1) and everybody else test on validation.
     "csqa": Benchmark(
-        "tau/commonsense_qa", (None,), ("train", "validation"), "MIT", {"test": "validation"}
+        "tau/commonsense_qa",
+        (None,),
+        ("train", "validation"),
+        "MIT",
+        "choice",
+        {"test": "validation"},
     ),
     "gsm-symbolic": Benchmark(_SYMBOLIC[0], ("main",), *_SYMBOLIC[1:]),
     "gsm-symbolic-p1": Benchmark(_SYMBOLIC[0], ("p1",), *_SYMBOLIC[1:]),
@@ -168,8 +182,13 @@ def _folder(folder: Path, split: str | None) -> Rows:
             f"folder {folder} holds split {chosen} twice: {parts[0].name} and {parts[1].name}. "
             f"Give one of the files: --questions {parts[0]}"
         )
-    rows = chain.from_iterable(read_file(part, str(part)) for part in parts)
-    return Rows(folder.resolve().name, chosen, rows)
+    others = [part for name in ordered if name != chosen for part in splits[name]]
+    return Rows(
+        folder.resolve().name,
+        chosen,
+        chain.from_iterable(read_file(part, str(part)) for part in parts),
+        rest=chain.from_iterable(read_file(part, str(part)) for part in others),
+    )
 
 
 def _stem(name: str) -> str:
@@ -197,8 +216,12 @@ def _lone_file(
         chosen = pick_split(split, available, where)
         return Rows(source, chosen, read_file(file, where), license, lone=True)
     chosen = _find_split(split, read_file(file, where), default, where)
-    rows = (row for row in read_file(file, where) if _split_of(row, default) == chosen)
-    return Rows(source, chosen, rows, license, lone=True)
+
+    def rows(*, of_split: bool) -> Iterator[Row]:
+        found = read_file(file, where)
+        return (row for row in found if (_split_of(row, default) == chosen) is of_split)
+
+    return Rows(source, chosen, rows(of_split=True), license, lone=True, rest=rows(of_split=False))
 
 
 def _split_of(row: Row, default: str) -> str:
@@ -236,7 +259,9 @@ def _benchmark(name: str, benchmark: Benchmark, split: str | None) -> Rows:
             yield from dataset_rows(splits[chosen], f"{name}{f'/{config}' if config else ''}")
 
     notes = (note,) if split not in (None, chosen) else ()
-    return Rows(name, chosen, rows(), benchmark.license, notes=(*notes, *at.notes))
+    return Rows(
+        name, chosen, rows(), benchmark.license, notes=(*notes, *at.notes), kind=benchmark.kind
+    )
 
 
 def _hub(
@@ -247,7 +272,8 @@ def _hub(
         splits = download(repo, config, at)
     chosen = pick_split(split, list(splits), f"{repo} on the Hub")
     rows = dataset_rows(splits[chosen], f"{repo} {chosen}")
-    return Rows(repo, chosen, rows, at.license, notes=at.notes)
+    others = [dataset_rows(splits[name], f"{repo} {name}") for name in splits if name != chosen]
+    return Rows(repo, chosen, rows, at.license, notes=at.notes, rest=chain.from_iterable(others))
 
 
 # --- reasoning-gym -----------------------------------------------------------------------------

@@ -10,12 +10,14 @@ played. `predictions.parquet` is made anew from the completions at the end.
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from malt_data.builders.build import complete
+from malt_data.builders.rows import MAX_CHOICES
 from malt_data.builders.tree import judged, verdict_on
 from malt_data.engines import Engine
 from malt_data.engines.opening import open_engine
@@ -87,26 +89,21 @@ def ask(
     setting: Setting,
     team: Team,
     *,
+    choices: Sequence[str] = (),
     seed: int = 0,
     heard: Callable[[Turn], None] = lambda _: None,
     note: Callable[[str], None] = lambda _: None,
 ) -> tuple[str | None, list[str | None]]:
     """Answer one question; return (answer after the vote, the passes' answers).
 
-    heard: each turn the moment it lands. The kind of question is spec's grader, or numeric.
+    choices: the texts of A, B, …; the answer is then a letter. Without them the kind of question
+    is spec's grader, its kind (a team's data's), or numeric. heard: each turn the moment it lands.
     Raises EvalError where the team lacks the setting's adapters; EngineError where no completion
     can be had.
     """
-    from malt_data.builders.questions import Question
-
     require_adapters([setting], team)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise EvalError("The question is no valid UTF-8. Write it in UTF-8.") from None
-    kind: Any = "numeric" if spec.grader == "auto" else spec.grader
+    question = _asked(text, choices, spec)
     spec = complete(spec, None)
-    question = Question(question_id(text, None), "asked", "", text, None, "", kind, None, "{}")
 
     async def once() -> list[Turn]:
         engine = await _open(spec, [setting], team, note)
@@ -119,7 +116,32 @@ def ask(
 
     votes = ballots((t.passed, t.turn, t.role, t.answer) for t in asyncio.run(once()))
     with Grader() as grader:
-        return majority(votes, lambda a, b: a == b or grader.grade(a, b, kind) == "right"), votes
+        return majority(votes, partial(_same, question, grader)), votes
+
+
+def _asked(text: str, choices: Sequence[str], spec: Spec) -> "Question":
+    """Return the question that a person asks; raise EvalError where it cannot be one."""
+    from malt_data.builders.questions import Question
+
+    try:
+        "".join([text, *choices]).encode()
+    except UnicodeEncodeError:
+        raise EvalError("The question is not valid UTF-8. Write it in UTF-8.") from None
+    shown = tuple(choice.strip() for choice in choices) or None
+    if shown and (not 2 <= len(shown) <= MAX_CHOICES or len(set(shown)) < len(shown)):
+        raise EvalError(
+            f"A multiple-choice question has 2 to {MAX_CHOICES} different choices, not "
+            f"{len(shown)}: repeat --choice TEXT for each."
+        )
+    free = spec.kind or "numeric" if spec.grader == "auto" else spec.grader
+    kind = "choice" if shown else "numeric" if free == "choice" else free
+    name = question_id(text, shown)
+    return Question(name, "asked", "", text, shown, "", kind, None, "{}")
+
+
+def _same(question: "Question", grader: Grader, one: str, other: str) -> bool:
+    kind: Any = question.kind
+    return one == other or grader.grade(one, other, kind, question.choices) == "right"
 
 
 async def _open(

@@ -24,6 +24,7 @@ from malt_data.evaluation.settings import Setting
 from malt_data.forests.forest import provenance, question_table
 from malt_data.forests.parts import read_table, write_table, write_text
 from malt_data.schemas.evaluation import STAMP
+from malt_data.schemas.ids import draw_key
 from malt_data.schemas.manifest import Spec
 from malt_data.schemas.versions import upgrade
 
@@ -131,7 +132,7 @@ def plan(
     require_adapters(settings, team)
     spec = complete(spec, None)
     loaded = load_questions(
-        spec.questions, split=spec.split, grader=spec.grader, fields=spec.fields
+        spec.questions, split=spec.split, grader=spec.grader, kind=spec.kind, fields=spec.fields
     )
     drawn = {seed: draw(loaded.questions, spec.limit, seed) for seed in range(seeds)}
     asked = {q.question_id for questions in drawn.values() for q in questions}
@@ -165,11 +166,7 @@ def draw(questions: "list[Question]", limit: int | None, seed: int) -> "list[Que
     """Return `limit` questions drawn by `seed` (all without a limit), in the order of the draw."""
     if limit is None:
         return questions
-
-    def key(question: "Question") -> str:
-        return hashlib.sha256(f"{seed}:{question.question_id}".encode()).hexdigest()
-
-    return sorted(questions, key=key)[:limit]
+    return sorted(questions, key=lambda q: draw_key(seed, q.question_id))[:limit]
 
 
 def refuse_seen(seen: set[str], asked: int, allow: bool) -> None:

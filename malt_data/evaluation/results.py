@@ -23,7 +23,7 @@ from malt_data.errors import EvalError
 from malt_data.evaluation.settings import Setting
 from malt_data.evaluation.vote import ballots, majority
 from malt_data.forests.parts import REPLACES, read_schema, read_table, write_table
-from malt_data.graders import Grader, Kind, kind_of
+from malt_data.graders import Grader, Kind, graded_as
 from malt_data.schemas.evaluation import COMPLETIONS, PREDICTIONS, STAMP
 from malt_data.schemas.versions import upgrade
 
@@ -160,16 +160,10 @@ def write_predictions(out: Path) -> None:
                 units.setdefault(key, []).append(row)
             for key, turns in units.items():
                 question = questions[key[2]]
-                kind = _kind(question, grader_name)
+                kind = graded_as(question["kind"], grader_name)
                 rows.append(_prediction(known[key[0]], key, turns, question, kind, grader))
     rows.sort(key=lambda row: (row["setting"], row["seed"], row["question_id"]))
     write_table(out / FILE, pa.Table.from_pylist(rows, schema=PREDICTIONS))
-
-
-def _kind(question: dict[str, Any], grader: str) -> Kind:
-    if grader == "auto":
-        return kind_of(question["gold"], question["choices"])
-    return grader  # type: ignore[return-value]
 
 
 def _prediction(

@@ -59,7 +59,7 @@ class Report(BaseModel):
     """Fingerprint of the forest's state, see `fingerprint`."""
     model: str | None
     sampling: dict[str, Any] = {}
-    """Temperature, max_tokens and prompts that the rows were sampled with."""
+    """What the rows were sampled with, as settings of a build; see `sampling_of`."""
     candidates: int = 0
     rows: dict[str, int] = {}
     dropped: dict[str, int] = {}
@@ -189,12 +189,24 @@ def summarize(
         labels=forest.manifest.labels,
         forest=state,
         model=forest.manifest.spec.model,
-        sampling=forest.manifest.spec.model_dump(include={"temperature", "max_tokens", "prompts"}),
+        sampling=sampling_of(forest),
         candidates=counts.total(),
         rows={split: counts[split, None] for split in SPLITS if counts[split, None]},
         dropped={r: sum(part.get(r, 0) for part in dropped.values()) for r in reasons},
         dropped_by_split={split: part for split, part in dropped.items() if part},
     )
+
+
+def sampling_of(forest: "Forest") -> dict[str, Any]:
+    """Return temperature, token limit, prompts, grader and the kind of the free-form questions.
+
+    What a team is trained on, and so what it expects when it is asked. The grader is the build's:
+    it decided how the questions were asked; that of a relabelling only how they were judged.
+    """
+    spec = forest.manifest.spec
+    free = set(forest.questions().select("kind").collect()["kind"]) - {"choice"}
+    kind = {"kind": free.pop()} if len(free) == 1 else {}
+    return spec.model_dump(include={"temperature", "max_tokens", "prompts", "grader"}) | kind
 
 
 def _write(

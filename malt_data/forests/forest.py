@@ -197,6 +197,29 @@ def _continue(
     return Forest(folder, manifest)
 
 
+def as_stored(forest: Forest, questions: "list[Question]") -> "list[Question]":
+    """Return `questions` as the forest has them: what is stored is what is asked and graded by.
+
+    Raises MixError where a gold has changed in the source since: the trees there were graded by the
+    old one.
+    """
+    from malt_data.builders.questions import Question
+
+    rows = {row["question_id"]: row for row in forest.questions_dataset().to_table().to_pylist()}
+    found = []
+    for question in questions:
+        row = rows[question.question_id]
+        if row["gold"] != question.gold and row["kind"] == question.kind:
+            raise MixError(
+                f"The gold answer of question {question.question_id} is {row['gold']!r} in "
+                f"{forest.folder}, {question.gold!r} in {question.source}. Restore it there, or "
+                "grow a new forest: --out NAME"
+            )
+        row["choices"] = None if row["choices"] is None else tuple(row["choices"])
+        found.append(Question(**row))
+    return found
+
+
 def remove_empty(folder: Path) -> None:
     """Remove a forest in which nothing grew, and the folder if nothing else is in it."""
     if Parts(folder / "nodes").trees():

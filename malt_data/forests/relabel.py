@@ -10,17 +10,16 @@ it again does the rest.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from malt_data.builders.build import stamped
-from malt_data.builders.tree import judged
 from malt_data.builders.values import assign
 from malt_data.errors import ForestError
 from malt_data.forests.forest import Forest
+from malt_data.forests.grading import Golds
 from malt_data.forests.parts import Parts, lock, write_table, write_text
-from malt_data.graders import Grader, Kind, extract_answer, kind_of
+from malt_data.graders import Grader
 from malt_data.schemas.ids import ROLES
 from malt_data.schemas.manifest import CURRENT, MANIFEST, Labels
 
@@ -57,7 +56,7 @@ def relabel(
         forest.refuse_writing()
     if out is not None and out.exists():
         raise ForestError(f"{out} exists already. Choose a new folder: --out NAME")
-    questions = _Questions(forest, labels) if regrade or _regraded(forest, labels) else None
+    questions = Golds(forest, labels.grader) if regrade or _regraded(forest, labels) else None
     paths = forest.parts.paths()
     flips: Flips = {role: dict.fromkeys(_COUNTS, 0) for role in ROLES}
     target = (forest.folder if dry_run or out is None else out) / "nodes"
@@ -96,35 +95,6 @@ def _frame(parts: Parts, path: Path) -> pl.DataFrame:
     frame = pl.from_arrow(parts.read(path))
     assert isinstance(frame, pl.DataFrame)
     return frame.with_columns(pl.col("role").cast(pl.String))
-
-
-class _Questions:
-    """What grading needs of each question, checked against the grader asked for."""
-
-    def __init__(self, forest: Forest, labels: Labels) -> None:
-        self._rows: dict[str, tuple[str, list[str] | None, Kind]] = {}
-        with Grader() as grader:
-            for row in forest.questions().collect().iter_rows(named=True):
-                gold, choices = row["gold"], row["choices"]
-                kind = kind_of(gold, choices) if labels.grader == "auto" else labels.grader
-                if grader.grade(gold, gold, kind, choices) != "right":
-                    raise ForestError(
-                        f"The gold {gold!r} of question {row['question_id']} cannot be graded as "
-                        f"'{kind}'. Use --grader auto, or build these questions by themselves."
-                    )
-                self._rows[row["question_id"]] = gold, choices, kind
-
-    def grade(self, nodes: pl.DataFrame, grader: Grader) -> pl.DataFrame:
-        """Return `nodes` with answer, correct, verdict and reward made anew."""
-        judgements: list[dict[str, Any]] = []
-        for question_id, text, depth in nodes.select("question_id", "text", "depth").iter_rows():
-            gold, choices, kind = self._rows[question_id]
-            answer = extract_answer(text, kind, choices)
-            verdict = grader.grade(answer, gold, kind, choices)
-            judgements.append(judged(answer, verdict, depth))
-        columns = ("answer", "correct", "verdict", "reward")
-        fresh = pl.DataFrame(judgements, schema={name: nodes.schema[name] for name in columns})
-        return nodes.with_columns(fresh)
 
 
 def _count(flips: Flips, before: pl.DataFrame, after: pl.DataFrame) -> None:

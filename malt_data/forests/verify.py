@@ -3,7 +3,7 @@
 problems = verify(open_forest("forest"))    # [] when all is well
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import polars as pl
@@ -11,18 +11,23 @@ import polars as pl
 from malt_data.builders.values import assign
 from malt_data.errors import ForestError
 from malt_data.forests.forest import Forest
+from malt_data.forests.grading import Golds
+from malt_data.graders import Grader
 from malt_data.schemas.forest import NODES, QUESTIONS
 from malt_data.schemas.ids import question_id
 
 _EXAMPLES = 3
 
 
-def verify(forest: Forest) -> list[str]:
+def verify(
+    forest: Forest, watch: Callable[[int, int], None] = lambda done, total: None
+) -> list[str]:
     """Return what is wrong, a sentence each; an empty list where nothing is.
 
     Checked: schema of every file, ids against content, whole trees of the manifest's branching,
-    no tree twice, rewards against verdicts, values and labels recomputed, labels against the
-    manifest, leftovers of killed runs.
+    no tree twice, every answer extracted and graded again, rewards against verdicts, values and
+    labels recomputed, labels against the manifest, leftovers of killed runs. watch: called with
+    the parts done and the parts there are.
     """
     problems: list[str] = []
     try:
@@ -30,14 +35,18 @@ def verify(forest: Forest) -> list[str]:
         problems += _questions(forest, questions)
         known = set(questions["question_id"])
         paths = forest.parts.paths()
+        golds = Golds(forest, forest.manifest.labels.grader)
     except ForestError as error:
         return [*problems, str(error)]
     owner: dict[str, str] = {}
-    for path in paths:
-        try:
-            problems += [f"{path.name}: {p}" for p in _part(forest, path, known, owner)]
-        except ForestError as error:
-            problems.append(str(error))
+    with Grader() as grader:
+        for done, path in enumerate(paths, 1):
+            try:
+                found = _part(forest, path, known, owner, golds, grader)
+                problems += [f"{path.name}: {problem}" for problem in found]
+            except ForestError as error:
+                problems.append(str(error))
+            watch(done, len(paths))
     if left := forest.unlabelled():
         problems.append(
             f"{len(left)} parts carry other labels than {forest.folder}/forest.json: a relabel was "
@@ -67,7 +76,14 @@ def _questions(forest: Forest, questions: pl.DataFrame) -> Iterator[str]:
         yield f"questions.parquet: questions stand twice: {_some(double)}."
 
 
-def _part(forest: Forest, path: Path, known: set[str], owner: dict[str, str]) -> Iterator[str]:
+def _part(
+    forest: Forest,
+    path: Path,
+    known: set[str],
+    owner: dict[str, str],
+    golds: Golds,
+    grader: Grader,
+) -> Iterator[str]:
     table = forest.parts.read(path)
     if table.schema.names[: len(NODES.names)] != NODES.names:
         yield "its columns differ from the schema's."
@@ -81,8 +97,10 @@ def _part(forest: Forest, path: Path, known: set[str], owner: dict[str, str]) ->
     owner.update(dict.fromkeys(trees, path.name))
     if unknown := [tree for tree in trees if tree not in known]:
         yield f"trees of unknown questions: {_some(unknown)}."
+        frame = frame.filter(~pl.col("question_id").is_in(unknown))
     yield from _shape(forest, frame)
     yield from _labels(forest, frame)
+    yield from _grades(frame, golds, grader)
 
 
 def _shape(forest: Forest, frame: pl.DataFrame) -> Iterator[str]:
@@ -117,6 +135,23 @@ def _shape(forest: Forest, frame: pl.DataFrame) -> Iterator[str]:
     )
     if wrong.height:
         yield f"ids, parents, samples or roles that disagree: {_some(wrong['node_id'].to_list())}."
+
+
+def _grades(frame: pl.DataFrame, golds: Golds, grader: Grader) -> Iterator[str]:
+    """Every answer extracted and graded again.
+
+    A time-out, then or now, depends on the machine and contradicts nothing.
+    """
+    verdict = pl.col("verdict")
+    correct = pl.when(verdict != "timeout").then(verdict == "right")
+    if odd := frame.filter(correct.ne_missing(pl.col("correct")))["node_id"].to_list():
+        yield f"'correct' and 'verdict' contradict each other: {_some(odd)}."
+    fresh = golds.grade(frame, grader)
+    undecided = (frame["verdict"] == "timeout") | (fresh["verdict"] == "timeout")
+    same = frame["answer"].eq_missing(fresh["answer"])
+    same &= undecided | (frame["verdict"] == fresh["verdict"])
+    if wrong := frame.filter(~same)["node_id"].to_list():
+        yield f"answers or verdicts that come out differently when graded again: {_some(wrong)}."
 
 
 def _labels(forest: Forest, frame: pl.DataFrame) -> Iterator[str]:

@@ -13,7 +13,7 @@ own choices) and `math` (structure, exact values, then math-verify in a worker t
 import threading
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Literal
+from typing import Literal, cast
 
 from malt_data.graders import choice, math, numeric
 from malt_data.graders.extract import Kind, extract_answer
@@ -24,14 +24,12 @@ _Key = tuple[str, str, str, tuple[str, ...] | None]
 
 MEMO_SIZE = 100_000
 
-__all__ = ["Grader", "Kind", "Verdict", "extract_answer", "kind_of"]
+__all__ = ["Grader", "Kind", "Verdict", "extract_answer", "graded_as"]
 
 
-def kind_of(gold: str, choices: Sequence[str] | None) -> Kind:
-    """Return how to grade a question: by its choices, as a number, or as mathematics."""
-    if choices:
-        return "choice"
-    return "numeric" if numeric.is_number(gold) else "math"
+def graded_as(kind: str, grader: str) -> Kind:
+    """Return how answers to a question of `kind` are read and compared under `grader`."""
+    return cast(Kind, kind if grader == "auto" else grader)
 
 
 class Grader:

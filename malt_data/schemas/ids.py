@@ -35,6 +35,15 @@ def child_id(parent: str, depth: int, sample: int) -> str:
     return f"{parent}/{_LETTERS[depth]}{sample}"
 
 
+def draw_key(seed: int, question_id: str) -> str:
+    """Return the place of a question in the draw that `--limit K` takes the first K of.
+
+    It depends on seed and question alone: the same K for the same seed, and a larger K contains
+    the smaller one's, whatever the order of the source.
+    """
+    return hashlib.sha256(f"{seed}:{question_id}".encode()).hexdigest()
+
+
 def node_seed(build_seed: int, node_id: str) -> int:
     """Return the sampling seed of one node, 0 ≤ seed < 2³¹ (what every engine accepts)."""
     digest = hashlib.sha256(f"{build_seed}:{node_id}".encode()).digest()

@@ -27,6 +27,7 @@ _MOST = 10**9
 """Above any count that could be meant, below what the libraries take."""
 
 Grader = Literal["auto", "numeric", "choice", "math"]
+Kind = Literal["numeric", "choice", "math"]
 Pooling = Literal["global", "local"]
 
 
@@ -49,6 +50,8 @@ class Spec(_Frozen):
     split: str | None = None
     limit: int | None = Field(None, ge=1, le=_MOST)
     fields: dict[str, str] = {}
+    kind: Kind | None = None
+    """Of free-form questions whose source names none; None: one rule over the source decides."""
     shard: str | None = Field(None, pattern=r"^[0-9]{1,9}/[0-9]{1,9}$")
 
     n: int = Field(3, ge=1, le=64)

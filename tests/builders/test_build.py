@@ -367,3 +367,48 @@ def test_hostile_texts_are_kept_byte_for_byte(tmp_path: Path) -> None:
     shown = malt("show", tmp_path / "f")
     assert shown.returncode == 0
     assert "\x1b[31m" not in shown.stdout
+
+
+def test_what_is_stored_is_what_is_asked_and_graded_by(tmp_path: Path) -> None:
+    """A source of kind math with plain numbers among its golds; independent of our graders."""
+    golds = {"What is 3 plus 4?": "7", "What is root two?": r"\sqrt2", "What is a half?": "0.5"}
+    questions = tmp_path / "q.jsonl"
+    lines = [json.dumps({"question": q, "answer": gold}) for q, gold in golds.items()]
+    questions.write_text("\n".join(lines))
+    said = ["7", r"$\sqrt{2}$", r"\frac{1}{2}", "8", "x"]
+
+    def answer(messages: list[dict[str, str]], seed: int | None, sample: int) -> str:
+        die = hashlib.sha256(json.dumps([messages, seed, sample]).encode()).digest()[0]
+        return f"Final Answer: {said[die % len(said)]}"
+
+    right = {("7", "7"), (r"\sqrt2", said[1]), ("0.5", said[2])}
+    out = tmp_path / "f"
+    with OpenAIServer(answer=answer, models=["m"]) as server:
+        run = malt(*build_command(server, questions, out))
+        assert run.returncode == 0, run.stderr
+        assert r"asked as math, since not every gold is a number (\sqrt2)" in run.stderr
+        asked = [r.body["messages"][-1]["content"] for r in server.requests if "n" in r.body]
+    first = [text for text in asked if "Initial Answer" not in text]
+    assert len(first) == 3
+    assert all("<expression>" in text for text in first)
+    stored = pq.read_table(out / "questions.parquet").to_pylist()
+    assert {row["kind"] for row in stored} == {"math"}
+    gold = {row["question_id"]: row["gold"] for row in stored}
+    rows = node_rows(out)
+    for row in rows:
+        spoken = row["text"].removeprefix("Final Answer: ")
+        assert row["correct"] == ((gold[row["question_id"]], spoken) in right), row
+    flips = json.loads(malt("relabel", out, "--grader", "auto", "--json").stdout)["flips"]
+    assert {count["to_positive"] + count["to_negative"] for count in flips.values()} == {0}
+    assert malt("verify", out).returncode == 0
+
+
+def test_a_changed_gold_is_refused_on_resuming(tmp_path: Path) -> None:
+    questions, out = write_questions(tmp_path / "q.jsonl", 3), tmp_path / "f"
+    with OpenAIServer(answer=answer, models=["m"], refuse=lambda body: Fault(400, "no")) as server:
+        assert malt(*build_command(server, questions, out)).returncode == 1
+        questions.write_text(questions.read_text().replace("#### 3", "#### 4"))
+        server.refuse = None
+        run = malt(*build_command(server, questions, out))
+    assert run.returncode == 1
+    assert re.search(r"gold answer of question \w+ is '3' in .*, '4' in q.jsonl", run.stderr)

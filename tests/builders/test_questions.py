@@ -1,5 +1,6 @@
 """What a row becomes: a question with a canonical, gradable gold, or a refusal by name."""
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -11,11 +12,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from malt_data.builders.prompts import load_prompts, render
 from malt_data.builders.questions import Loaded, Question, load_questions
 from malt_data.builders.rows import last_box
+from malt_data.builders.sources import BENCHMARKS
 from malt_data.errors import QuestionsError
 from malt_data.forests.forest import question_table
 from malt_data.graders import Grader, extract_answer
+from malt_data.schemas.ids import question_id
 
 CSQA = {
     "id": "c-1",
@@ -293,14 +297,97 @@ def test_duplicates_are_refused_by_name_and_conflicts_by_another(tmp_path: Path)
     assert loaded.counts() == {"duplicate": 2, "duplicate with another gold answer": 1}
 
 
-def test_limit_counts_accepted_questions_and_reads_no_further(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    rows = [{"question": f"What is {i}?", "answer": str(i) if i != 1 else ""} for i in range(4)]
-    path.write_text("\n".join(map(json.dumps, rows)) + "\n{torn")
-    loaded = load_questions(str(path), limit=3)
-    assert ([q.gold for q in loaded.questions], len(loaded.refused)) == (["0", "2", "3"], 1)
-    with pytest.raises(QuestionsError, match=r"rows\.jsonl line 5 is torn"):
-        load_questions(str(path), limit=4)
+def test_a_limit_is_a_draw_by_the_seed_and_a_larger_one_contains_it(tmp_path: Path) -> None:
+    rows = [{"question": f"What is {i}?", "answer": str(i) if i % 9 else ""} for i in range(90)]
+    drawn = {
+        (limit, seed): [q.gold for q in load(tmp_path, *rows, limit=limit, seed=seed).questions]
+        for limit in (5, 20)
+        for seed in (0, 1)
+    }
+    assert drawn[20, 0][:5] == drawn[5, 0] != drawn[5, 1]
+    assert {len(drawn[5, 0]), len(drawn[20, 0])} == {5, 20}
+    assert drawn[5, 0] != [q.gold for q in load(tmp_path, *rows).questions][:5]
+    again = load(tmp_path, *rows[::-1], limit=20)  # the order of the source has no say
+    assert [q.gold for q in again.questions] == drawn[20, 0]
+    by_hand = sorted(
+        (row for row in rows if row["answer"]),
+        key=lambda r: hashlib.sha256(f"0:{question_id(r['question'], None)}".encode()).hexdigest(),
+    )
+    assert drawn[5, 0] == [row["answer"] for row in by_hand[:5]]
+
+
+# --- kinds ------------------------------------------------------------------------------------
+
+
+def test_one_gold_that_is_no_number_makes_all_of_a_source_math(tmp_path: Path) -> None:
+    rows = [{"question": f"What is {i}?", "answer": gold} for i, gold in enumerate(["7", "8"])]
+    numbers = load(tmp_path, *rows)
+    assert {q.kind for q in numbers.questions} == {"numeric"}
+    assert numbers.notes == ("rows.jsonl: asked as numeric, since every gold is a number.",)
+    mixed = load(tmp_path, *rows, {"question": "Root of 2?", "answer": r"\sqrt2"})
+    assert [q.kind for q in mixed.questions] == ["math"] * 3
+    assert r"not every gold is a number (\sqrt2)" in mixed.notes[0]
+
+
+def test_a_limit_and_the_other_splits_do_not_change_the_kind(tmp_path: Path) -> None:
+    rows = [{"question": f"What is {i}?", "answer": str(i), "split": "train"} for i in range(9)]
+    last = {"question": "Root of 2?", "answer": r"\sqrt2", "split": "test"}
+    for limit in (None, 1, 4):
+        loaded = load(tmp_path, *rows, last, split="train", limit=limit)
+        assert {q.kind for q in loaded.questions} == {"math"}
+    folder = tmp_path / "splits"
+    folder.mkdir()
+    for split in ("train", "test"):
+        lines = [json.dumps(row) for row in (*rows, last) if row["split"] == split]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines))
+    assert {q.kind for q in load_questions(str(folder)).questions} == {"math"}
+    assert {q.kind for q in load_questions(str(folder), kind="numeric").questions} == {"numeric"}
+
+
+def test_benchmarks_say_their_kind_themselves() -> None:
+    kinds = {name: benchmark.kind for name, benchmark in BENCHMARKS.items()}
+    assert (kinds["math"], kinds["math500"], kinds["csqa"]) == ("math", "math", "choice")
+    assert {kinds[name] for name in kinds if name.startswith("gsm")} == {"numeric"}
+
+
+_golds = st.sampled_from(["7", "12", "1/2", r"\sqrt2", "x+1", "0.5", "2516_8", "(1, 2)"])
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(golds=st.lists(_golds, min_size=2, max_size=6), data=st.data())
+def test_permuting_the_golds_of_a_source_changes_no_prompt_and_no_extracted_answer(
+    tmp_path: Path, golds: list[str], data: st.DataObject
+) -> None:
+    """The kind never comes from a question's own gold (contract §1)."""
+    said = ["Final Answer: 7 apples", r"So \boxed{\sqrt2}.", "Final Answer: x+1.", "#### 12"]
+    prompts = load_prompts(None)
+
+    def seen(order: list[str]) -> list[Any]:
+        rows = [{"question": f"What is {i}?", "answer": gold} for i, gold in enumerate(order)]
+        return [
+            (
+                render(prompts, q.kind, q.question, q.choices, ()),
+                render(prompts, q.kind, q.question, q.choices, ("a", "b")),
+                [extract_answer(text, q.kind, q.choices) for text in said],  # type: ignore[arg-type]
+            )
+            for q in load(tmp_path, *rows).questions
+        ]
+
+    assert seen(golds) == seen(data.draw(st.permutations(golds)))
+
+
+# --- clusters ---------------------------------------------------------------------------------
+
+
+def test_questions_of_one_template_share_their_cluster(tmp_path: Path) -> None:
+    symbolic = [
+        {"id": i // 2, "instance": i % 2, "original_id": 9, "question": f"{i}?", "answer": "#### 1"}
+        for i in range(4)
+    ]
+    assert [q.cluster for q in load(tmp_path, *symbolic).questions] == ["0", "0", "1", "1"]
+    own = only(tmp_path, {**GOOD, "cluster": "sums"})
+    assert (own.cluster, json.loads(own.meta)) == ("sums", {})
+    assert only(tmp_path, {**GOOD, "id": 3}).cluster is None
 
 
 def test_nothing_usable_is_an_error_with_counts_and_fields(tmp_path: Path) -> None:

@@ -229,3 +229,26 @@ def test_ask_answers_turn_by_turn(server: OpenAIServer, team: Path) -> None:
     run = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (run.returncode, len(server.requests)) == (1, asked)
     assert "needs the team adapters" in run.stderr
+
+
+def test_ask_takes_choices_and_the_kind_that_the_team_was_trained_for(
+    server: OpenAIServer, tmp_path: Path
+) -> None:
+    server.answer = lambda messages, seed, sample: "Final Answer: (B)"
+    team = tmp_path / "team.toml"
+    team.write_text('model = "m"\n[sampling]\nkind = "math"\ngrader = "auto"\n')
+    engine = ["--engine", "openai", "--base-url", server.base_url, "--team", team]
+
+    def ask(*words: object) -> tuple[Any, str]:
+        command = [sys.executable, "-m", "malt_data", "ask", *words, *engine, "--json"]
+        run = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=60)
+        assert run.returncode == 0, run.stderr
+        return json.loads(run.stdout), server.requests[-1].body["messages"][-1]["content"]
+
+    said, prompt = ask("Who barks?", "--choice", "a cat", "--choice", "a dog", "--setting", "sa+mv")
+    assert (said["answer"], said["votes"]) == ("(B)", ["(B)"] * 3)
+    assert "A. a cat\nB. a dog" in prompt
+    _, prompt = ask("What is 1 + 1?", "--setting", "sa")
+    assert "<expression>" in prompt
+    _, prompt = ask("What is 1 + 1?", "--setting", "sa", "--grader", "numeric")
+    assert "<number>" in prompt

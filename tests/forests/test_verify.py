@@ -34,6 +34,22 @@ DAMAGE: dict[str, tuple[Callable[[pl.DataFrame], pl.DataFrame], str]] = {
         lambda f: f.with_columns(reward=pl.when(leaf).then(1 - pl.col("reward"))),
         "do not follow from the verdict",
     ),
+    "answer": (
+        lambda f: f.with_columns(answer=pl.lit("3")).with_columns(
+            verdict=pl.when(pl.col("verdict") == "unanswered")
+            .then(pl.lit("wrong"))
+            .otherwise("verdict")
+        ),
+        "differently when graded again",
+    ),
+    "correct": (lambda f: f.with_columns(correct=~pl.col("correct")), "contradict each other"),
+    "verdict above the leaves": (
+        lambda f: f.with_columns(
+            verdict=pl.when(leaf).then("verdict").otherwise(pl.lit("wrong")),
+            correct=pl.when(leaf).then("correct").otherwise(pl.lit(False)),
+        ),
+        "differently when graded again",
+    ),
     "missing leaf": (lambda f: f.head(f.height - 1), "without exactly"),
     "double node": (lambda f: pl.concat([f, f.tail(1)]), "without exactly"),
     "id": (
