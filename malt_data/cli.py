@@ -11,10 +11,12 @@ It is a long module on purpose: every command stands here, each no more than its
 into the library and its print, so that a flag is looked for in one place.
 """
 
+import io
 import json
+import re
 import sys
-import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +24,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from malt_data import __version__
-from malt_data.errors import EvalError, ExportError, ForestError, MaltError, SpecError
+from malt_data.display import clean, sentence, spelt
+from malt_data.documents import read_toml
+from malt_data.errors import EvalError, ExportError, ForestError, MaltError, SpecError, of_system
 
 if TYPE_CHECKING:
     from malt_data.exporters.selection import Selection
@@ -33,18 +37,61 @@ DEMO_LIMIT = 16
 """Trees of a build that names neither questions nor a limit: minutes on two cores."""
 
 
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+"""What no argument can be used with: the end of a C string, bytes that are not UTF-8."""
+
+
 class _Group(click.Group):
     """Turns our errors into one sentence on stderr and an exit code, in one place."""
 
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        with _fit_for_a_terminal():
+            for argument in args:
+                if _NO_TEXT.search(argument):
+                    raise click.UsageError(f"{argument!r} holds a NUL or is not UTF-8.")
+            return super().make_context(info_name, args, parent, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _fit_for_a_terminal():
+                return super().invoke(ctx)
         except MaltError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_code)
         except BrokenPipeError:  # the reader (head, less) had enough
             sys.stderr.close()
             ctx.exit(0)
+        except OSError as error:
+            click.echo(f"Error: {of_system(error)}", err=True)
+            ctx.exit(1)
+
+
+@contextmanager
+def _fit_for_a_terminal() -> Iterator[None]:
+    """Clean click's own errors, which quote what was typed, as ours are."""
+    try:
+        yield
+    except click.UsageError as error:
+        raise click.UsageError(sentence(error.format_message()), error.ctx) from None
+
+
+class _NewFolder(click.Path):
+    """A folder to write into; what is refused before anything is made: see `folders.py`."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, file_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from malt_data.folders import refuse_folder
+
+        refuse_folder(Path(value))
+        return super().convert(value, param, ctx)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")
@@ -69,9 +116,7 @@ def _setting(name: str, **options: Any) -> Callable[[Any], Any]:
 
 
 @main.command()
-@click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the forest."
-)
+@click.option("--out", type=_NewFolder(), help="Folder of the forest.")
 @_setting("--n", type=int, help="Samples a parent for every role.  [default: 3]")
 @_setting("--n-generator", type=int, help="The same for one role.")
 @_setting("--n-verifier", type=int, help="The same for one role.")
@@ -152,7 +197,7 @@ def build(
     if as_json:
         click.echo(json.dumps({"forest": str(folder), **report.to_dict()}, indent=2))
     else:
-        click.echo(report.summary(folder))
+        _say(report.summary(folder))
     _refused(report.refused)
     if report.interrupted:
         raise ForestError(
@@ -173,7 +218,7 @@ def build(
     "--pooling", type=click.Choice(["global", "local"]), help="Means or majorities (§A.5)."
 )
 @click.option("--grader", type=click.Choice(["auto", "numeric", "choice", "math"]))
-@click.option("--out", type=click.Path(path_type=Path), help="Write a copy, leave FOREST as it is.")
+@click.option("--out", type=_NewFolder(), help="Write a copy, leave FOREST as it is.")
 @click.option("--dry-run", is_flag=True, help="Only report what would flip.")
 @json_option
 def relabel(
@@ -290,7 +335,7 @@ def show(args: tuple[str, ...], full: bool, as_json: bool) -> None:
     type=click.Choice(["sft", "dpo", "kto", "value", "trajectory"]),
     help="What TRL is to read.  [default: sft, and dpo for verifier and refiner]",
 )
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder.")
+@click.option("--out", type=_NewFolder(), help="Folder.")
 @_setting("--strategy", type=click.Choice(["all", "best_worst", "one"]), help="Pairs a parent.")
 @_setting("--margin", type=float, help="Least difference of a pair's values.")
 @_setting(
@@ -381,7 +426,7 @@ def export(
             folder = None if dry_run else exporting.place(opened, each, out)
             print_export(report, folder, facts[each.name].get("check"), _console())
         if pushed is not None:
-            click.echo(pushed.summary())
+            _say(pushed.summary())
     if problems:
         raise ExportError("This would break training: " + " ".join(problems))
 
@@ -456,12 +501,15 @@ def push(
         replace=replace,
         dry_run=dry_run,
     )
-    click.echo(json.dumps(asdict(pushed), indent=2) if as_json else pushed.summary(dry_run))
+    if as_json:
+        click.echo(json.dumps(asdict(pushed), indent=2))
+    else:
+        _say(pushed.summary(dry_run))
 
 
 @main.command()
 @click.argument("name", metavar="USER/NAME[@REVISION]")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="[default: ./NAME]")
+@click.option("--out", type=_NewFolder(), help="[default: ./NAME]")
 @json_option
 def pull(name: str, out: Path | None, as_json: bool) -> None:
     """Fetch a forest and its exports from the Hub into a folder of your own.
@@ -476,7 +524,7 @@ def pull(name: str, out: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"forest": str(folder), "trees": trees}, indent=2))
     else:
-        click.echo(f"{trees} trees in {folder}. Check them: malt-data verify {folder}")
+        _say(f"{trees} trees in {folder}. Check them: malt-data verify {folder}")
 
 
 @main.command()
@@ -494,10 +542,10 @@ def pull(name: str, out: Path | None, as_json: bool) -> None:
 @click.option(
     "--out",
     required=True,
-    type=click.Path(path_type=Path, file_okay=False),
+    type=_NewFolder(),
     help="Folder of the adapter.",
 )
-@click.option("--max-steps", type=int, help="Stop after so many steps.")
+@click.option("--max-steps", type=click.IntRange(1, 10**9), help="Stop after so many steps.")
 @click.option(
     "--config",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -560,9 +608,7 @@ def train(
         click.echo(json.dumps({"out": str(out), **records}, indent=2))
     else:
         for name, record in records.items():
-            click.echo(
-                f"{name}: {record['steps']} steps on {record['rows']} rows of {record['data']}"
-            )
+            _say(f"{name}: {record['steps']} steps on {record['rows']} rows of {record['data']}")
 
 
 @main.command()
@@ -609,7 +655,6 @@ def ask(
     from malt_data.evaluation.evaluate import ask as answer_one
     from malt_data.evaluation.play import Turn
     from malt_data.evaluation.settings import find
-    from malt_data.forests.report import clean
     from malt_data.schemas.manifest import make_spec
 
     base, adapters, _ = _adapters(team)
@@ -631,7 +676,7 @@ def ask(
         click.echo(json.dumps({"answer": answer, "votes": votes, "turns": turns}, indent=2))
     else:
         shown = ", ".join("none" if vote is None else vote for vote in votes)
-        click.echo(f"Answer: {'none' if answer is None else answer} (votes: {shown})")
+        _say(f"Answer: {'none' if answer is None else answer} (votes: {shown})")
 
 
 @main.command(name="eval")
@@ -644,7 +689,7 @@ def ask(
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="TOML file with settings of your own.",
 )
-@click.option("--seeds", type=click.IntRange(1), default=4, show_default=True, help="Runs.")
+@click.option("--seeds", type=click.IntRange(1, 1000), default=4, show_default=True, help="Runs.")
 @click.option("--limit", type=int, help="Questions a seed, drawn by it.  [default: all]")
 @click.option(
     "--team",
@@ -675,7 +720,7 @@ def ask(
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=_NewFolder(),
     default=Path("results"),
     show_default=True,
     help="Folder of the results.",
@@ -816,11 +861,11 @@ def verify(forest: str | None, as_json: bool) -> None:
         click.echo(json.dumps({"forest": forest, "problems": problems}, indent=2))
     else:
         for problem in problems:
-            click.echo(problem)
+            _say(problem)
     if problems:
         raise ForestError(f"{forest} has {len(problems)} problems, listed above.")
     if not as_json:
-        click.echo(sound)
+        _say(sound)
 
 
 def _open(folder: str | None) -> "Forest":
@@ -892,7 +937,7 @@ def _config(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return read_toml(path)
     except (OSError, ValueError) as error:
         raise SpecError(f"{path} is no valid TOML: {error}") from None
 
@@ -905,10 +950,14 @@ def _print_query(source: "Source", query: str, form: str) -> None:
 
     if form == "parquet" and sys.stdout.isatty():
         raise SpecError("Parquet is not for the terminal; send it to a file: > rows.parquet")
-    frame = pl.DataFrame(run(source, query))
+    frame = pl.DataFrame(run(source, query, printable=form != "parquet"))
     if form == "table":
         if left := report.print_rows(frame, _console()):
             _note(f"{left} more rows; --format csv shows all.")
+    elif sys.stdout.isatty():
+        rows = io.BytesIO()
+        report.write_rows(frame, form, rows)
+        click.echo(clean(rows.getvalue().decode()), nl=False)
     else:
         report.write_rows(frame, form, sys.stdout.buffer)
 
@@ -932,7 +981,7 @@ def _facts(facts: dict[str, Any], as_json: bool) -> None:
         click.echo(json.dumps(facts, indent=2))
         return
     for name, value in facts.items():
-        click.echo(f"{name.replace('_', ' ')}: {value}")
+        _say(f"{name.replace('_', ' ')}: {value}")
 
 
 def _refused(refused: dict[str, int]) -> None:
@@ -940,5 +989,9 @@ def _refused(refused: dict[str, int]) -> None:
         _note(f"{count} questions refused: {reason}")
 
 
+def _say(text: str) -> None:
+    click.echo(spelt(text))
+
+
 def _note(text: str) -> None:
-    click.echo(text, err=True)
+    click.echo(sentence(text), err=True)

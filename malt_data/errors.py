@@ -18,11 +18,21 @@ prints; `cli.py` turns them into one sentence on stderr and an exit code. To add
 the branch whose handling it shares, and let the message carry the next step.
 """
 
+import os
+
+from malt_data.display import sentence
+
 
 class MaltError(Exception):
-    """Base of every error that a user can cause."""
+    """Base of every error that a user can cause.
+
+    Its text may quote what others wrote: `str` gives it as one line that is fit for a terminal.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return sentence(super().__str__())
 
 
 class SpecError(MaltError):
@@ -69,6 +79,19 @@ class EngineError(MaltError):
 
 class EngineDown(EngineError):
     """No request can succeed (no server, wrong key, unknown model): the build stops."""
+
+
+def of_system(error: OSError) -> MaltError:
+    """Return what the operating system refused as a message: the net under every command."""
+    try:
+        os.getcwd()  # noqa: PTH109 - Path.cwd() is the same call
+    except FileNotFoundError:
+        return MaltError("The folder that this was started in is gone: cd to one that exists.")
+    return MaltError(
+        f"{error.filename or 'A file'} could not be read or written: "
+        f"{error.strerror or one_line(error)}. Check the path, its permissions and the free space, "
+        "and run the same command again."
+    )
 
 
 def one_line(error: BaseException) -> str:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Self
 
 import click
 
+from malt_data.display import sentence
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
@@ -40,6 +42,7 @@ class Steps:
 
     def note(self, text: str) -> None:
         """Say one line beside the bar."""
+        text = sentence(text)
         if self._bar is None:
             click.echo(text, err=True)
         else:

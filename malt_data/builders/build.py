@@ -110,8 +110,9 @@ def complete(spec: Spec, prompts_file: Path | None) -> Spec:
     model = spec.model or (None if spec.engine == "openai" else EMBEDDED)
     ours = "prompts_embedded.toml" if model == EMBEDDED else "prompts.toml"
     prompts = load_prompts(prompts_file, ours)
-    if spec.prompts and prompts_file is None:
-        prompts = merge_prompts(prompts, spec.prompts, "prompts")
+    if spec.prompts:  # checked even where a file stands in their place
+        given = merge_prompts(prompts, spec.prompts, "prompts")
+        prompts = given if prompts_file is None else prompts
     limit = spec.max_tokens or DEFAULT_MAX_TOKENS.get(model or "", DEFAULT_MAX_TOKENS[""])
     return spec.model_copy(update={"model": model, "max_tokens": limit, "prompts": prompts})
 

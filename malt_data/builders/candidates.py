@@ -12,6 +12,7 @@ from typing import Any, cast, get_args
 from malt_data.builders.files import Row
 from malt_data.builders.rows import Choices, Refused, read_choices, stated, storable, with_content
 from malt_data.builders.sources import Rows
+from malt_data.display import spelt
 from malt_data.graders import Kind
 from malt_data.graders.numeric import is_number
 from malt_data.schemas.ids import question_id
@@ -65,7 +66,7 @@ def read_candidates(
 def named(where: str, row: Mapping[str, Any]) -> str:
     """Return the words for a row: where it stands, and its own id if it has one."""
     found = next((row[name] for name in _IDS if isinstance(row.get(name), str | int)), None)
-    return where if found is None else f"{where} ({str(found)[:80]})"
+    return where if found is None else f"{where} ({spelt(str(found))[:80]})"
 
 
 def _candidate(where: str, row: Mapping[str, Any], names: Names, grader: str) -> Candidate:

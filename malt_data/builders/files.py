@@ -40,7 +40,8 @@ def read_file(file: Path | Traversable, where: str) -> Iterator[Row]:
         ) from None
     except RecursionError:
         raise QuestionsError(f"{at} is nested too deeply. Mend or remove it.") from None
-    except (ValueError, csv.Error) as error:  # JSON, Arrow's ArrowInvalid
+    except (ValueError, csv.Error, OverflowError, LookupError) as error:
+        # ValueError: JSON, Arrow's ArrowInvalid; the last two: dates and time zones of Arrow's
         form = name.split(".")[-1].upper()
         raise QuestionsError(
             f"{at} is torn or no {form}: {one_line(error)}. Mend or remove it."

@@ -46,7 +46,8 @@ def look_up(repo: str, revision: str | None) -> Commit:
             return Commit(None, notes=(f"The Hub is unreachable; {repo} is read from the cache.",))
         raise
     terms = info.card_data.get("license") if info.card_data else None
-    return Commit(info.sha, ", ".join(terms) if isinstance(terms, list) else terms)
+    terms = ", ".join(map(str, terms)) if isinstance(terms, list) else terms
+    return Commit(info.sha, None if terms is None else str(terms))
 
 
 def download(repo: str, config: str | None, at: Commit) -> dict[str, Any]:

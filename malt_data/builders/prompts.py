@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
+from malt_data.documents import read_toml
 from malt_data.engines import Messages
 from malt_data.errors import SpecError
 from malt_data.schemas.ids import ROLES
@@ -44,10 +45,10 @@ def load_prompts(
     if path is None:
         return ours
     try:
-        theirs = tomllib.loads(path.read_text("utf-8"))
+        theirs = read_toml(path)
     except OSError as error:
         raise SpecError(f"prompts file {path} cannot be read: {error.strerror}.") from None
-    except ValueError as error:  # TOML syntax, UTF-8
+    except ValueError as error:
         raise SpecError(f"prompts file {path} is no valid TOML: {error}.") from None
     return merge_prompts(ours, theirs, str(path))
 

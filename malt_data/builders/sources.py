@@ -11,7 +11,6 @@ A Hub dataset is pinned to one commit before a byte of it is read, by one reques
 """
 
 import difflib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +23,8 @@ from urllib.parse import parse_qsl
 
 from malt_data.builders.files import FORMATS, Row, read_file
 from malt_data.builders.hub import dataset_rows, download, hub_errors, look_up
+from malt_data.display import spelt
+from malt_data.documents import parse_json
 from malt_data.errors import QuestionsError, one_line
 from malt_data.graders import Kind
 
@@ -224,7 +225,7 @@ def _lone_file(
 
 
 def _split_of(row: Row, default: str) -> str:
-    return str(row[1].get("split") or default)
+    return spelt(str(row[1].get("split") or default))  # it is stored
 
 
 def _find_split(wanted: str | None, rows: Iterator[Row], default: str, where: str) -> str:
@@ -314,6 +315,6 @@ def _gym_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _literal(text: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         return text

@@ -19,7 +19,6 @@ or refused (one request a sample then, each with its own seed), or `max_tokens` 
 """
 
 import asyncio
-import json
 import os
 import random
 import re
@@ -31,7 +30,9 @@ from functools import partial
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
+from malt_data.documents import parse_json
 from malt_data.engines import Completion, Gate, Request, together
+from malt_data.engines.replies import base_models, completions
 from malt_data.errors import EngineDown, EngineError
 
 try:
@@ -153,7 +154,7 @@ class OpenAIEngine:
         }
         if len(seeds) > 1:
             body["n"] = len(seeds)  # left out at 1: some servers refuse the field itself
-        path, read = "/chat/completions", partial(_read, seeds=seeds)
+        path, read = "/chat/completions", partial(completions, seeds=seeds)
         async with self.gate.slot(request.priority):
             limit = self._limit_field
             try:
@@ -170,7 +171,7 @@ class OpenAIEngine:
         """Take the server's only model where none was named."""
         if self.model:
             return
-        names, _ = await self._send("/models", None, _base_models)
+        names, _ = await self._send("/models", None, base_models)
         if len(names) != 1:
             listed = f"{len(names)} models ({', '.join(names[:20]) or 'none'})"
             raise EngineDown(f"{self._url} serves {listed}: name one with --model.")
@@ -336,68 +337,6 @@ def _seconds(retry_after: str) -> float:
 
 def _parsed(text: str, read: Callable[[Any], T]) -> T:
     try:
-        return read(json.loads(text))
+        return read(parse_json(text))
     except (ValueError, LookupError, TypeError, AttributeError):
         raise _Garbage(repr(text[:80])) from None
-
-
-def _base_models(reply: Any) -> list[str]:
-    # vLLM lists adapters beside their base model, which it names as their parent
-    return [str(model["id"]) for model in reply["data"] if not model.get("parent")]
-
-
-def _read(reply: Any, seeds: Sequence[int]) -> list[Completion]:
-    """Return the completions of one response, at most as many as there are seeds.
-
-    The server counts the completion tokens of a response, not of a choice; `_share` splits them.
-    """
-    choices = reply["choices"]
-    texts = [_text(choice["message"].get("content")) for choice in choices]
-    if not texts:
-        raise ValueError("no choices")
-    usage = reply.get("usage") or {}
-    total = _count(usage, "completion_tokens")
-    shares = [None] * len(texts) if total is None else _share(total, texts)
-    return [
-        Completion(
-            text=text,
-            finish_reason=str(choice.get("finish_reason") or "unknown"),
-            prompt_tokens=_count(usage, "prompt_tokens"),
-            completion_tokens=tokens,
-            seed=seeds[0],
-        )
-        for choice, text, tokens, _ in zip(choices, texts, shares, seeds, strict=False)
-    ]
-
-
-def _text(content: Any) -> str:
-    if content is None:
-        return ""  # an empty completion is an answer
-    if not isinstance(content, str):
-        raise TypeError("content is no text")
-    # Servers that count in UTF-16 cut emoji in half; UTF-8, and so Parquet, cannot hold a half.
-    return content.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _count(usage: Any, name: str) -> int | None:
-    count = usage.get(name)
-    return count if isinstance(count, int) else None
-
-
-def _share(total: int, texts: Sequence[str]) -> list[int]:
-    """Split `total` tokens in proportion to the lengths of `texts`; the sum is exactly `total`.
-
-    Whole shares first, the rest to the largest remainders. Texts that are all empty share alike.
-
-    >>> _share(10, ["a", "a", "a"]), _share(7, ["aaaa", ""])
-    ([4, 3, 3], [7, 0])
-    """
-    lengths = [len(text) for text in texts]
-    if not any(lengths):
-        lengths = [1] * len(texts)
-    whole = sum(lengths)
-    shares = [total * length // whole for length in lengths]
-    remainders = sorted(range(len(texts)), key=lambda i: -(total * lengths[i] % whole))
-    for index in remainders[: total - sum(shares)]:
-        shares[index] += 1
-    return shares

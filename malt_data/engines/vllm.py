@@ -16,7 +16,6 @@ vLLM's AsyncEngineArgs and override them.
 import asyncio
 import gc
 import itertools
-import json
 import os
 import threading
 import time
@@ -26,9 +25,10 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self
 
+from malt_data.documents import read_json
 from malt_data.engines import Completion, Gate, Request, together
 from malt_data.engines.embedded import resolve
-from malt_data.errors import EngineDown, EngineError
+from malt_data.errors import EngineDown, EngineError, one_line
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The LoRA ranks that vLLM can be started for."""
@@ -227,5 +227,17 @@ def _rank(adapters: tuple[str, ...]) -> int:
     largest = 0
     for adapter in adapters:
         config = Path(adapter) / "adapter_config.json"
-        largest = max(largest, json.loads(config.read_text())["r"] if config.exists() else 64)
+        largest = max(largest, _rank_of(config) if config.exists() else 64)
     return next((rank for rank in _RANKS if rank >= largest), _RANKS[-1])
+
+
+def _rank_of(config: Path) -> int:
+    try:
+        rank = read_json(config)["r"]
+    except (OSError, ValueError, KeyError) as error:
+        raise EngineDown(
+            f"{config} cannot be read ({one_line(error)}): train the adapter anew."
+        ) from None
+    if not isinstance(rank, int):
+        raise EngineDown(f"{config} gives no rank r: train the adapter anew.")
+    return rank

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from malt_data.documents import read_json
 from malt_data.errors import EvalError
 from malt_data.evaluation.settings import Setting
 from malt_data.evaluation.tables import compare, table
@@ -95,9 +96,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the content of `folder`/eval.json; raise EvalError where it is torn or too new."""
     path = folder / MANIFEST
     try:
-        facts: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        facts = read_json(path)
         stamp = facts["schema"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise EvalError(
             f"{path} cannot be read ({error}). Restore it, or evaluate into a new folder: "
             f"the completions in {folder / PARTS} are untouched."

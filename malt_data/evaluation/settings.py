@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from malt_data.documents import read_toml
 from malt_data.errors import SpecError
 from malt_data.schemas.ids import ROLES
 from malt_data.schemas.manifest import sentence
@@ -69,7 +70,7 @@ def find(names: list[str], path: Path | None = None) -> list[Setting]:
     )
     if path is not None:
         try:
-            tables |= tomllib.loads(path.read_text("utf-8"))
+            tables |= read_toml(path)
         except (OSError, ValueError) as error:
             raise SpecError(f"{path} is no valid TOML: {error}") from None
     if not names:

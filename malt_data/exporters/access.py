@@ -6,6 +6,7 @@
 The only module that knows the Hub client's exceptions; `hub.py` is what a user calls.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,8 @@ OURS = (CARD, MANIFEST, "questions.parquet", "nodes/", f"{FOLDER}/")
 """What a push may replace or remove in a repo; any other file there is left alone."""
 
 _ATTEMPTS = 5
+_ODD = re.compile(r"(^|[/\\])\.\.?([/\\]|$)|[\\\0-\x1f]|//")
+"""What a path holds that leads out of its folder, or that a file system may read otherwise."""
 
 Listing = dict[str, str]
 """path → content hash, of the files that are ours."""
@@ -102,11 +105,17 @@ def fetch_file(repo: str, path: str) -> Path:
 def listing_of(api: "HfApi", repo: str, commit: str) -> Listing:
     from huggingface_hub.hf_api import RepoFile
 
-    return {
+    listing = {
         item.path: item.lfs.sha256 if item.lfs else item.blob_id
         for item in api.list_repo_tree(repo, recursive=True, revision=commit, repo_type="dataset")
         if isinstance(item, RepoFile) and item.path.startswith(OURS)
     }
+    if odd := [path for path in listing if _ODD.search(path)]:
+        raise HubError(
+            f"{repo} on the Hub holds a file of the name {odd[0]!r}, which no push of ours makes. "
+            "Nothing of it was fetched: ask its owner to remove the file."
+        )
+    return listing
 
 
 def require_forest(listing: Listing, name: str) -> None:
@@ -182,6 +191,11 @@ def explained(name: str) -> Iterator[None]:
         raise HubError(
             f"{name}: the Hub cannot be reached ({one_line(error)}). Nothing was half done: check "
             "the network and run the same command again."
+        ) from None
+    except ValueError as error:  # JSON that is none, file names that the client refuses
+        raise HubError(
+            f"{name}: what the Hub answered cannot be used ({one_line(error)}). Ask the owner of "
+            "the repo, or name another."
         ) from None
     except OSError as error:
         raise HubError(

@@ -15,11 +15,12 @@ import pyarrow as pa
 from rich.console import Console
 from rich.text import Text
 
+from malt_data.display import clean, spelt
 from malt_data.errors import ForestError
 from malt_data.exporters.export import exports_of, fingerprint
 from malt_data.exporters.rows import COLUMNS, Rows
 from malt_data.exporters.selection import REASONS, Selection
-from malt_data.forests.report import clean, find_tree
+from malt_data.forests.report import find_tree
 from malt_data.schemas.exports import ALL, Config
 
 if TYPE_CHECKING:
@@ -119,13 +120,13 @@ def print_explained(facts: dict[str, Any], console: Console) -> None:
     for node in facts["path"]:
         mark = "+" if node["label"] else "-"
         console.print(
-            Text(f"\n{node['node_id']}  {node['role']}  {node['value']:.2f} {mark}", "bold")
+            Text(f"\n{spelt(node['node_id'])}  {node['role']}  {node['value']:.2f} {mark}", "bold")
         )
         console.print(Text(clean(node["text"])))
     console.print(Text("\nwhy", "bold"))
     for leaf in facts["leaves"]:
         answer = "no answer" if leaf["answer"] is None else clean(leaf["answer"])
-        console.print(Text(f"{leaf['node_id']}  {leaf['verdict']}  {answer}"))
+        console.print(Text(f"{spelt(leaf['node_id'])}  {leaf['verdict']}  {answer}"))
     console.print(Text(facts["label_because"]))
     console.print(Text("\nexports", "bold"))
     for name, found in facts["exports"].items():

@@ -19,12 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from malt_data.errors import ExportError
+from malt_data.documents import read_json
+from malt_data.errors import ExportError, SpecError, one_line
 from malt_data.exporters.rows import SPLITS, Rows, chunks
 from malt_data.exporters.selection import Selection
+from malt_data.folders import refuse_folder
 from malt_data.forests.whole import settle, whole_folder
 from malt_data.schemas.exports import STAMP, Config
-from malt_data.schemas.manifest import Labels
+from malt_data.schemas.manifest import Labels, sentence
 
 if TYPE_CHECKING:
     import datasets
@@ -96,10 +98,17 @@ def export(
 
 
 def place(forest: "Forest", config: Config, out: Path | None = None) -> Path:
-    """Return the folder of an export: `out`, or exports/<config> in the forest."""
+    """Return the folder of an export: `out`, or exports/<config> in the forest.
+
+    Raises SpecError where `out` cannot be replaced as a whole: `.`, a file, a forest's own files.
+    """
     if out is None:
         forest.refuse_writing()
-    return out or forest.folder / FOLDER / config.name
+        return forest.folder / FOLDER / config.name
+    if out.name in ("", ".."):
+        raise SpecError(f"{out} names no folder of its own. Choose a new one: --out NAME")
+    refuse_folder(out, inside=FOLDER)
+    return out
 
 
 def to_datasets(forest: "Forest", config: Config, selection: Selection) -> "datasets.DatasetDict":
@@ -129,11 +138,11 @@ def count(forest: "Forest", config: Config, selection: Selection) -> Report:
 def read_report(folder: Path) -> Report:
     """Read `folder`/export.json; raise ExportError where there is none or it is torn."""
     try:
-        return Report.model_validate_json((folder / EXPORT).read_bytes())
+        return Report.model_validate(read_json(folder / EXPORT))
     except FileNotFoundError:
         raise ExportError(f"{folder} holds no export. Make one: malt-data export") from None
-    except (OSError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, ValueError) as error:
+        reason = sentence(error) if isinstance(error, ValidationError) else one_line(error)
         raise ExportError(
             f"{folder / EXPORT} cannot be read ({reason}). Export again: malt-data export"
         ) from None

@@ -20,6 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter
+
+from malt_data.documents import read_json
 from malt_data.errors import HubError, SpecError
 from malt_data.exporters.access import (
     CARD,
@@ -34,6 +37,7 @@ from malt_data.exporters.access import (
 )
 from malt_data.exporters.card import render_card
 from malt_data.exporters.export import EXPORT, FOLDER, export, exports_of, fingerprint
+from malt_data.folders import refuse_folder
 from malt_data.forests.parts import lock, write_text
 from malt_data.forests.whole import LOCK
 from malt_data.schemas.exports import ALL, RECIPE, Config, config_named
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
     from malt_data.forests.forest import Forest
 
 _SEEN = ".hub.json"
+_STATES = TypeAdapter(dict[str, list[dict[str, list[str]]]])
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,7 @@ def pull(name: str, out: Path | None = None) -> Path:
     """
     repo, revision = parse(name)
     target = out or Path(repo.partition("/")[2])
+    refuse_folder(target)
     _refuse_taken(target)
     partial = target.with_name(f".{target.name}.partial")
     with explained(name):
@@ -290,21 +296,22 @@ def _same(there: Mapping[str, str], known: Mapping[str, Sequence[str]]) -> bool:
 
 def _seen(folder: Path, repo: str) -> list[dict[str, list[str]]]:
     """Return the states of the repo, under any branch or tag, that this copy was in step with."""
-    try:
-        found: dict[str, list[dict[str, list[str]]]] = json.loads((folder / _SEEN).read_bytes())
-    except (OSError, ValueError):
-        return []
-    return [state for key in found if key.startswith(f"{repo}@") for state in found[key]]
+    kept = _kept(folder)
+    return [state for key in kept if key.startswith(f"{repo}@") for state in kept[key]]
 
 
 def _remember(
     folder: Path, repo: str, revision: str, states: Sequence[Mapping[str, Sequence[str]]]
 ) -> None:
+    write_text(folder / _SEEN, json.dumps({**_kept(folder), f"{repo}@{revision}": states}))
+
+
+def _kept(folder: Path) -> dict[str, list[dict[str, list[str]]]]:
+    """Return what `.hub.json` keeps; nothing where it is missing or corrupt."""
     try:
-        found = json.loads((folder / _SEEN).read_bytes())
+        return _STATES.validate_python(read_json(folder / _SEEN))
     except (OSError, ValueError):
-        found = {}
-    write_text(folder / _SEEN, json.dumps({**found, f"{repo}@{revision}": states}))
+        return {}
 
 
 def _tag(api: "HfApi", repo: str, tag: str, commit: str) -> None:

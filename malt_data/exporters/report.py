@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
+from malt_data.display import spelt
 from malt_data.exporters.export import Report
 from malt_data.exporters.selection import REASONS
 
@@ -14,7 +15,7 @@ def print_export(
 ) -> None:
     """Print rows, drops with their reasons, and what the check found. folder None: a dry run."""
     rows = ", ".join(f"{count} {split}" for split, count in report.rows.items()) or "no rows"
-    where = f" in {folder}" if folder else ""
+    where = f" in {spelt(str(folder))}" if folder else ""
     console.print(f"{report.config}: {rows}{where}", markup=False)
     for reason, count in report.dropped.items():
         console.print(f"  {count} left out: {reason} ({REASONS[reason]})", markup=False)

@@ -32,8 +32,8 @@ class Selection(BaseModel):
     """Every positive (Algorithm 1); those with a negative sibling, which are the positives of D_G,
     D_V and D_R (§4.3); those whose question has a negative of the role. An undecided node is not
     a negative."""
-    max_per_parent: int | None = Field(None, ge=1)
-    max_per_question: int | None = Field(None, ge=1)
+    max_per_parent: int | None = Field(None, ge=1, le=10**9)
+    max_per_question: int | None = Field(None, ge=1, le=10**9)
     keep_truncated: bool = False
     """Keep positive texts that were cut off at the token limit."""
     keep_ungraded: bool = False
@@ -46,11 +46,11 @@ class Selection(BaseModel):
     """Keep each row once where siblings wrote the same text."""
     tokenizer: str | None = Field(None, min_length=1)
     """Leave out what this model or tokenizer cannot take, by its chat template and context."""
-    max_length: int | None = Field(None, ge=1)
+    max_length: int | None = Field(None, ge=1, le=10**9)
     """Leave out rows of more tokens; of the forest's own model where `tokenizer` is not given."""
     validation: float = Field(0.1, ge=0, lt=1)
     """Share of the questions, by a hash of their ids; the same in every role and format."""
-    seed: int = 0
+    seed: int = Field(0, ge=-(2**63), lt=2**63)
 
     @property
     def border(self) -> str:

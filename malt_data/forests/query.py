@@ -21,7 +21,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from malt_data.errors import MaltError, QueryError
+from malt_data.errors import MaltError, QueryError, of_system
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "python_enable_replacements": "false",
@@ -31,6 +31,17 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "temp_directory": "",
     "memory_limit": "8GB",
 }
+
+
+_NESTED = {"list", "array", "struct", "tuple"}
+_PRINTABLE = {
+    "boolean", "tinyint", "smallint", "integer", "bigint", "hugeint", "utinyint", "usmallint",
+    "uinteger", "ubigint", "float", "double", "decimal", "varchar", "enum", "uuid", "null",
+}  # fmt: skip
+_TEMPORAL = {
+    "date", "time", "time_ns", "timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns",
+    "timestamp with time zone", "blob",
+}  # fmt: skip
 
 
 class Source(Protocol):
@@ -60,22 +71,42 @@ def connect(source: Source) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def run(source: Source, query: str, parameters: Sequence[Any] = ()) -> pa.Table:
+def run(
+    source: Source, query: str, parameters: Sequence[Any] = (), *, printable: bool = False
+) -> pa.Table:
     """Return the rows of one query; raise QueryError where DuckDB refuses or fails.
 
-    Of two columns named `text` the second is `text_1`.
+    Of two columns named `text` the second is `text_1`. A column of a type that polars lacks
+    (INTERVAL, MAP, BIT, …) comes as DuckDB's text. printable: dates, times and blobs too, of
+    which DuckDB knows values that Python and polars cannot write.
     """
+    known = _PRINTABLE if printable else _PRINTABLE | _TEMPORAL
     with connect(source) as connection:
         try:
             relation = connection.sql(query, params=list(parameters) or None)
             if relation is None:
                 raise QueryError("The SQL gave no rows: it must be a query, e.g. FROM role_stats")
-            names = relation.select("*").columns  # as DuckDB tells apart what has one name
-            return relation.to_arrow_table().rename_columns(names)
+            relation = relation.select("*")  # DuckDB tells apart what has one name
+            columns = zip(relation.columns, relation.types, strict=True)
+            relation = relation.select(*(_column(name, kind, known) for name, kind in columns))
+            return relation.to_arrow_table()
         except duckdb.Error as error:
             raise QueryError(_explain(error, source)) from None
         except (MemoryError, pa.ArrowException, UnicodeError) as error:
             raise QueryError(f"The SQL failed: {error or 'out of memory'}.") from None
+
+
+def _column(name: str, kind: Any, known: set[str]) -> duckdb.Expression:
+    column = duckdb.ColumnExpression(name)
+    return column if _is_of(kind, known) else column.cast(duckdb.sqltype("VARCHAR")).alias(name)
+
+
+def _is_of(kind: Any, known: set[str]) -> bool:
+    """Say whether a DuckDB type, and all that it is made of, is among `known`."""
+    if kind.id not in _NESTED:
+        return kind.id in known
+    parts = [part for _, part in kind.children if not isinstance(part, int)]  # an array's size
+    return all(_is_of(part, known) for part in parts)
 
 
 def isolated(work: Callable[[], None], gibibytes: int = 16) -> int:
@@ -121,6 +152,8 @@ def _child(work: Callable[[], None], gibibytes: int) -> None:
     except BrokenPipeError:  # the reader (head) had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 0
+    except OSError as error:
+        print(f"Error: {of_system(error)}", file=sys.stderr)  # noqa: T201
     except MemoryError:
         print("Error: The query ran out of memory. Select less.", file=sys.stderr)  # noqa: T201
     except BaseException:  # noqa: BLE001 - a bug of ours: show it, but never return into the parent's code

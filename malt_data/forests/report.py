@@ -5,7 +5,6 @@ characters are shown as what they are.
 """
 
 import json
-import re
 from importlib import resources
 from typing import IO, TYPE_CHECKING, Any
 
@@ -15,13 +14,14 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from malt_data.display import clean, spelt
 from malt_data.errors import ForestError
 
 if TYPE_CHECKING:
     from malt_data.forests.forest import Forest
 
-_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _MOST_ROWS = 100
+_WIDEST_NAME = 100
 
 
 def stats(forest: "Forest") -> dict[str, Any]:
@@ -49,7 +49,7 @@ def print_stats(facts: dict[str, Any], console: Console) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for row in roles:
-        table.add_column(row["role"], justify="right")
+        table.add_column(Text(spelt(row["role"])), justify="right")
     for name in roles[0] if roles else ():
         if name != "role":
             table.add_row(name.replace("_", " "), *(_cell(row[name]) for row in roles))
@@ -67,7 +67,9 @@ def show(forest: "Forest", name: str | None, console: Console, width: int = 100)
     question = (
         forest.questions().filter(pl.col("question_id") == question_id).collect().row(0, named=True)
     )
-    head = Text.assemble((question_id, "bold"), "  gold ", (clean(question["gold"]), "bold"), "\n")
+    head = Text.assemble(
+        (spelt(question_id), "bold"), "  gold ", (clean(question["gold"]), "bold"), "\n"
+    )
     head.append(fold(question["question"], width))
     for letter, choice in zip(
         "ABCDEFGHIJKLMNOPQRSTUVWXYZ", question["choices"] or (), strict=False
@@ -101,7 +103,7 @@ def find_tree(forest: "Forest", name: str | None) -> pl.DataFrame:
 
 def _line(node: dict[str, Any], name: str | None, width: int) -> Text:
     colour = "green" if node["label"] else "red"
-    place = node["node_id"].rpartition("/")[2]
+    place = spelt(node["node_id"].rpartition("/")[2])
     answer = "no answer" if node["answer"] is None else fold(node["answer"], 30)
     mark = {"right": "✓", "wrong": "✗", "timeout": "?"}.get(node["verdict"], "–")
     cut = " cut off" if node["finish_reason"] == "length" else ""
@@ -119,11 +121,6 @@ def _line(node: dict[str, Any], name: str | None, width: int) -> Text:
     return line
 
 
-def clean(text: str) -> str:
-    """Return `text` with control and bidirectional characters spelt out (`\\x1b`)."""
-    return _CONTROL.sub(lambda m: m[0].encode("unicode_escape").decode(), text)
-
-
 def fold(text: str, width: int) -> str:
     """Return `text` on one line of at most `width` characters; 0 keeps it whole."""
     if not width:
@@ -136,7 +133,9 @@ def print_rows(frame: pl.DataFrame, console: Console) -> int:
     """Print rows as a table that fits the terminal; return how many rows were left out."""
     table = Table(header_style="bold", row_styles=["", "dim"], box=None, pad_edge=False)
     for name, kind in frame.schema.items():
-        head = Text(clean(name).replace(" ", "\n"))  # narrow: width is for what stands below
+        head = Text(
+            fold(name, _WIDEST_NAME).replace(" ", "\n")
+        )  # narrow: width is for what stands below
         table.add_column(head, justify="right" if kind.is_numeric() else "left")
     for row in frame.head(_MOST_ROWS).iter_rows():
         table.add_row(*(Text(_cell(value), overflow="fold") for value in row))
@@ -153,7 +152,7 @@ def _cell(value: Any) -> str:
         return fold(value, 200)
     if isinstance(value, list | dict):
         return fold(json.dumps(value, ensure_ascii=False, default=str), 200)
-    return str(value)
+    return fold(str(value), 200)
 
 
 def _share(value: float | None) -> str:

@@ -9,12 +9,12 @@ against: frozen, and an unknown key is an error.
 """
 
 import datetime as dt
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from malt_data.documents import read_json
 from malt_data.errors import ForestError, SpecError
 from malt_data.schemas.forest import NAME, VERSION
 from malt_data.schemas.versions import check
@@ -22,6 +22,9 @@ from malt_data.schemas.versions import check
 MANIFEST = "forest.json"
 CURRENT = f"{NAME}/{VERSION}"
 """What a manifest and every part say once this version has written to a forest."""
+
+_MOST = 10**9
+"""Above any count that could be meant, below what the libraries take."""
 
 Grader = Literal["auto", "numeric", "choice", "math"]
 Kind = Literal["numeric", "choice", "math"]
@@ -62,11 +65,11 @@ class Spec(_Frozen):
 
     questions: str = Field("embedded", min_length=1)
     split: str | None = None
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(None, ge=1, le=_MOST)
     fields: dict[str, str] = {}
     kind: Kind | None = None
     """Of free-form questions whose source names none; None: one rule over the source decides."""
-    shard: str | None = Field(None, pattern=r"^\d+/\d+$")
+    shard: str | None = Field(None, pattern=r"^[0-9]{1,9}/[0-9]{1,9}$")
 
     n: int = Field(3, ge=1, le=64)
     n_generator: int | None = Field(None, ge=1, le=64)
@@ -80,8 +83,8 @@ class Spec(_Frozen):
     adapters: dict[Literal["generator", "verifier", "refiner"], str] = {}
 
     temperature: float = Field(0.3, ge=0, le=5)
-    max_tokens: int | None = Field(None, ge=1)
-    seed: int = 0
+    max_tokens: int | None = Field(None, ge=1, le=_MOST)
+    seed: int = Field(0, ge=-(2**63), lt=2**63)
     prompts: dict[str, dict[str, dict[str, str]]] = {}
 
     grader: Grader = "auto"
@@ -203,7 +206,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read `folder`/forest.json; raise ForestError where it is missing, torn or too new."""
     path = folder / MANIFEST
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = read_json(path)
     except FileNotFoundError:
         raise ForestError(
             f"{folder} holds no forest (no {MANIFEST}). Grow one: malt-data build --out {folder}"
@@ -213,7 +216,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"{path} cannot be read ({error}). Restore it, or build into a new folder; "
             f"the trees in {folder / 'nodes'} are untouched."
         ) from None
-    check(data.get("schema") if isinstance(data, dict) else None, str(path))
+    check(data.get("schema"), str(path))
     try:
         return Manifest.model_validate(data)
     except ValidationError as error:

@@ -36,7 +36,7 @@ def stamp_of(schema: pa.Schema) -> str | None:
 
 def check(stamp: str | None, where: str) -> int:
     """Return the version number in `stamp`; raise ForestError where it cannot be read."""
-    name, _, number = (stamp or "").partition("/")
+    name, _, number = stamp.partition("/") if isinstance(stamp, str) else ("", "", "")
     if name != NAME or not re.fullmatch("[0-9]{1,9}", number):
         raise ForestError(
             f"{where} is no part of a forest: its malt.schema is {str(stamp)[:40]!r}, expected "

@@ -6,8 +6,8 @@ from typing import Any
 import jinja2
 
 from malt_data import __version__
+from malt_data.display import clean
 from malt_data.exporters.selection import REASONS
-from malt_data.forests.report import clean
 from malt_data.trainers.recipe import LORA, Settings
 
 

@@ -12,12 +12,12 @@ model in four bits (needs a GPU and bitsandbytes); `generator_dpo = true` is for
     (10, 4, 1)
 """
 
-import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from malt_data.documents import read_toml
 from malt_data.errors import SpecError
 from malt_data.schemas.ids import ROLES
 from malt_data.schemas.manifest import sentence
@@ -86,7 +86,7 @@ def read_settings(path: Path | None) -> Settings:
     if path is None:
         return Settings()
     try:
-        return Settings.model_validate(tomllib.loads(path.read_text("utf-8")))
+        return Settings.model_validate(read_toml(path))
     except ValidationError as error:
         raise SpecError(f"{path}: {sentence(error)}") from None
     except (OSError, ValueError) as error:

@@ -19,7 +19,6 @@
 `malt-data build --team team.toml` grows the next forest with it (iterated MALT, §A.8.1).
 """
 
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,11 +26,12 @@ from typing import Any
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from malt_data.documents import read_toml
 from malt_data.errors import SpecError
 from malt_data.exporters.access import fetch_file
 from malt_data.forests.parts import write_text
 from malt_data.schemas.ids import ROLES
-from malt_data.schemas.manifest import sentence
+from malt_data.schemas.manifest import Spec, sentence
 from malt_data.trainers.data import load
 from malt_data.trainers.recipe import Settings
 from malt_data.trainers.training import QUESTIONS, base_of, library_noise
@@ -66,7 +66,8 @@ class Team(BaseModel):
 def read_team(path: Path) -> Team:
     """Read team.toml; adapters beside it come out as paths. Raises SpecError where it is wrong."""
     try:
-        team = Team.model_validate(tomllib.loads(path.read_text("utf-8")))
+        team = Team.model_validate(read_toml(path))
+        Spec.model_validate(team.sampling)
     except ValidationError as error:
         raise SpecError(f"{path}: {sentence(error)}") from None
     except (OSError, ValueError) as error:

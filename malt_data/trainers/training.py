@@ -19,6 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from malt_data.documents import read_json
 from malt_data.errors import SpecError, TrainError, one_line
 from malt_data.forests.parts import write_text, writing
 from malt_data.trainers.data import Data, load
@@ -62,7 +63,7 @@ class Task:
         if not out.exists() or not any(out.iterdir()):
             return None
         try:
-            before = json.loads((out / _PLAN).read_bytes())
+            before = read_json(out / _PLAN)
         except (OSError, ValueError):
             raise TrainError(f"{out} holds other files. Choose a new folder: --out NAME") from None
         if differing := [key for key in plan if before.get(key) != plan[key]]:
@@ -73,8 +74,13 @@ class Task:
             )
         if not (out / RECORD).exists():
             return None
-        found: dict[str, Any] = json.loads((out / RECORD).read_bytes())
-        return found
+        try:
+            return read_json(out / RECORD)
+        except (OSError, ValueError) as error:
+            raise TrainError(
+                f"{out / RECORD} cannot be read ({one_line(error)}). Restore it, or train into a "
+                "new folder: --out NAME"
+            ) from None
 
     def load_base(self) -> "tuple[Task, Any, PreTrainedTokenizerBase]":
         """Return (the task with the rows that the model can take, model, tokenizer)."""

@@ -1,6 +1,7 @@
 """The HTTP engine against a real server that misbehaves: the real client over real sockets."""
 
 import asyncio
+import json
 import socket
 import sys
 import time
@@ -15,7 +16,8 @@ from openai_server import Fault, OpenAIServer, Reply
 
 from malt_data.engines import Completion, Request
 from malt_data.engines import openai as module
-from malt_data.engines.openai import OpenAIEngine, _read, _share
+from malt_data.engines.openai import OpenAIEngine
+from malt_data.engines.replies import _share, base_models, completions
 from malt_data.errors import EngineDown, EngineError
 
 KEY = "sk-secret-0123456789"
@@ -256,7 +258,7 @@ def test_the_only_model_is_taken_and_adapters_beside_it_do_not_count() -> None:
         assert texts(one(server, model=None)) == {0: "seed 7 sample 0"}
     assert server.bodies[0]["model"] == "tiny-llm"
     listed = {"data": [{"id": "base", "parent": None}, {"id": "lora", "parent": "base"}]}
-    assert module._base_models(listed) == ["base"]
+    assert base_models(listed) == ["base"]
 
 
 @pytest.mark.parametrize(("models", "listed"), [(["one", "two"], "one, two"), ([], "none")])
@@ -580,4 +582,4 @@ def test_one_lost_sample_stops_its_siblings() -> None:
 )
 def test_json_that_is_no_completion_is_garbage(reply: object) -> None:
     with pytest.raises(module._Garbage):
-        module._parsed(module.json.dumps(reply), lambda parsed: _read(parsed, (1,)))
+        module._parsed(json.dumps(reply), lambda parsed: completions(parsed, (1,)))
