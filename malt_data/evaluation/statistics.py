@@ -6,7 +6,7 @@ sums over clusters. A question without a template is a cluster of its own.
 
 >>> low, high = interval([[2.0, 1.0, 2.0, 0.0]], [[2.0, 2.0, 2.0, 2.0]])
 >>> round(low, 2), round(high, 2)
-(0.16, 0.94)
+(0.12, 0.95)
 >>> holm([0.01, 0.04, 0.03])
 [0.03, 0.06, 0.06]
 """
