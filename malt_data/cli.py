@@ -286,7 +286,7 @@ def show(args: tuple[str, ...], full: bool, as_json: bool) -> None:
     "--format",
     "form",
     type=click.Choice(["sft", "dpo", "kto", "value", "trajectory"]),
-    help="What TRL is to read.  [default: sft, and dpo for verifier and refiner]",
+    help="What TRL is to read.  [default: sft and dpo]",
 )
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder.")
 @_setting("--strategy", type=click.Choice(["all", "best_worst", "one"]), help="Pairs a parent.")
@@ -332,14 +332,14 @@ def export(
 
     \b
     malt-data export --role refiner --format dpo
-    malt-data export --check                  all of MALT's, on the chat template
+    malt-data export --check                  all that train reads, on the chat template
     malt-data export --role verifier --format dpo --strategy one --push me/t
     """
     from malt_data.exporters import export as exporting
     from malt_data.exporters.report import print_export
     from malt_data.exporters.selection import make_selection
     from malt_data.progress import Steps
-    from malt_data.schemas.exports import configs
+    from malt_data.schemas.exports import RECIPE, configs
 
     opened = _open(forest)
     wanted = configs(role, form)
@@ -373,6 +373,8 @@ def export(
         pushed = send(opened, repo)
         facts["push"] = asdict(pushed)
     if as_json:
+            if not (found["rows"] or each in RECIPE or form or role not in (None, "all")):
+                found["problems"] = []  # a baseline may have no rows where nobody asked for it
         click.echo(json.dumps(facts, indent=2))
     else:
         for each, report in zip(wanted, reports, strict=True):
@@ -412,7 +414,7 @@ def explain(args: tuple[str, ...], as_json: bool) -> None:
 @click.argument("args", nargs=-1, required=True, metavar="[FOREST] USER/NAME")
 @click.option(
     "--exports",
-    help="Configs, e.g. refiner_dpo,verifier_sft; none.  [default: those there, or MALT's]",
+    help="Configs, e.g. refiner_dpo,verifier_sft; none.  [default: those there, or export's]",
 )
 @click.option("--revision", default="main", show_default=True, help="Branch; made if new.")
 @click.option("--private", is_flag=True, help="Make a new repo private.")

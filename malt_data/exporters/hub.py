@@ -34,7 +34,7 @@ from malt_data.exporters.access import (
 from malt_data.exporters.card import render_card
 from malt_data.exporters.export import EXPORT, FOLDER, export, exports_of, fingerprint
 from malt_data.forests.parts import lock, write_text
-from malt_data.schemas.exports import ALL, RECIPE, Config, config_named
+from malt_data.schemas.exports import ALL, DEFAULT, Config, config_named
 from malt_data.schemas.manifest import MANIFEST
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def _fresh_exports(forest: "Forest", names: list[str] | None) -> list[Config]:
     """Return the configs to push, each exported from the forest as it is now."""
     there = exports_of(forest)
     if names is None:
-        names = list(there) or [config.name for config in RECIPE]
+        names = list(there) or [config.name for config in DEFAULT]
     state = fingerprint(forest)
     for name in names:
         before = there.get(name)
