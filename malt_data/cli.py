@@ -501,7 +501,7 @@ def pull(name: str, out: Path | None, as_json: bool) -> None:
 @click.option(
     "--config",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="TOML file; [trainer] goes to TRL, [lora] to PEFT.",
+    help="TOML file on top of the recipe; [trainer] goes to TRL, [lora] to PEFT.",
 )
 @click.option("--push", "repo", metavar="USER/NAME", help="Send it to the Hub (all: NAME-ROLE).")
 @json_option
@@ -511,11 +511,20 @@ def train(
     dataset: str | None,
     adapter: str | None,
     out: Path,
+@click.option("--seed", type=int, help="Seed of weights and data order.  [default: the recipe's]")
+@click.option(
+    "--recipe",
+    default="malt",
+    metavar="NAME|FILE",
+    show_default=True,
+    help="malt, dpo-nll, dpo-norm, dpo-anchored, or a TOML file.",
+)
     config: Path | None,
     repo: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
+@click.option("--no-baselines", is_flag=True, help="all: not what the team is compared to.")
     """Train a role's adapter, or the whole team; run it again to go on after a kill.
 
     \b
@@ -525,8 +534,16 @@ def train(
     from malt_data.forests.forest import default_folder
     from malt_data.progress import Steps
     from malt_data.trainers.recipe import read_settings
+    seed: int | None,
+    recipe: str,
+    no_baselines: bool,
 
-    options["settings"] = read_settings(config)
+    if no_baselines and role != "all":
+        raise click.UsageError("--no-baselines is for --role all: leave it out.")
+    settings = read_settings(config, recipe).seeded(seed)
+    if no_baselines:
+        settings = settings.model_copy(update={"baselines": False})
+    options["settings"] = settings
     source = dataset or str(default_folder())
     folders = {"": out}
     with Steps(f"{role} {stage or ''}".strip()) as steps:
@@ -535,6 +552,7 @@ def train(
             if stage or adapter:
                 raise click.UsageError(
                     "--role all runs every stage: leave --stage, --adapter away."
+    malt-data train --role all --recipe dpo-nll --seed 1 --out team-1
                 )
             from malt_data.trainers.team import TEAM, read_team, train_team
 

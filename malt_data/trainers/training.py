@@ -177,10 +177,8 @@ def make_lora(settings: Settings) -> Any:
     """Return PEFT's LoraConfig; raise SpecError for a key or value that it does not take."""
     import peft
 
-    from malt_data.trainers.recipe import LORA
-
     try:
-        return peft.LoraConfig(**{**LORA, **settings.lora})
+        return peft.LoraConfig(**settings.lora_arguments())
     except (TypeError, ValueError) as error:
         raise SpecError(f"[lora] {one_line(error)}") from None
 
@@ -276,7 +274,7 @@ def plan_of(
         "config": data.config,
         "rows": len(data.train),
         "model": model,
-        "settings": settings.model_dump(exclude={other, "generator_dpo"}),
+        "settings": settings.model_dump(exclude={other, "generator_dpo", "baselines"}),
         "stage": stage,
         **more,
     }
