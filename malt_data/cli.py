@@ -490,7 +490,7 @@ def pull(name: str, out: Path | None, as_json: bool) -> None:
 @click.option("--dataset", help="USER/NAME[@REVISION], a forest or an export.  [default: forest]")
 @click.option("--model", help="Base model.  [default: the one that sampled the data]")
 @click.option("--other-model", is_flag=True, help="Allow one that did not sample the data.")
-@click.option("--adapter", help="dpo: the SFT adapter to start from; also the reference.")
+@click.option("--adapter", help="Adapter to start from. dpo: the SFT adapter; also the reference.")
 @click.option(
     "--out",
     required=True,
@@ -568,7 +568,7 @@ def train(
         else:
             from malt_data.trainers.sft import train_sft
 
-            records = {f"{role}_sft": train_sft(role, source, out, **options)}
+            records = {f"{role}_sft": train_sft(role, source, out, adapter=adapter, **options)}
     if repo is not None:
         from malt_data.exporters.hub import push_adapter
 
