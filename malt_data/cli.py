@@ -90,6 +90,12 @@ def _setting(name: str, **options: Any) -> Callable[[Any], Any]:
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="team.toml: its model, and its adapter for each role.",
 )
+@click.option(
+    "--adapters",
+    "adapter_set",
+    type=click.Choice(["team", "sft", "sft_long", "shared"]),
+    help="Which adapters of --team; sft: a next round of STaR.  [default: team]",
+)
 @_setting("--base-url", help="OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1")
 @_setting("--concurrency", type=int, help="Requests (openai) or sequences in flight.")
 @_setting(
@@ -115,6 +121,7 @@ def build(
     out: Path | None,
     config: Path | None,
     team: Path | None,
+    adapter_set: str | None,
     prompts_file: Path | None,
     dry_run: bool,
     as_json: bool,
@@ -135,7 +142,9 @@ def build(
 
     folder = out or default_folder()
     given = {key: value for key, value in settings.items() if value is not None}
-    asked = _team(team) | _config(config) | given
+    if adapter_set and team is None:
+        raise click.UsageError("--adapters says which adapters of a team: give --team too.")
+    asked = _team(team, adapter_set or "team") | _config(config) | given
     values = resolve(asked, folder)
     if not {"questions", "limit"} & set(values):
         values["limit"] = DEMO_LIMIT
@@ -364,6 +373,8 @@ def export(
     if checker is not None:
         for each in wanted:
             found = checker(exporting.place(opened, each, out))
+            if not (found["rows"] or each in RECIPE or form or role not in (None, "all")):
+                found["problems"] = []  # a baseline may have no rows where nobody asked for it
             facts[each.name]["check"] = found
             problems += found["problems"]
     pushed = None
@@ -373,8 +384,6 @@ def export(
         pushed = send(opened, repo)
         facts["push"] = asdict(pushed)
     if as_json:
-            if not (found["rows"] or each in RECIPE or form or role not in (None, "all")):
-                found["problems"] = []  # a baseline may have no rows where nobody asked for it
         click.echo(json.dumps(facts, indent=2))
     else:
         for each, report in zip(wanted, reports, strict=True):
@@ -486,7 +495,11 @@ def pull(name: str, out: Path | None, as_json: bool) -> None:
     type=click.Choice(["generator", "verifier", "refiner", "all"]),
     help="all: the whole recipe, into one folder with a team.toml.",
 )
-@click.option("--stage", type=click.Choice(["sft", "dpo"]), help="[default: sft]")
+@click.option(
+    "--stage",
+    type=click.Choice(["sft", "dpo"]),
+    help="[default: sft]  With --role all: sft alone, no DPO.",
+)
 @click.option("--dataset", help="USER/NAME[@REVISION], a forest or an export.  [default: forest]")
 @click.option("--model", help="Base model.  [default: the one that sampled the data]")
 @click.option("--other-model", is_flag=True, help="Allow one that did not sample the data.")
@@ -498,19 +511,6 @@ def pull(name: str, out: Path | None, as_json: bool) -> None:
     help="Folder of the adapter.",
 )
 @click.option("--max-steps", type=int, help="Stop after so many steps.")
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="TOML file on top of the recipe; [trainer] goes to TRL, [lora] to PEFT.",
-)
-@click.option("--push", "repo", metavar="USER/NAME", help="Send it to the Hub (all: NAME-ROLE).")
-@json_option
-def train(
-    role: str,
-    stage: str | None,
-    dataset: str | None,
-    adapter: str | None,
-    out: Path,
 @click.option("--seed", type=int, help="Seed of weights and data order.  [default: the recipe's]")
 @click.option(
     "--recipe",
@@ -519,24 +519,38 @@ def train(
     show_default=True,
     help="malt, dpo-nll, dpo-norm, dpo-anchored, or a TOML file.",
 )
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="TOML file on top of the recipe; [trainer] goes to TRL, [lora] to PEFT.",
+)
+@click.option("--no-baselines", is_flag=True, help="all: not what the team is compared to.")
+@click.option("--push", "repo", metavar="USER/NAME", help="Send it to the Hub (all: NAME-ROLE).")
+@json_option
+def train(
+    role: str,
+    stage: str | None,
+    dataset: str | None,
+    adapter: str | None,
+    out: Path,
+    seed: int | None,
+    recipe: str,
     config: Path | None,
+    no_baselines: bool,
     repo: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
-@click.option("--no-baselines", is_flag=True, help="all: not what the team is compared to.")
     """Train a role's adapter, or the whole team; run it again to go on after a kill.
 
     \b
     malt-data train --role all --dataset me/trees@v1 --out team
+    malt-data train --role all --recipe dpo-nll --seed 1 --out team-1
     malt-data train --role verifier --stage dpo --adapter v_sft --out v_dpo
     """
     from malt_data.forests.forest import default_folder
     from malt_data.progress import Steps
     from malt_data.trainers.recipe import read_settings
-    seed: int | None,
-    recipe: str,
-    no_baselines: bool,
 
     if no_baselines and role != "all":
         raise click.UsageError("--no-baselines is for --role all: leave it out.")
@@ -549,14 +563,12 @@ def train(
     with Steps(f"{role} {stage or ''}".strip()) as steps:
         options["watch"] = steps.update
         if role == "all":
-            if stage or adapter:
-                raise click.UsageError(
-                    "--role all runs every stage: leave --stage, --adapter away."
-    malt-data train --role all --recipe dpo-nll --seed 1 --out team-1
-                )
+            if stage == "dpo" or adapter:
+                raise click.UsageError("--role all starts with SFT: omit --stage dpo, --adapter.")
             from malt_data.trainers.team import TEAM, read_team, train_team
 
-            records = dict(train_team(source, out, note=steps.note, **options))
+            only: Any = stage
+            records = dict(train_team(source, out, stage=only, note=steps.note, **options))
             adapters = read_team(out / TEAM).adapters
             folders = {f"-{name}": Path(place) for name, place in adapters.items()}
         elif stage == "dpo":
@@ -822,21 +834,20 @@ def _adapters(
 ) -> tuple[dict[str, Any], dict[str, dict[str, str]], dict[str, frozenset[str] | None]]:
     """Return (settings, adapters by stage and role, ids each was trained on) of a team file."""
     if path is None:
-        return {}, {"team": {}, "sft": {}}, {}
+        return {}, {}, {}
     from malt_data.trainers.team import read_team
 
     team = read_team(path)
-    adapters = {"team": team.adapters, "sft": team.sft}
-    return {"model": team.model, **team.sampling}, adapters, team.trained_on()
+    return {"model": team.model, **team.sampling}, team.by_set(), team.trained_on()
 
 
-def _team(path: Path | None) -> dict[str, Any]:
+def _team(path: Path | None, adapters: Any) -> dict[str, Any]:
     if path is None:
         return {}
     from malt_data.trainers.team import read_team
 
     team = read_team(path)
-    return {"model": team.model, "adapters": team.adapters, **team.sampling}
+    return {"model": team.model, "adapters": team.require(adapters), **team.sampling}
 
 
 def _config(path: Path | None) -> dict[str, Any]:
