@@ -136,6 +136,12 @@ def _setting(name: str, **options: Any) -> Callable[[Any], Any]:
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="team.toml: its model, and its adapter for each role.",
 )
+@click.option(
+    "--adapters",
+    "adapter_set",
+    type=click.Choice(["team", "sft", "sft_long", "shared"]),
+    help="Which adapters of --team; sft: a next round of STaR.  [default: team]",
+)
 @_setting("--base-url", help="OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1")
 @_setting("--concurrency", type=int, help="Requests (openai) or sequences in flight.")
 @_setting(
@@ -161,6 +167,7 @@ def build(
     out: Path | None,
     config: Path | None,
     team: Path | None,
+    adapter_set: str | None,
     prompts_file: Path | None,
     dry_run: bool,
     as_json: bool,
@@ -181,7 +188,9 @@ def build(
 
     folder = out or default_folder()
     given = {key: value for key, value in settings.items() if value is not None}
-    asked = _team(team) | _config(config) | given
+    if adapter_set and team is None:
+        raise click.UsageError("--adapters says which adapters of a team: give --team too.")
+    asked = _team(team, adapter_set or "team") | _config(config) | given
     values = resolve(asked, folder)
     if not {"questions", "limit"} & set(values):
         values["limit"] = DEMO_LIMIT
@@ -333,7 +342,7 @@ def show(args: tuple[str, ...], full: bool, as_json: bool) -> None:
     "--format",
     "form",
     type=click.Choice(["sft", "dpo", "kto", "value", "trajectory"]),
-    help="What TRL is to read.  [default: sft, and dpo for verifier and refiner]",
+    help="What TRL is to read.  [default: sft and dpo]",
 )
 @click.option("--out", type=_NewFolder(), help="Folder.")
 @_setting("--strategy", type=click.Choice(["all", "best_worst", "one"]), help="Pairs a parent.")
@@ -379,14 +388,14 @@ def export(
 
     \b
     malt-data export --role refiner --format dpo
-    malt-data export --check                  all of MALT's, on the chat template
+    malt-data export --check                  all that train reads, on the chat template
     malt-data export --role verifier --format dpo --strategy one --push me/t
     """
     from malt_data.exporters import export as exporting
     from malt_data.exporters.report import print_export
     from malt_data.exporters.selection import make_selection
     from malt_data.progress import Steps
-    from malt_data.schemas.exports import configs
+    from malt_data.schemas.exports import RECIPE, configs
 
     opened = _open(forest)
     wanted = configs(role, form)
@@ -411,6 +420,8 @@ def export(
     if checker is not None:
         for each in wanted:
             found = checker(exporting.place(opened, each, out))
+            if not (found["rows"] or each in RECIPE or form or role not in (None, "all")):
+                found["problems"] = []  # a baseline may have no rows where nobody asked for it
             facts[each.name]["check"] = found
             problems += found["problems"]
     pushed = None
@@ -459,7 +470,7 @@ def explain(args: tuple[str, ...], as_json: bool) -> None:
 @click.argument("args", nargs=-1, required=True, metavar="[FOREST] USER/NAME")
 @click.option(
     "--exports",
-    help="Configs, e.g. refiner_dpo,verifier_sft; none.  [default: those there, or MALT's]",
+    help="Configs, e.g. refiner_dpo,verifier_sft; none.  [default: those there, or export's]",
 )
 @click.option("--revision", default="main", show_default=True, help="Branch; made if new.")
 @click.option("--private", is_flag=True, help="Make a new repo private.")
@@ -534,11 +545,15 @@ def pull(name: str, out: Path | None, as_json: bool) -> None:
     type=click.Choice(["generator", "verifier", "refiner", "all"]),
     help="all: the whole recipe, into one folder with a team.toml.",
 )
-@click.option("--stage", type=click.Choice(["sft", "dpo"]), help="[default: sft]")
+@click.option(
+    "--stage",
+    type=click.Choice(["sft", "dpo"]),
+    help="[default: sft]  With --role all: sft alone, no DPO.",
+)
 @click.option("--dataset", help="USER/NAME[@REVISION], a forest or an export.  [default: forest]")
 @click.option("--model", help="Base model.  [default: the one that sampled the data]")
 @click.option("--other-model", is_flag=True, help="Allow one that did not sample the data.")
-@click.option("--adapter", help="dpo: the SFT adapter to start from; also the reference.")
+@click.option("--adapter", help="Adapter to start from. dpo: the SFT adapter; also the reference.")
 @click.option(
     "--out",
     required=True,
@@ -547,10 +562,23 @@ def pull(name: str, out: Path | None, as_json: bool) -> None:
 )
 @click.option("--max-steps", type=click.IntRange(1, 10**9), help="Stop after so many steps.")
 @click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    help="Seed of weights and data order.  [default: the recipe's]",
+)
+@click.option(
+    "--recipe",
+    default="malt",
+    metavar="NAME|FILE",
+    show_default=True,
+    help="malt, dpo-nll, dpo-norm, dpo-anchored, or a TOML file.",
+)
+@click.option(
     "--config",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="TOML file; [trainer] goes to TRL, [lora] to PEFT.",
+    help="TOML file on top of the recipe; [trainer] goes to TRL, [lora] to PEFT.",
 )
+@click.option("--no-baselines", is_flag=True, help="all: not what the team is compared to.")
 @click.option("--push", "repo", metavar="USER/NAME", help="Send it to the Hub (all: NAME-ROLE).")
 @json_option
 def train(
@@ -559,7 +587,10 @@ def train(
     dataset: str | None,
     adapter: str | None,
     out: Path,
+    seed: int | None,
+    recipe: str,
     config: Path | None,
+    no_baselines: bool,
     repo: str | None,
     as_json: bool,
     **options: Any,
@@ -568,25 +599,30 @@ def train(
 
     \b
     malt-data train --role all --dataset me/trees@v1 --out team
+    malt-data train --role all --recipe dpo-nll --seed 1 --out team-1
     malt-data train --role verifier --stage dpo --adapter v_sft --out v_dpo
     """
     from malt_data.forests.forest import default_folder
     from malt_data.progress import Steps
     from malt_data.trainers.recipe import read_settings
 
-    options["settings"] = read_settings(config)
+    if no_baselines and role != "all":
+        raise click.UsageError("--no-baselines is for --role all: leave it out.")
+    settings = read_settings(config, recipe).seeded(seed)
+    if no_baselines:
+        settings = settings.model_copy(update={"baselines": False})
+    options["settings"] = settings
     source = dataset or str(default_folder())
     folders = {"": out}
     with Steps(f"{role} {stage or ''}".strip()) as steps:
         options |= {"watch": steps.update, "note": steps.note}
         if role == "all":
-            if stage or adapter:
-                raise click.UsageError(
-                    "--role all runs every stage: leave --stage, --adapter away."
-                )
+            if stage == "dpo" or adapter:
+                raise click.UsageError("--role all starts with SFT: omit --stage dpo, --adapter.")
             from malt_data.trainers.team import TEAM, read_team, train_team
 
-            records = dict(train_team(source, out, **options))
+            only: Any = stage
+            records = dict(train_team(source, out, stage=only, **options))
             adapters = read_team(out / TEAM).adapters
             folders = {f"-{name}": Path(place) for name, place in adapters.items()}
         elif stage == "dpo":
@@ -598,7 +634,7 @@ def train(
         else:
             from malt_data.trainers.sft import train_sft
 
-            records = {f"{role}_sft": train_sft(role, source, out, **options)}
+            records = {f"{role}_sft": train_sft(role, source, out, adapter=adapter, **options)}
     if repo is not None:
         from malt_data.exporters.hub import push_adapter
 
@@ -901,12 +937,11 @@ def _adapters(
 ) -> tuple[dict[str, Any], dict[str, dict[str, str]], dict[str, frozenset[str] | None]]:
     """Return (settings, adapters by stage and role, ids each was trained on) of a team file."""
     if path is None:
-        return {}, {"team": {}, "sft": {}}, {}
+        return {}, {}, {}
     from malt_data.trainers.team import read_team
 
     team = read_team(path)
-    adapters = {"team": team.adapters, "sft": team.sft}
-    return {"model": team.model, **team.sampling}, adapters, team.trained_on()
+    return {"model": team.model, **team.sampling}, team.by_set(), team.trained_on()
 
 
 def _overview(folders: tuple[Path, ...], as_json: bool, markdown: bool) -> None:
@@ -924,13 +959,13 @@ def _overview(folders: tuple[Path, ...], as_json: bool, markdown: bool) -> None:
     _note("Accuracy, % ± its deviation over seeds, or over teams where there are several (n − 1).")
 
 
-def _team(path: Path | None) -> dict[str, Any]:
+def _team(path: Path | None, adapters: Any) -> dict[str, Any]:
     if path is None:
         return {}
     from malt_data.trainers.team import read_team
 
     team = read_team(path)
-    return {"model": team.model, "adapters": team.adapters, **team.sampling}
+    return {"model": team.model, "adapters": team.require(adapters), **team.sampling}
 
 
 def _config(path: Path | None) -> dict[str, Any]:

@@ -153,13 +153,27 @@ def plan(
 
 
 def require_adapters(settings: list[Setting], team: Team) -> None:
-    """Raise EvalError where a setting needs adapters that `team` has none of."""
+    """Raise EvalError where a setting needs adapters that `team` lacks.
+
+    In "team" and "sft" some of the roles may be the base model, in a baseline none.
+    """
     for setting in settings:
-        if setting.adapters != "none" and not team[setting.adapters]:
+        name = setting.adapters
+        found = team.get(name, {})
+        speaking = [role for role in setting.turns if role not in setting.base]
+        missing = [role for role in speaking if role not in found]
+        if name == "none" or not missing or (found and name in ("team", "sft")):
+            continue
+        if not any(team.values()):
             raise EvalError(
-                f"The setting {setting.name} needs the {setting.adapters} adapters of a team: "
-                "--team team.toml"
+                f"The setting {setting.name} needs the {name} adapters of a team: --team team.toml"
             )
+        first = "malt-data export --role generator --format dpo, then " if name == "lone" else ""
+        raise EvalError(
+            f"The setting {setting.name} needs the {name} adapter of {', '.join(missing)}, which "
+            f"the team file does not name. Train it: {first}malt-data train --role all with the "
+            "team's --dataset and --out."
+        )
 
 
 def draw(questions: "list[Question]", limit: int | None, seed: int) -> "list[Question]":
@@ -226,8 +240,8 @@ def _joined(out: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         if old != new and not (key == "model" and new is None):
             values = "" if isinstance(new, dict) else f" ({old}, now {new})"
             raise _other(out, f"{key}{values}")
-    teams = [one["team"] for one in (before, now) if any(one["team"].values())]
-    if len(teams) > 1 and teams[0] != teams[1]:
+    teams = [{k: v for k, v in one["team"].items() if v} for one in (before, now)]
+    if any(teams[0].get(name, found) != found for name, found in teams[1].items()):
         raise _other(out, "team")
     weights = before.get("weights", {})
     for name, digest in now["weights"].items():
@@ -240,7 +254,7 @@ def _joined(out: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     return manifest | {
         "spec": now["spec"] | {"model": now["spec"]["model"] or before["spec"]["model"]},
         "seen": max(before.get("seen", 0), now["seen"]),
-        "team": teams[0] if teams else now["team"],
+        "team": teams[0] | teams[1],  # baselines may be trained after the team was first evaluated
         "weights": weights | now["weights"],
         "settings": list((known | {s["name"]: s for s in now["settings"]}).values()),
         "seeds": max(before["seeds"], now["seeds"]),

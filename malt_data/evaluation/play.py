@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from malt_data.builders.questions import Question
 
 Team = dict[str, dict[str, str]]
-"""{"sft": {role: adapter}, "team": {role: adapter}}."""
+"""{"team": {role: adapter}, "sft": {role: adapter}, …}: the adapter sets of a team.toml."""
 
 OTHERS = (
     "These are the answers of other agents to the same question:\n\n{answers}\n\n"

@@ -16,6 +16,7 @@ from malt_data.documents import read_toml
 from malt_data.errors import SpecError
 from malt_data.schemas.ids import ROLES
 from malt_data.schemas.manifest import sentence
+from malt_data.trainers.team import AdapterSet
 
 VOTES = 3
 """Passes of a `+mv` setting (MALT §4.1)."""
@@ -30,7 +31,7 @@ class Setting(BaseModel):
 
     name: str = ""
     turns: tuple[Role, ...] = Field(min_length=1)
-    adapters: Literal["none", "sft", "team"] = "none"
+    adapters: Literal["none"] | AdapterSet = "none"
     base: tuple[Role, ...] = ()
     agents: int = Field(1, ge=1, le=16)
     rounds: int = Field(1, ge=1, le=16)
@@ -57,7 +58,7 @@ class Setting(BaseModel):
         """Return the adapter that `role` uses, from `{"sft": {role: …}, "team": {role: …}}`."""
         if self.adapters == "none" or role in self.base:
             return None
-        return team[self.adapters].get(role)
+        return team.get(self.adapters, {}).get(role)
 
 
 def find(names: list[str], path: Path | None = None) -> list[Setting]:

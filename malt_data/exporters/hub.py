@@ -40,7 +40,7 @@ from malt_data.exporters.export import EXPORT, FOLDER, export, exports_of, finge
 from malt_data.folders import refuse_folder
 from malt_data.forests.parts import lock, write_text
 from malt_data.forests.whole import LOCK
-from malt_data.schemas.exports import ALL, RECIPE, Config, config_named
+from malt_data.schemas.exports import ALL, DEFAULT, Config, config_named
 from malt_data.schemas.manifest import MANIFEST
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def _fresh_exports(forest: "Forest", names: list[str] | None) -> list[Config]:
     """Return the configs to push, each exported from the forest as it is now."""
     there = exports_of(forest)
     if names is None:
-        names = list(there) or [config.name for config in RECIPE]
+        names = list(there) or [config.name for config in DEFAULT]
     state = fingerprint(forest)
     for name in names:
         before = there.get(name)

@@ -102,9 +102,9 @@ def config_named(name: str) -> Config:
 
 
 def configs(role: str | None, form: str | None) -> list[Config]:
-    """Return what `--role` and `--format` stand for; RECIPE where neither is given.
+    """Return what `--role` and `--format` stand for; DEFAULT where neither is given.
 
-    Without a format a role gets what RECIPE has of it; without a role a format is for all.
+    Without a format a role gets what DEFAULT has of it; without a role a format is for all.
     Raises SpecError for a trajectory of one role.
     """
     if form == "trajectory":
@@ -113,7 +113,7 @@ def configs(role: str | None, form: str | None) -> list[Config]:
         return [config_named(form)]
     return [
         config
-        for config in (RECIPE if form is None else ALL)
+        for config in (DEFAULT if form is None else ALL)
         if role in (None, "all", config.role) and form in (None, config.format) and config.role
     ]
 
@@ -127,3 +127,5 @@ RECIPE: tuple[Config, ...] = (
     *(Config(role, form) for role in ROLES[1:] for form in FORMATS[:2]),
 )
 """What MALT trains on: SFT for all roles, DPO for verifier and refiner (§4.3)."""
+DEFAULT: tuple[Config, ...] = tuple(Config(role, form) for role in ROLES for form in FORMATS[:2])
+"""What is exported where nothing is named: RECIPE, and the generator's pairs for a baseline."""

@@ -8,7 +8,7 @@ import jinja2
 from malt_data import __version__
 from malt_data.display import clean
 from malt_data.exporters.selection import REASONS
-from malt_data.trainers.recipe import LORA, Settings
+from malt_data.trainers.recipe import Settings
 
 
 def render_adapter_card(record: dict[str, Any]) -> str:
@@ -39,6 +39,6 @@ def render_adapter_card(record: dict[str, Any]) -> str:
             **settings.arguments(record["stage"], record["rows"]),
             "max_length": record["max_length"],
         },
-        lora={**LORA, **settings.lora},
+        lora=settings.lora_arguments(),
         reasons=REASONS,
     )

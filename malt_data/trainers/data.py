@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING, Any
 from malt_data.errors import ExportError, TrainError, one_line
 from malt_data.exporters.export import EXPORT, FOLDER, Report, read_report
 from malt_data.schemas.exports import Config
+from malt_data.schemas.ids import ROLES
 from malt_data.schemas.manifest import MANIFEST
 from malt_data.trainers.recipe import Stage
 
 if TYPE_CHECKING:
     import datasets
+
+SHARED = "shared"
+"""In place of a role: the rows of all roles together, for one adapter that plays them all."""
 
 _NEEDED = {"sft": {"prompt", "completion"}, "dpo": {"prompt", "chosen", "rejected"}}
 
@@ -46,15 +50,33 @@ class Data:
 def load(source: str, role: str, stage: Stage) -> Data:
     """Return the rows of `<role>_<stage>` in `source`.
 
-    source: `user/name[@revision]` on the Hub, a forest, or the folder of one export. Raises
-    TrainError where there are none, or none that TRL could train on; HubError from the Hub.
+    source: `user/name[@revision]` on the Hub, a forest, or the folder of one export. role: or
+    SHARED. Raises TrainError where there are none, or none that TRL could train on; HubError from
+    the Hub.
     """
+    if role == SHARED:
+        return _together(source, stage)
     config = Config(role, stage)
     commit = None
     folder = _local(source, config)
     if folder is None:
         folder, commit = _from_hub(source, config)
     return _read(folder, source, commit, config)
+
+
+def _together(source: str, stage: Stage) -> Data:
+    """Return the rows of all roles; what each export left out is in its own report."""
+    import datasets
+
+    found = [load(source, role, stage) for role in ROLES]
+
+    def joined(parts: "list[datasets.Dataset | None]") -> "datasets.Dataset | None":
+        rows = [part for part in parts if part is not None]
+        return datasets.concatenate_datasets(rows) if rows else None
+
+    train: Any = joined([data.train for data in found])
+    validation = joined([data.validation for data in found])
+    return Data(source, found[0].commit, f"{SHARED}_{stage}", train, validation, None)
 
 
 def _local(source: str, config: Config) -> Path | None:

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from malt_data.errors import TrainError, one_line
-from malt_data.trainers.training import Watch, prepare
+from malt_data.errors import TrainError
+from malt_data.trainers.training import Watch, load_adapter, prepare
 
 
 def train_dpo(
@@ -51,19 +51,6 @@ def train_dpo(
         return trainer
 
     return task.train(make, watch)
-
-
-def load_adapter(base: Any, adapter: str) -> Any:
-    """Return `base` with a trainable adapter (a folder or a Hub repo) on it."""
-    import peft
-
-    try:
-        return peft.PeftModel.from_pretrained(base, adapter, is_trainable=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise TrainError(
-            f"The adapter {adapter} could not be loaded on this base model: {one_line(error)}. "
-            "Check its name, your login (hf auth login), and that it was trained on this model."
-        ) from None
 
 
 def require_reference(model: Any) -> None:

@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from malt_data.documents import read_json
 from malt_data.errors import SpecError, TrainError, one_line
+from malt_data.exporters.access import fetch_file
 from malt_data.forests.parts import write_text, writing
+from malt_data.trainers.costs import Clock, costs, last
 from malt_data.trainers.data import Data, load
 from malt_data.trainers.fitting import fitting
 from malt_data.trainers.recipe import Settings, Stage
@@ -35,7 +37,7 @@ Watch = Callable[[int, int], None]
 RECORD = "training.json"
 CHECKPOINTS = "checkpoints"
 QUESTIONS = "questions.txt"
-_PLAN = "plan.json"
+PLAN = "plan.json"
 _PACKAGES = ("torch", "transformers", "peft", "trl", "datasets")
 
 
@@ -63,7 +65,7 @@ class Task:
         if not out.exists() or not any(out.iterdir()):
             return None
         try:
-            before = read_json(out / _PLAN)
+            before = read_json(out / PLAN)
         except (OSError, ValueError):
             raise TrainError(f"{out} holds other files. Choose a new folder: --out NAME") from None
         if differing := [key for key in plan if before.get(key) != plan[key]]:
@@ -147,12 +149,21 @@ def prepare(
 
 def begin(out: Path, plan: dict[str, Any], data: Data) -> None:
     """Write down what is to be done, so that a killed training goes on with the same."""
-    write_text(out / _PLAN, json.dumps(plan, indent=2) + "\n")
-    ids: set[str] = set()
+    write_text(out / PLAN, json.dumps(plan, indent=2) + "\n")
+    # What the adapter that it starts from has seen, this one has seen too.
+    ids = set(questions_of(plan["adapter"]) or ()) if plan.get("adapter") else set()
     for rows in filter(None, (data.train, data.validation)):
         if "question_id" in rows.column_names:
             ids.update(rows["question_id"])
     write_text(out / QUESTIONS, "".join(f"{one}\n" for one in sorted(ids)))
+
+
+def questions_of(adapter: str) -> frozenset[str] | None:
+    """Return the ids of the questions that an adapter has seen; None where it does not say."""
+    path = Path(adapter) / QUESTIONS
+    if not path.exists() and adapter.count("/") == 1 and not Path(adapter).exists():
+        path = fetch_file(adapter, QUESTIONS)
+    return frozenset(path.read_text("utf-8").split()) if path.exists() else None
 
 
 def load_base(name: str, quantize: str | None) -> tuple[Any, "PreTrainedTokenizerBase"]:
@@ -189,14 +200,25 @@ def load_base(name: str, quantize: str | None) -> tuple[Any, "PreTrainedTokenize
     return model, tokenizer
 
 
+def load_adapter(base: Any, adapter: str) -> Any:
+    """Return `base` with a trainable adapter (a folder or a Hub repo) on it."""
+    import peft
+
+    try:
+        return peft.PeftModel.from_pretrained(base, adapter, is_trainable=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise TrainError(
+            f"The adapter {adapter} could not be loaded on this base model: {one_line(error)}. "
+            "Check its name, your login (hf auth login), and that it was trained on this model."
+        ) from None
+
+
 def make_lora(settings: Settings) -> Any:
     """Return PEFT's LoraConfig; raise SpecError for a key or value that it does not take."""
     import peft
 
-    from malt_data.trainers.recipe import LORA
-
     try:
-        return peft.LoraConfig(**{**LORA, **settings.lora})
+        return peft.LoraConfig(**settings.lora_arguments())
     except (TypeError, ValueError) as error:
         raise SpecError(f"[lora] {one_line(error)}") from None
 
@@ -205,13 +227,19 @@ def run(trainer: Any, out: Path, watch: Watch) -> None:
     """Train to the end, from the last whole checkpoint where there is one."""
     from transformers import PrinterCallback, TrainerCallback
 
+    clock = Clock()
+
     class Metrics(TrainerCallback):
         """Keeps metrics.jsonl equal to the history, which a checkpoint carries along."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            clock.start(state.log_history)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             watch(state.global_step, state.max_steps)
 
         def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            clock.stamp(state.log_history[-1])
             if state.is_world_process_zero:
                 write_metrics(out, state.log_history)
 
@@ -250,9 +278,11 @@ def save(trainer: Any, out: Path, record: dict[str, Any]) -> dict[str, Any]:
     from malt_data.trainers.card import render_adapter_card
     from malt_data.trainers.curves import draw
 
+    log = trainer.state.log_history
     record = record | {
         "steps": trainer.state.global_step,
-        "metrics": _last_metrics(trainer.state.log_history),
+        **costs(log),
+        "metrics": last(log),
         "packages": {name: metadata.version(name) for name in _PACKAGES},
     }
     if not trainer.is_world_process_zero():
@@ -262,8 +292,8 @@ def save(trainer: Any, out: Path, record: dict[str, Any]) -> dict[str, Any]:
         # Only the adapter itself: DPO's frozen copy of it, `ref`, would lie beside it otherwise.
         model.save_pretrained(out, selected_adapters=["default"])
         trainer.processing_class.save_pretrained(out)
-    write_metrics(out, trainer.state.log_history)
-    draw(trainer.state.log_history, out / "curves.svg")
+    write_metrics(out, log)
+    draw(log, out / "curves.svg")
     write_text(out / "README.md", render_adapter_card(record))
     write_text(out / RECORD, json.dumps(record, indent=2) + "\n")
     shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
@@ -273,13 +303,6 @@ def save(trainer: Any, out: Path, record: dict[str, Any]) -> dict[str, Any]:
 def write_metrics(out: Path, history: list[dict[str, Any]]) -> None:
     """Write the logged steps, a JSON object a line."""
     write_text(out / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
-
-
-def _last_metrics(history: list[dict[str, Any]]) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for line in history:
-        found.update({key: value for key, value in line.items() if key not in ("step", "epoch")})
-    return found
 
 
 def plan_of(
@@ -292,7 +315,7 @@ def plan_of(
         "config": data.config,
         "rows": len(data.train),
         "model": model,
-        "settings": settings.model_dump(exclude={other, "generator_dpo"}),
+        "settings": settings.model_dump(exclude={other, "generator_dpo", "baselines"}),
         "stage": stage,
         **more,
     }

@@ -15,7 +15,10 @@ from openai_server import OpenAIServer
 
 from malt_data.evaluation.results import compare
 
-EVERY = "sa,sa+mv,ma,ma+mv,malt,malt+mv,star-ma+mv,debate,malt-base-v,malt-g,malt-gv,malt-gr"
+EVERY = (
+    "sa,sa+mv,ma,ma+mv,malt,malt+mv,star-ma+mv,debate,malt-base-v,malt-g,malt-gv,malt-gr,"
+    "star-sa-long,star-ma-long+mv,malt-lone,shared"
+)
 
 
 @pytest.fixture
@@ -29,6 +32,9 @@ def team(tmp_path: Path) -> Path:
     path.write_text(
         'model = "m"\n[adapters]\ngenerator = "g"\nverifier = "v"\nrefiner = "r"\n'
         '[sft]\ngenerator = "g-sft"\nverifier = "v-sft"\nrefiner = "r-sft"\n'
+        '[sft_long]\ngenerator = "g-long"\nverifier = "v-long"\nrefiner = "r-long"\n'
+        '[lone]\ngenerator = "g-lone"\n'
+        '[shared]\ngenerator = "one"\nverifier = "one"\nrefiner = "one"\n'
     )
     return path
 
@@ -93,7 +99,8 @@ def last_answer(rows: list[dict[str, Any]], number: int) -> str | None:
 def shape_of(setting: str) -> Counter[tuple[int, str]]:
     if setting == "debate":
         return Counter({(agent, "generator"): 3 for agent in range(3)})
-    roles = {"sa": "g", "malt-g": "g", "malt-gv": "gv", "malt-gr": "gr"}
+    roles = {"sa": "g", "malt-g": "g", "malt-gv": "gv", "malt-gr": "gr", "star-sa-long": "g",
+             "malt-lone": "g"}  # fmt: skip
     letters = roles.get(setting.removesuffix("+mv"), "gvr")
     names = {"g": "generator", "v": "verifier", "r": "refiner"}
     passes = 3 if setting.endswith("+mv") else 1
@@ -101,6 +108,10 @@ def shape_of(setting: str) -> Counter[tuple[int, str]]:
 
 
 def adapter_of(setting: str, role: str) -> str | None:
+    if setting in ("malt-lone", "shared"):
+        return {"malt-lone": "g-lone", "shared": "one"}[setting]
+    if "long" in setting:
+        return f"{role[0]}-long"
     if setting.startswith("star"):
         return f"{role[0]}-sft"
     trained = setting.startswith("malt") and not (setting == "malt-base-v" and role == "verifier")

@@ -27,7 +27,7 @@ from malt_data.exporters.selection import REASONS, Selection, make_selection
 from malt_data.exporters.verify import verify_export
 from malt_data.forests.forest import Forest, open_forest
 from malt_data.forests.relabel import relabel
-from malt_data.schemas.exports import ALL, RECIPE, Config, config_named, configs
+from malt_data.schemas.exports import ALL, DEFAULT, RECIPE, Config, config_named, configs
 from malt_data.schemas.manifest import Labels
 
 NAMES = [config.name for config in ALL]
@@ -382,8 +382,9 @@ def test_wrong_settings_are_named() -> None:
 
 
 def test_what_role_and_format_stand_for() -> None:
-    assert [c.name for c in configs(None, None)] == [c.name for c in RECIPE]
-    assert [c.name for c in configs("generator", None)] == ["generator_sft"]
+    assert [c.name for c in configs(None, None)] == [c.name for c in DEFAULT]
+    assert set(DEFAULT) - set(RECIPE) == {config_named("generator_dpo")}  # a baseline's
+    assert [c.name for c in configs("generator", None)] == ["generator_sft", "generator_dpo"]
     assert [c.name for c in configs("all", "kto")] == [f"{r}_kto" for r in ROLES]
     assert [c.name for c in configs(None, "trajectory")] == ["trajectory"]
     assert [c.name for c in configs("generator", "dpo")] == ["generator_dpo"]

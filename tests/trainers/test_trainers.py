@@ -28,7 +28,7 @@ from malt_data.forests.forest import Forest, open_forest
 from malt_data.schemas.exports import RECIPE, config_named
 from malt_data.trainers import training
 from malt_data.trainers.dpo import require_reference, train_dpo
-from malt_data.trainers.recipe import DEFAULTS, Settings, epochs, read_settings
+from malt_data.trainers.recipe import Settings, epochs, read_settings
 from malt_data.trainers.sft import train_sft
 from malt_data.trainers.team import Team, read_team, train_team, write_team
 
@@ -39,7 +39,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning:torch"),
 ]
 
-FAST = Settings(trainer={"per_device_train_batch_size": 4, "save_steps": 2, "max_length": 256})
+FAST = Settings(
+    trainer={"per_device_train_batch_size": 4, "save_steps": 2, "max_length": 256},
+    baselines=False,  # test_baselines.py
+)
 
 
 @pytest.fixture(scope="module")
@@ -391,7 +394,7 @@ def test_settings_come_from_toml(tmp_path: Path) -> None:
     assert settings.arguments("sft", 100)["learning_rate"] == 1e-3
     assert settings.arguments("sft", 100)["num_train_epochs"] == epochs(100) == 10
     assert settings.arguments("dpo", 100)["beta"] == 0.5
-    assert DEFAULTS["dpo"]["beta"] == 0.2
+    assert Settings().arguments("dpo", 100)["beta"] == 0.2  # §A.9
     path.write_text("[trainers]\n")
     with pytest.raises(SpecError, match="unknown setting 'trainers'"):
         read_settings(path)

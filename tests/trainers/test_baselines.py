@@ -1,0 +1,125 @@
+"""A team and its baselines: equal steps, an older team completed, interrupted, without pairs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic import make_forest
+from trainers.tiny import make_tiny
+
+from malt_data.cli import _adapters
+from malt_data.errors import EvalError, SpecError
+from malt_data.evaluation.plan import require_adapters
+from malt_data.evaluation.settings import find
+from malt_data.exporters.export import export
+from malt_data.exporters.selection import Selection
+from malt_data.schemas.exports import RECIPE, config_named
+from malt_data.schemas.ids import ROLES
+from malt_data.trainers.recipe import Settings
+from malt_data.trainers.team import read_team, train_team
+
+pytestmark = [
+    pytest.mark.model,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:torch"),
+]
+
+SHORT = Settings(sft={"max_steps": 1}, dpo={"max_steps": 2})
+LONG = {role: f"{role}_sft_long" for role in ROLES}
+
+
+def weights(out: Path) -> dict[str, int]:
+    return {p.parent.name: p.stat().st_mtime_ns for p in out.glob("*/adapter_model.safetensors")}
+
+
+def as_trained_before(out: Path) -> None:
+    """Take from a team what versions without baselines did not write."""
+    text = (out / "team.toml").read_text()
+    (out / "team.toml").write_text(text.replace("seed = 0\n", ""))
+    new = {"seconds", "tokens", "tokens_per_second", "peak_memory", "device"}
+    for path in [*out.glob("*/plan.json"), *out.glob("*/training.json")]:
+        facts = {k: v for k, v in json.loads(path.read_text()).items() if k not in new}
+        if facts["adapter"] is None:
+            del facts["adapter"]
+        path.write_text(json.dumps(facts))
+
+
+def test_a_team_of_before_gets_its_baselines_on_equal_terms(tmp_path: Path) -> None:
+    forest = make_forest(tmp_path / "f", trees=6, n=(2, 2, 2), model=make_tiny(tmp_path / "tiny"))
+    for config in RECIPE:
+        export(forest, config, Selection(validation=0))
+    source, out = str(forest.folder), tmp_path / "team"
+    path = out / "team.toml"
+    notes: list[str] = []
+
+    def train(**more: Any) -> Any:
+        notes.clear()
+        return train_team(source, out, note=notes.append, **{"settings": SHORT, **more})
+
+    train(settings=SHORT.model_copy(update={"baselines": False}))
+    assert set(weights(out)) == {config.name for config in RECIPE}
+    assert not read_team(path).sft_long
+    assert read_team(path).seed == 0
+    as_trained_before(out)
+    assert read_team(path).seed is None
+    before = weights(out)
+
+    def interrupt(done: int, total: int) -> None:
+        if any("shared_sft" in note for note in notes):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):  # in the middle of the baselines
+        train(watch=interrupt)
+    assert read_team(path).adapters["refiner"] == str(out / "refiner_dpo")
+    assert not read_team(path).sft_long
+    records = train()
+    assert before.items() <= weights(out).items()  # nothing of the team was trained again
+    team = read_team(path)
+    assert team.sft_long == {role: str(out / folder) for role, folder in LONG.items()}
+    assert team.shared == dict.fromkeys(ROLES, str(out / "shared_sft"))
+    assert team.data["shared_sft"] == source
+    for role in ROLES:  # the generator, which has no DPO: as many as any role
+        long = records[f"{role}_sft_long"]
+        assert (long["steps"], long["adapter"]) == (2, str(out / f"{role}_sft"))
+    shared = records["shared_sft"]
+    assert (shared["steps"], shared["adapter"]) == (3, None)
+    assert shared["rows"] == sum(records[f"{role}_sft"]["rows"] for role in ROLES)
+    assert "every role" in (out / "shared_sft" / "README.md").read_text()
+
+    assert not team.lone  # for want of pairs, which is said, with the way to get them
+    assert any("malt-lone" in n and "--role generator --format dpo" in n for n in notes)
+    _, adapters, seen = _adapters(path)
+    require_adapters(find(["star-sa-long", "star-ma-long+mv", "shared+mv"]), adapters)
+    with pytest.raises(EvalError, match=r"lone adapter of generator.*malt-data export"):
+        require_adapters(find(["malt-lone+mv"]), adapters)
+    assert str(out / "shared_sft") in seen
+    with pytest.raises(SpecError, match="no lone adapter for generator"):
+        team.require("lone")
+
+    export(forest, config_named("generator_dpo"), Selection(validation=0))
+    plan = out / "generator_sft_long" / "plan.json"
+    plan.write_text(json.dumps(json.loads(plan.read_text()) | {"max_steps": 9}))
+    trained = weights(out)
+    records = train()
+    assert any("begun with 9 steps; 2 would be equal" in note for note in notes)
+    assert weights(out).items() - trained.items() == {
+        ("generator_dpo", weights(out)["generator_dpo"])
+    }
+    assert records["generator_dpo"]["adapter"] == str(out / "generator_sft")
+    assert read_team(path).lone == {"generator": str(out / "generator_dpo")}
+    assert read_team(path).adapters["generator"] == str(out / "generator_sft")
+
+    own = SHORT.model_copy(update={"generator_dpo": True, "baselines": False})
+    train(settings=own)  # the team's own now, and the baseline's still
+    assert read_team(path).adapters["generator"] == str(out / "generator_dpo")
+    assert read_team(path).lone == {"generator": str(out / "generator_dpo")}
+
+
+def test_settings_of_a_baseline_need_every_role_and_a_team() -> None:
+    team = {"team": {"generator": "g"}, "sft": {"generator": "g"}, "sft_long": {"generator": "g"}}
+    require_adapters(find(["malt", "star-ma", "star-sa-long"]), team)  # the rest is the base model
+    with pytest.raises(EvalError, match=r"star-ma-long needs the sft_long adapter of verifier, r"):
+        require_adapters(find(["star-ma-long"]), team)
+    with pytest.raises(EvalError, match=r"needs the shared adapters of a team: --team"):
+        require_adapters(find(["shared"]), {})
