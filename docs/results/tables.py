@@ -1,0 +1,24 @@
+"""Make the tables and figures of evaluations anew, from what their folders hold; no model is asked.
+
+    python docs/results/tables.py docs/results/*/*/
+"""
+
+import sys
+from pathlib import Path
+
+from malt_data import open_results
+from malt_data.evaluation.figures import draw
+from malt_data.evaluation.tables import markdown, table
+
+
+def main(folders: list[Path]) -> None:
+    for folder in folders:
+        results = open_results(folder)
+        against = next((name for name in ("malt+mv", "malt") if name in results.settings), None)
+        (folder / "table.md").write_text(markdown(table(results, against)) + "\n", "utf-8")
+        if (folder / "figures").exists():
+            draw(results, folder / "figures")
+
+
+if __name__ == "__main__":
+    main([Path(name) for name in sys.argv[1:]])
