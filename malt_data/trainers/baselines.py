@@ -17,8 +17,8 @@ from typing import Any
 from malt_data.documents import read_json
 from malt_data.errors import MaltError
 from malt_data.schemas.ids import ROLES
-from malt_data.trainers.data import SHARED, load
-from malt_data.trainers.training import PLAN, library_noise
+from malt_data.trainers.data import SHARED
+from malt_data.trainers.training import PLAN
 
 Records = dict[str, dict[str, Any]]
 Tables = dict[str, dict[str, str]]
@@ -38,16 +38,15 @@ def train_baselines(
     `{"sft_long": {role: folder}, …}`. Without pairs of the generator there is no `lone`, and a
     note says so. Raises what `train_sft` and `train_dpo` raise.
     """
-    from malt_data.trainers.dpo import train_dpo
     from malt_data.trainers.sft import train_sft
 
     options["note"] = note
     lone = f"{ROLES[0]}_dpo"
     records: Records = {}
-    if lone not in team and _has_pairs(source, note):
+    if lone not in team:
         note(f"Baseline {lone}")
-        start = str(out / f"{ROLES[0]}_sft")
-        records[lone] = train_dpo(ROLES[0], source, out / lone, adapter=start, **options)
+        if record := _lone(source, out, options):
+            records[lone] = record
     tables: Tables = {"lone": {ROLES[0]: lone} if {lone} & {*team, *records} else {}}
 
     def sft(role: str, key: str, steps: int, adapter: str | None = None) -> None:
@@ -68,14 +67,22 @@ def train_baselines(
     return records, tables
 
 
-def _has_pairs(source: str, note: Callable[[str], None]) -> bool:
+def _lone(source: str, out: Path, options: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the record of the lone generator's DPO; None, and a note, where it has no rows."""
+    from malt_data.trainers.dpo import train_dpo
+
+    role = ROLES[0]
+    folder = out / f"{role}_dpo"
     try:
-        with library_noise():
-            load(source, ROLES[0], "dpo")
-    except MaltError as error:  # a baseline must not fail a team that is complete
-        note(f"The baseline malt-lone is left out: {error} Then run the same command again.")
-        return False
-    return True
+        return train_dpo(role, source, folder, adapter=str(out / f"{role}_sft"), **options)
+    except MaltError as error:
+        if folder.exists():  # it was begun
+            raise
+        # A baseline that cannot begin must not fail a team that is complete.
+        options["note"](
+            f"The baseline malt-lone is left out: {error} Then run the same command again."
+        )
+        return None
 
 
 def _begun_with(folder: Path, steps: int, note: Callable[[str], None]) -> int:

@@ -15,11 +15,14 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from exporters.derived import derive
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from synthetic import make_forest
 
+from malt_data.cli import main
+from malt_data.engines.embedded import EMBEDDED
 from malt_data.errors import ExportError, SpecError
 from malt_data.exporters.export import EXPORT, export, exports_of, fingerprint, read_report
 from malt_data.exporters.rows import Rows, chunks
@@ -469,3 +472,18 @@ def test_a_sound_export_verifies_and_each_damage_is_named(tmp_path: Path) -> Non
     assert "torn" in problems()
     relabel(forest, Labels(threshold=0.9))
     assert "earlier state" in problems()
+
+
+def test_a_check_wants_rows_of_what_was_asked_for_and_of_what_malt_trains_on(
+    tmp_path: Path,
+) -> None:
+    forest = make_forest(tmp_path / "f", trees=8, n=(1, 3, 3))  # one generator: no pairs of it
+
+    def checked(*words: str) -> Any:
+        command = ["export", str(forest.folder), *words, "--check", "--tokenizer", EMBEDDED]
+        return CliRunner().invoke(main, [*command, "--json"])
+
+    assert checked().exit_code == 0
+    run = checked("--role", "generator")
+    assert run.exit_code == 1
+    assert "generator_dpo: no rows at all" in run.stderr

@@ -26,6 +26,7 @@ pytestmark = [
 ]
 
 SHORT = Settings(sft={"max_steps": 1}, dpo={"max_steps": 2})
+ALL_ROWS = Selection(validation=0, keep_truncated=True)
 LONG = {role: f"{role}_sft_long" for role in ROLES}
 
 
@@ -46,9 +47,9 @@ def as_trained_before(out: Path) -> None:
 
 
 def test_a_team_of_before_gets_its_baselines_on_equal_terms(tmp_path: Path) -> None:
-    forest = make_forest(tmp_path / "f", trees=6, n=(2, 2, 2), model=make_tiny(tmp_path / "tiny"))
+    forest = make_forest(tmp_path / "f", trees=6, n=(3, 2, 2), model=make_tiny(tmp_path / "tiny"))
     for config in RECIPE:
-        export(forest, config, Selection(validation=0))
+        export(forest, config, ALL_ROWS)
     source, out = str(forest.folder), tmp_path / "team"
     path = out / "team.toml"
     notes: list[str] = []
@@ -97,7 +98,7 @@ def test_a_team_of_before_gets_its_baselines_on_equal_terms(tmp_path: Path) -> N
     with pytest.raises(SpecError, match="no lone adapter for generator"):
         team.require("lone")
 
-    export(forest, config_named("generator_dpo"), Selection(validation=0))
+    export(forest, config_named("generator_dpo"), ALL_ROWS)
     plan = out / "generator_sft_long" / "plan.json"
     plan.write_text(json.dumps(json.loads(plan.read_text()) | {"max_steps": 9}))
     trained = weights(out)
@@ -114,6 +115,11 @@ def test_a_team_of_before_gets_its_baselines_on_equal_terms(tmp_path: Path) -> N
     train(settings=own)  # the team's own now, and the baseline's still
     assert read_team(path).adapters["generator"] == str(out / "generator_dpo")
     assert read_team(path).lone == {"generator": str(out / "generator_dpo")}
+
+    trained = weights(out)
+    assert list(train(stage="sft")) == [f"{role}_sft" for role in ROLES]  # a team of STaR
+    assert read_team(path).adapters == read_team(path).sft == team.sft
+    assert weights(out) == trained
 
 
 def test_settings_of_a_baseline_need_every_role_and_a_team() -> None:

@@ -2,6 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+from click.testing import CliRunner
+
+from malt_data.cli import _team, main
+from malt_data.errors import SpecError
 from malt_data.trainers.team import Team, read_team, write_team
 
 SAMPLING = {
@@ -15,3 +20,22 @@ def test_a_team_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
     team = Team(model="m", adapters={"generator": "me/g"}, data={"g": "t@1"}, sampling=SAMPLING)
     write_team(tmp_path / "team.toml", team)
     assert read_team(tmp_path / "team.toml") == team
+
+
+def test_a_build_samples_with_the_adapters_that_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "team.toml"
+    sft = {"generator": "me/g1", "verifier": "me/v1", "refiner": "me/r1"}
+    team = Team(model="m", adapters={"generator": "me/g2"}, sft=sft)
+    write_team(path, team)
+    assert _team(path, "team") == {"model": "m", "adapters": {"generator": "me/g2"}}
+    assert _team(path, "sft")["adapters"] == sft
+    with pytest.raises(SpecError, match=r"no shared adapter for generator, verifier, refiner"):
+        _team(path, "shared")
+    run = CliRunner().invoke(main, ["build", "--adapters", "sft", "--dry-run"])
+    assert run.exit_code == 2
+    assert "give --team too" in run.output
+
+
+def test_the_seed_0_is_written(tmp_path: Path) -> None:
+    write_team(tmp_path / "team.toml", Team(model="m", seed=0))
+    assert read_team(tmp_path / "team.toml").seed == 0
