@@ -26,6 +26,7 @@ import pyarrow.dataset as ds
 
 from malt_data.errors import ForestError, MixError
 from malt_data.forests.parts import Parts, lock, write_table, write_text, writing
+from malt_data.forests.whole import settle
 from malt_data.schemas.forest import NODES, QUESTIONS, VERSION
 from malt_data.schemas.manifest import (
     CURRENT,
@@ -189,6 +190,7 @@ def create_forest(
     questions that are new. Raises MixError where the forest was grown with other settings.
     """
     with lock(folder):  # two builds may start at once
+        settle(folder)
         if (folder / MANIFEST).exists():
             return _continue(open_forest(folder), spec, questions, report)
         forest = _start(folder, spec, questions, report)
@@ -227,12 +229,12 @@ def _continue(
     new = [q for q in questions if q.question_id not in known]
     if not new:
         return forest
-    _write_questions(folder, new, forest)
     grown_spec = forest.manifest.spec.model_copy(update={"limit": spec.limit})
     manifest = forest.manifest.model_copy(
         update={"spec": grown_spec, "questions": report, "format": CURRENT}
     )
     write_text(folder / MANIFEST, manifest.to_json())
+    _write_questions(folder, new, forest)  # last: after a kill they are still new, and both follow
     return Forest(folder, manifest)
 
 
