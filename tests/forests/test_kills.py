@@ -1,4 +1,4 @@
-"""SIGKILL before any call to the file system: what the messages say to do then finishes the work.
+"""SIGKILL before any change of the file system: what the messages say to do then finishes the work.
 
 MALT_KILLS=100 MALT_KILLS_SEED=1 pytest tests/forests/test_kills.py kills more often, elsewhere.
 """
@@ -111,14 +111,16 @@ RELABELS = {
     "copy": ["--grader", "math", "--out", "{folder}/copy"],
 }
 WORK = ("build", "merge", "merge and relabel", *RELABELS, "export")
-PAIRS = [("build", "build"), ("build", "threshold"), ("threshold", "build"), ("again", "pooling"),
-         ("threshold", "threshold"), ("export", "threshold"), ("merge", "export")]  # fmt: skip
+PAIRS = [("build", "build"), ("build", "threshold"), ("build", "verify"), ("again", "pooling"),
+         ("export", "threshold"), ("merge", "export")]  # fmt: skip
 
 
 def begin(place: Place, work: str, **how: int | str) -> Running:
     if work in ("build", "merge", "merge and relabel"):
         return place.build(TREES if work == "build" else GROWN, **how)
-    if work == "export":
+    if work == "verify":
+        words: list[object] = ["verify", place.forest]
+    elif work == "export":
         words = ["export", place.forest, "--role", "verifier", "--format", "dpo"]
     else:
         options = [str(word).format(folder=place.folder) for word in RELABELS[work]]
@@ -202,7 +204,7 @@ def test_what_a_kill_leaves_is_finished_by_what_is_said(
         place = base.copy(f"kill-{kill}", work)
         for once in at:
             begin(place, work, kill_at=once).wait()
-        with told(f"kill {kill} of seed {SEED}: {work} before call {at}"):
+        with told(f"kill {kill} of seed {SEED}: {work} before change {at}"):
             require_readable(place, base)
             kept = Parts(place.forest / "nodes").trees()
             base.server.requests.clear()
@@ -228,9 +230,10 @@ def test_two_at_once_of_which_one_is_killed(
             begin(place, pair[0], kill_at=at, name="first"),
             begin(place, pair[1], name="second"),
         ]
-        with told(f"kill {kill} of seed {SEED}: {pair} before call {at}"):
+        with told(f"kill {kill} of seed {SEED}: {pair} before change {at}"):
             for running in both:
                 if running.wait() not in (0, -9):
+                    assert pair[1] != "verify", running.printed
                     assert re.search(WAIT, running.printed), running.printed
             require_readable(place, base)
             finish(place, pair[0])
