@@ -1,6 +1,6 @@
 """Make the tables and figures of evaluations anew, from what their folders hold; no model is asked.
 
-    python docs/results/tables.py docs/results/*/*/
+python docs/results/tables.py docs/results/*/*/
 """
 
 import sys
