@@ -30,10 +30,11 @@ evaluate --team team/team.toml --temperature 0.3 --seeds 1 --limit 100 \
     --settings debate,malt-base-g,malt-base-v,malt-base-r,malt-g,malt-gv,malt-gr,malt \
     --against malt --out ablations >ablations.md
 
-# A generator that learns from pairs, alone.
-malt-data export forest --role generator --format dpo
-malt-data train --role generator --stage dpo --adapter team/generator_sft --dataset forest \
-    --config "$here/recipe.toml" --out team/generator_dpo
+# Equal terms: SFT for as many further steps as DPO had.
+evaluate --team team/team.toml --temperature 0.3 --seeds 2 --out long \
+    --settings $star,star-sa-long,star-sa-long+mv,star-ma-long,star-ma-long+mv >long.md
+
+# A generator that learns from pairs, alone (a baseline that train --role all has trained too).
 sed '/^\[sft\]/,$!s/generator_sft/generator_dpo/' team/team.toml >team/generator_dpo.toml
 evaluate --team team/generator_dpo.toml --temperature 0.3 --seeds 2 --settings malt-g,malt-g+mv \
     --out lone >lone.md
@@ -43,11 +44,12 @@ mkdir -p again
 build --out again/forest --seed 1
 malt-data export again/forest
 { cat "$here/recipe.toml" && echo "seed = 1"; } >again/recipe.toml
-malt-data train --role all --dataset again/forest --config again/recipe.toml --out again/team
+malt-data train --role all --no-baselines --dataset again/forest --config again/recipe.toml \
+    --out again/team
 evaluate --team again/team/team.toml --temperature 0.3 --seeds 1 \
     --settings $star,malt,malt+mv --against malt+mv --out again/cold >again/cold.md
 
-for table in cold warm ablations lone again/cold; do
+for table in cold warm ablations long lone again/cold; do
     echo
     cat $table.md
 done
