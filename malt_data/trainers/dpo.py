@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from malt_data.errors import TrainError
+from malt_data.errors import SpecError, TrainError, one_line
 from malt_data.trainers.training import Watch, load_adapter, prepare
 
 
@@ -50,7 +50,12 @@ def train_dpo(
         require_reference(trainer.model)
         return trainer
 
-    return task.train(make, watch)
+    try:
+        return task.train(make, watch)
+    except ValueError as error:
+        if not str(error).startswith("Unknown loss type"):  # TRL looks at it only in the first step
+            raise
+        raise SpecError(f"[dpo] {one_line(error)}") from None
 
 
 def require_reference(model: Any) -> None:

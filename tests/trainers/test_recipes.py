@@ -94,6 +94,14 @@ def test_a_config_overrides_the_recipe_and_the_recipe_the_papers(tmp_path: Path)
     assert Settings().seeded(0) == Settings()  # a training begun without --seed is the same one
 
 
+def test_a_loss_that_trl_does_not_know_is_named(forest: Forest, sft: Path, tmp_path: Path) -> None:
+    settings = Settings(dpo={"loss_type": ["sigmod"]})
+    with pytest.raises(SpecError, match=r"\[dpo\] Unknown loss type: sigmod"):
+        train_dpo(
+            "verifier", str(forest.folder), tmp_path / "o", adapter=str(sft), settings=settings
+        )
+
+
 def test_every_recipe_opens_with_its_command_and_is_named_by_help() -> None:
     said = CliRunner().invoke(main, ["train", "--help"]).output
     assert recipes()[0] == BASE
