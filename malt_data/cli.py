@@ -388,7 +388,7 @@ def export(
 
     \b
     malt-data export --role refiner --format dpo
-    malt-data export --check                  all that train reads, on the chat template
+    malt-data export --check           all that train reads, on the template
     malt-data export --role verifier --format dpo --strategy one --push me/t
     """
     from malt_data.exporters import export as exporting

@@ -91,7 +91,7 @@ def write_table(path: Path, table: pa.Table) -> None:
     """
     with whole(path) as temporary:
         pq.write_table(
-            table,
+            table.combine_chunks(),  # the same rows make the same pages, however they came together
             temporary,
             compression="zstd",
             compression_level=3,

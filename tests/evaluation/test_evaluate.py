@@ -182,7 +182,7 @@ def test_questions_that_were_trained_on_are_refused(
     facts, said = malt(server, *words, "--allow-seen")
     assert facts["played"] == 12
     assert json.loads((tmp_path / "out" / "eval.json").read_text())["seen"] == 1
-    assert "5 adapters, " in said  # only v says what it was trained on
+    assert "10 adapters, " in said  # only v says what it was trained on
 
 
 def test_what_cannot_be_is_said(server: OpenAIServer, questions: Path, tmp_path: Path) -> None:
