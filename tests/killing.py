@@ -61,10 +61,10 @@ def _main(command: list[str], log: str, kill_at: int) -> None:
     printed = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(printed, 1)
     os.dup2(printed, 2)
-    import malt_data.builders.build as build
+    import malt_data.builders.writer as writer
     from malt_data.cli import main
 
-    build._FLUSH_SECONDS = 0.0  # a part for each tree
+    writer._FLUSH_SECONDS = 0.0  # a part for each tree
     count = [0]
     for name in _CALLS:
         setattr(os, name, _counted(getattr(os, name), count, kill_at))

@@ -9,7 +9,6 @@ a second, and a run that was interrupted in any way is completed by starting it 
 
 import asyncio
 import datetime as dt
-import queue
 import signal
 import threading
 import time
@@ -19,12 +18,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
-import pyarrow as pa
-
 from malt_data.builders.prompts import load_prompts, merge_prompts
 from malt_data.builders.tree import grade, grow
-from malt_data.builders.values import assign
+from malt_data.builders.writer import Writer
 from malt_data.engines import Completion, Engine
 from malt_data.engines.embedded import EMBEDDED
 from malt_data.engines.opening import DEFAULT_MAX_TOKENS, open_engine
@@ -39,15 +35,13 @@ from malt_data.forests.forest import (
     remove_empty,
     update_manifest,
 )
-from malt_data.forests.parts import LABELS, TREES_A_PART, Claims, Parts
+from malt_data.forests.parts import Parts
 from malt_data.graders import Grader
-from malt_data.schemas.forest import NODES
-from malt_data.schemas.manifest import MANIFEST, Labels, Run, Spec, read_manifest
+from malt_data.schemas.manifest import MANIFEST, Run, Spec, read_manifest
 
 if TYPE_CHECKING:
     from malt_data.builders.questions import Loaded, Question
 
-_FLUSH_SECONDS = 1.0
 _FAILURES_IN_A_ROW = 20
 
 
@@ -234,7 +228,7 @@ async def run(
 ) -> None:
     """Grow a tree for each question that no other process has or is growing."""
     started = time.monotonic()
-    with Grader() as grader, _Writer(forest) as writer, _stoppable():
+    with Grader() as grader, Writer(forest) as writer, _stoppable():
         build = _Run(forest, spec, engine, grader, writer, report, watch)
         try:
             await build.all(questions)
@@ -250,7 +244,7 @@ class _Run:
     spec: Spec
     engine: Engine
     grader: Grader
-    writer: "_Writer"
+    writer: Writer
     report: Report
     watch: Watch
     failures_in_a_row: int = 0
@@ -308,82 +302,6 @@ class _Run:
                 f"{self.failures_in_a_row} trees in a row failed, the last one with: {error} "
                 "Every finished tree is kept; mend the engine and run the same command again."
             )
-
-
-class _Writer:
-    """A thread that turns finished trees into parts, within a second of their end."""
-
-    def __init__(self, forest: Forest) -> None:
-        self.forest = forest
-        self.claims = Claims(forest.parts.folder)
-        self._queue: queue.SimpleQueue[tuple[str, list[dict[str, Any]]] | None]
-        self._queue = queue.SimpleQueue()
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, name="malt-writer", daemon=True)
-
-    def __enter__(self) -> "_Writer":
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._queue.put(None)
-        self._thread.join()
-        self.claims.close()
-        if self._error is not None and kind is None:
-            raise self._error
-
-    def add(self, question_id: str, rows: list[dict[str, Any]]) -> None:
-        """Hand over a finished tree; raises what stopped the thread, e.g. a full disk."""
-        if self._error is not None:
-            raise self._error
-        self._queue.put((question_id, rows))
-
-    def _work(self) -> None:
-        more = True
-        while more:
-            trees, more = self._gather()
-            try:
-                if trees and self._error is None:
-                    self._write(trees)
-            except BaseException as error:  # noqa: BLE001 - carried over to the build's thread
-                self._error = error
-
-    def _gather(self) -> tuple[dict[str, list[dict[str, Any]]], bool]:
-        """Return the trees of about a second, at most a part's worth, and whether to go on."""
-        trees: dict[str, list[dict[str, Any]]] = {}
-        end = None
-        while len(trees) < TREES_A_PART:
-            try:
-                item = self._queue.get(timeout=end and max(0.0, end - time.monotonic()))
-            except queue.Empty:
-                break
-            if item is None:
-                return trees, False
-            trees[item[0]] = item[1]
-            end = end or time.monotonic() + _FLUSH_SECONDS
-        return trees, True
-
-    def _write(self, trees: dict[str, list[dict[str, Any]]]) -> None:
-        rows = [row for tree in trees.values() for row in tree]
-        self.forest.parts.write(node_table(rows, self.forest.manifest.labelled))
-        for question_id in trees:
-            self.claims.release(question_id)
-
-
-def node_table(rows: list[dict[str, Any]], labels: Labels) -> pa.Table:
-    """Return graded rows of whole trees as a part: values, labels, column order, metadata."""
-    computed = {"value", "label", "leaves"}
-    schema = pa.schema([f for f in NODES if f.name not in computed])
-    frame = pl.from_arrow(pa.Table.from_pylist(rows, schema=schema))
-    assert isinstance(frame, pl.DataFrame)
-    return stamped(assign(frame, labels.threshold, labels.pooling), labels)
-
-
-def stamped(frame: pl.DataFrame, labels: Labels) -> pa.Table:
-    """Return labelled nodes as the stored table, its footer saying how they were labelled."""
-    table = frame.select(NODES.names).to_arrow().cast(NODES)
-    metadata = {**NODES.metadata, LABELS: labels.footer()}
-    return table.replace_schema_metadata(metadata)
 
 
 def _in_shard(question_id: str, shard: str | None) -> bool:

@@ -15,8 +15,8 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
-from malt_data.builders.build import stamped
 from malt_data.builders.values import assign
+from malt_data.builders.writer import stamped
 from malt_data.errors import ForestError
 from malt_data.forests.forest import Forest, update_manifest
 from malt_data.forests.grading import Golds

@@ -20,7 +20,7 @@ import pytest
 from killing import Running, start
 from openai_server import OpenAIServer, Reply
 
-from malt_data.builders.build import stamped
+from malt_data.builders.writer import stamped
 from malt_data.forests.forest import open_forest
 from malt_data.forests.parts import Parts, write_table
 from malt_data.forests.verify import verify
