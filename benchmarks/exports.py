@@ -44,11 +44,11 @@ import duckdb
 import pyarrow.parquet as pq
 from synthetic_forest import NODES_A_TREE, synthetic_forest
 
-from malt_data.builders.prompts import render
 from malt_data.exporters.export import Shards, export
 from malt_data.exporters.rows import COLUMNS
 from malt_data.exporters.selection import Selection
 from malt_data.forests.forest import Forest, open_forest
+from malt_data.prompts.templates import render
 from malt_data.schemas.exports import RECIPE, Config, config_named
 
 EVERYTHING_IN_TRAIN = Selection(validation=0)

@@ -20,9 +20,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from malt_data.builders.build import Report, complete, run
-from malt_data.builders.questions import Question
 from malt_data.engines import Completion, Gate, Request
 from malt_data.forests.forest import create_forest
+from malt_data.questions.loading import Question
 from malt_data.schemas.ids import question_id
 from malt_data.schemas.manifest import make_spec
 

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from malt_data.builders.build import complete
-from malt_data.builders.questions import Question
-from malt_data.builders.values import assign
 from malt_data.builders.writer import stamped
 from malt_data.forests.forest import Forest, create_forest
+from malt_data.forests.labels import assign
+from malt_data.questions.loading import Question
 from malt_data.schemas.ids import ROLES
 from malt_data.schemas.manifest import make_spec
 

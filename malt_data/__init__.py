@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from malt_data.builders.build import build_forest
     from malt_data.evaluation.results import Results, open_results
     from malt_data.exporters.export import export
-    from malt_data.exporters.hub import pull, push
     from malt_data.exporters.selection import Selection
     from malt_data.forests.forest import Forest, open_forest
     from malt_data.forests.relabel import relabel
     from malt_data.forests.verify import verify
+    from malt_data.publish.push import pull, push
     from malt_data.schemas.exports import config_named
     from malt_data.schemas.manifest import Spec
 
@@ -38,8 +38,8 @@ _HOMES = {
     "export": "malt_data.exporters.export",
     "open_forest": "malt_data.forests.forest",
     "open_results": "malt_data.evaluation.results",
-    "pull": "malt_data.exporters.hub",
-    "push": "malt_data.exporters.hub",
+    "pull": "malt_data.publish.push",
+    "push": "malt_data.publish.push",
     "relabel": "malt_data.forests.relabel",
     "verify": "malt_data.forests.verify",
 }

@@ -25,13 +25,13 @@ import click
 
 from malt_data import __version__
 from malt_data.display import clean, sentence, spelt
-from malt_data.documents import read_toml
 from malt_data.errors import EvalError, ExportError, ForestError, MaltError, SpecError, of_system
+from malt_data.storage.documents import read_toml
 
 if TYPE_CHECKING:
     from malt_data.exporters.selection import Selection
     from malt_data.forests.forest import Forest
-    from malt_data.forests.query import Source
+    from malt_data.storage.query import Source
 
 DEMO_LIMIT = 16
 """Trees of a build that names neither questions nor a limit: minutes on two cores."""
@@ -88,7 +88,7 @@ class _NewFolder(click.Path):
         super().__init__(path_type=Path, file_okay=False)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        from malt_data.folders import refuse_folder
+        from malt_data.storage.folders import refuse_folder
 
         refuse_folder(Path(value))
         return super().convert(value, param, ctx)
@@ -182,8 +182,8 @@ def build(
         --engine openai --base-url http://127.0.0.1:8000/v1
     """
     from malt_data.builders.build import build_forest, plan, resolve
+    from malt_data.commands.progress import Progress
     from malt_data.forests.forest import default_folder
-    from malt_data.progress import Progress
     from malt_data.schemas.manifest import make_spec
 
     folder = out or default_folder()
@@ -280,7 +280,7 @@ def sql(args: tuple[str, ...], form: str | None, as_json: bool) -> None:
     malt-data sql my-forest "FROM pairs" --format parquet > pairs.parquet
     """
     from malt_data.evaluation.results import MANIFEST, open_results
-    from malt_data.forests.query import isolated
+    from malt_data.storage.query import isolated
 
     if len(args) > 2:
         raise click.UsageError("Give [FOREST] QUERY; put the SQL in quotes.")
@@ -300,7 +300,7 @@ def stats(forest: str | None, as_json: bool) -> None:
     \b
     malt-data stats
     """
-    from malt_data.forests import report
+    from malt_data.report import terminal as report
 
     facts = report.stats(_open(forest))
     if as_json:
@@ -320,7 +320,7 @@ def show(args: tuple[str, ...], full: bool, as_json: bool) -> None:
     malt-data show
     malt-data show 5f3a/g0/v2
     """
-    from malt_data.forests import report
+    from malt_data.report import terminal as report
 
     opened, names = _forest_and_ids(args, 1)
     name = names[0] if names else None
@@ -391,10 +391,10 @@ def export(
     malt-data export --check           all that train reads, on the template
     malt-data export --role verifier --format dpo --strategy one --push me/t
     """
+    from malt_data.commands.progress import Steps
     from malt_data.exporters import export as exporting
     from malt_data.exporters.report import print_export
     from malt_data.exporters.selection import make_selection
-    from malt_data.progress import Steps
     from malt_data.schemas.exports import RECIPE, configs
 
     opened = _open(forest)
@@ -426,7 +426,7 @@ def export(
             problems += found["problems"]
     pushed = None
     if repo is not None and not dry_run and not problems:
-        from malt_data.exporters.hub import push as send
+        from malt_data.publish.push import push as send
 
         pushed = send(opened, repo)
         facts["push"] = asdict(pushed)
@@ -496,7 +496,7 @@ def push(
     malt-data push me/trees
     malt-data push my-forest me/trees --tag v1 --exports refiner_dpo
     """
-    from malt_data.exporters.hub import push as send
+    from malt_data.publish.push import push as send
 
     if len(args) > 2:
         raise click.UsageError("Give [FOREST] USER/NAME.")
@@ -528,7 +528,7 @@ def pull(name: str, out: Path | None, as_json: bool) -> None:
     \b
     malt-data pull me/trees@v1
     """
-    from malt_data.exporters.hub import pull as receive
+    from malt_data.publish.push import pull as receive
 
     folder = receive(name, out)
     trees = len(_open(str(folder)).done)
@@ -602,8 +602,8 @@ def train(
     malt-data train --role all --recipe dpo-nll --seed 1 --out team-1
     malt-data train --role verifier --stage dpo --adapter v_sft --out v_dpo
     """
+    from malt_data.commands.progress import Steps
     from malt_data.forests.forest import default_folder
-    from malt_data.progress import Steps
     from malt_data.trainers.recipe import read_settings
 
     if no_baselines and role != "all":
@@ -636,7 +636,7 @@ def train(
 
             records = {f"{role}_sft": train_sft(role, source, out, adapter=adapter, **options)}
     if repo is not None:
-        from malt_data.exporters.hub import push_adapter
+        from malt_data.publish.push import push_adapter
 
         for suffix, folder in folders.items():
             _note(f"{repo}{suffix}: commit {push_adapter(folder, repo + suffix)[:12]}")
@@ -792,13 +792,13 @@ def evaluate(
     malt-data eval --settings malt+mv --team a/team.toml --team b/team.toml
     malt-data eval --table results other-results --markdown
     """
+    from malt_data.commands.progress import Steps
     from malt_data.evaluation import tables
     from malt_data.evaluation.evaluate import evaluate as run
     from malt_data.evaluation.plan import Plan, plan
     from malt_data.evaluation.results import open_results
     from malt_data.evaluation.settings import find
     from malt_data.evaluation.teams import places, require_alike
-    from malt_data.progress import Steps
     from malt_data.schemas.manifest import make_spec
 
     if join != bool(folders):
@@ -843,7 +843,7 @@ def evaluate(
         differing = ", ".join(f"{r['setting']} {r['questions']} × {r['seeds']}" for r in rows)
         _note(f"Not all settings were asked the same (questions × seeds): {differing}.")
     if figures:
-        from malt_data.evaluation.figures import draw
+        from malt_data.report.figures import draw
 
         for one in opened:
             for path in draw(one, one.folder / "figures"):
@@ -875,11 +875,11 @@ def verify(forest: str | None, as_json: bool) -> None:
     malt-data verify my-forest
     malt-data verify my-forest/exports/refiner_dpo
     """
+    from malt_data.commands.progress import Steps
     from malt_data.exporters.export import EXPORT, exports_of
     from malt_data.exporters.export import FOLDER as EXPORTS
     from malt_data.exporters.verify import verify_export
     from malt_data.forests.verify import verify as check
-    from malt_data.progress import Steps
 
     if forest is not None and (Path(forest) / EXPORT).exists():
         problems, sound = verify_export(Path(forest)), f"{forest} is sound."
@@ -980,8 +980,8 @@ def _config(path: Path | None) -> dict[str, Any]:
 def _print_query(source: "Source", query: str, form: str) -> None:
     import polars as pl
 
-    from malt_data.forests import report
-    from malt_data.forests.query import run
+    from malt_data.report import terminal as report
+    from malt_data.storage.query import run
 
     if form == "parquet" and sys.stdout.isatty():
         raise SpecError("Parquet is not for the terminal; send it to a file: > rows.parquet")
@@ -1006,7 +1006,7 @@ def _console() -> Any:
 def _table(rows: list[dict[str, Any]]) -> None:
     import polars as pl
 
-    from malt_data.forests.report import print_rows
+    from malt_data.report.terminal import print_rows
 
     print_rows(pl.DataFrame(rows), _console())
 

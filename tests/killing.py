@@ -22,7 +22,7 @@ _FORK = multiprocessing.get_context("forkserver")
 _FORK.set_forkserver_preload(
     ["killing", "malt_data.cli", "malt_data.builders.build", "malt_data.forests.relabel",
      "malt_data.forests.verify", "malt_data.exporters.verify", "malt_data.engines.openai",
-     "malt_data.builders.questions", "openai", "duckdb"]
+     "malt_data.questions.loading", "openai", "duckdb"]
 )  # fmt: skip
 
 

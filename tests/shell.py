@@ -67,9 +67,9 @@ def _serve() -> None:
     import malt_data.cli
     import malt_data.evaluation.evaluate
     import malt_data.exporters.explain
-    import malt_data.exporters.hub
-    import malt_data.forests.query
     import malt_data.forests.verify
+    import malt_data.publish.push
+    import malt_data.storage.query
     import malt_data.trainers.team  # noqa: F401
 
     for line in sys.stdin:

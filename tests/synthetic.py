@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from malt_data.builders.build import complete
-from malt_data.builders.questions import Question
 from malt_data.builders.tree import judged
 from malt_data.builders.writer import node_table
 from malt_data.forests.forest import Forest, create_forest
+from malt_data.questions.loading import Question
 from malt_data.schemas.ids import ROLES, child_id, question_id
 from malt_data.schemas.manifest import make_spec
 

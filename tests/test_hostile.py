@@ -22,17 +22,17 @@ from rich.console import Console
 from shell import Done, Shell
 from synthetic import make_forest
 
-from malt_data.builders.questions import load_questions
 from malt_data.display import LONGEST
 from malt_data.engines import Completion, Request
 from malt_data.engines.openai import OpenAIEngine
 from malt_data.errors import EngineDown, EngineError
 from malt_data.exporters.export import export
 from malt_data.forests.forest import create_forest, open_forest
-from malt_data.forests.query import run
-from malt_data.forests.report import print_rows, write_rows
+from malt_data.questions.loading import load_questions
+from malt_data.report.terminal import print_rows, write_rows
 from malt_data.schemas.exports import config_named
 from malt_data.schemas.manifest import make_spec
+from malt_data.storage.query import run
 
 RAW = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 ESCAPES = "\x1b[31mred\x9b0m\u202egp\u2066.\x07\r"

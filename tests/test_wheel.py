@@ -17,4 +17,4 @@ def test_the_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
         ["git", "ls-files", "malt_data"], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout.splitlines()
     assert set(tracked) <= packed
-    assert {"malt_data/builders/questions.jsonl", "malt_data/schemas/views/pairs.sql"} <= packed
+    assert {"malt_data/questions/embedded.jsonl", "malt_data/schemas/views/pairs.sql"} <= packed

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from malt_data import open_results
-from malt_data.evaluation.figures import draw
 from malt_data.evaluation.tables import markdown, table
+from malt_data.report.figures import draw
 
 
 def main(folders: list[Path]) -> None:

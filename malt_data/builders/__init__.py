@@ -1,1 +1,1 @@
-"""Growing a forest: questions, prompts, the tree, values and labels, the build."""
+"""Growing a forest: one tree, and a whole build."""

@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from malt_data.builders.prompts import load_prompts, merge_prompts
 from malt_data.builders.tree import grade, grow
 from malt_data.builders.writer import Writer
 from malt_data.engines import Completion, Engine
@@ -37,10 +36,11 @@ from malt_data.forests.forest import (
 )
 from malt_data.forests.parts import Parts
 from malt_data.graders import Grader
+from malt_data.prompts.templates import load_prompts, merge_prompts
 from malt_data.schemas.manifest import MANIFEST, Run, Spec, read_manifest
 
 if TYPE_CHECKING:
-    from malt_data.builders.questions import Loaded, Question
+    from malt_data.questions.loading import Loaded, Question
 
 _FAILURES_IN_A_ROW = 20
 
@@ -160,7 +160,7 @@ def plan(spec: Spec, folder: Path, *, prompts_file: Path | None = None) -> dict[
 
 
 def _load(spec: Spec) -> "Loaded":
-    from malt_data.builders.questions import load_questions
+    from malt_data.questions.loading import load_questions
 
     return load_questions(
         spec.questions,

@@ -10,15 +10,15 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from malt_data.builders.prompts import Prompts, render
 from malt_data.engines import Completion, Engine, Request
 from malt_data.errors import EngineDown, EngineError
 from malt_data.graders import Grader, Kind, extract_answer
+from malt_data.prompts.templates import Prompts, render
 from malt_data.schemas.ids import ROLES, child_id, node_seed
 from malt_data.schemas.manifest import Spec
 
 if TYPE_CHECKING:
-    from malt_data.builders.questions import Question
+    from malt_data.questions.loading import Question
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pyarrow as pa
 
-from malt_data.builders.values import assign
+from malt_data.forests.labels import assign
 from malt_data.forests.parts import LABELS, TREES_A_PART, Claims
 from malt_data.schemas.forest import NODES
 from malt_data.schemas.manifest import Labels

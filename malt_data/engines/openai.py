@@ -30,10 +30,10 @@ from functools import partial
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
-from malt_data.documents import parse_json
 from malt_data.engines import Completion, Gate, Request, together
 from malt_data.engines.replies import base_models, completions
 from malt_data.errors import EngineDown, EngineError
+from malt_data.storage.documents import parse_json
 
 try:
     import openai

@@ -25,10 +25,10 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self
 
-from malt_data.documents import read_json
 from malt_data.engines import Completion, Gate, Request, together
 from malt_data.engines.embedded import resolve
 from malt_data.errors import EngineDown, EngineError, one_line
+from malt_data.storage.documents import read_json
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The LoRA ranks that vLLM can be started for."""

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from malt_data.builders.build import complete
-from malt_data.builders.rows import MAX_CHOICES
 from malt_data.builders.tree import judged, verdict_on
 from malt_data.engines import Engine
 from malt_data.engines.opening import open_engine
@@ -42,12 +41,13 @@ from malt_data.evaluation.settings import Setting
 from malt_data.evaluation.vote import ballots, majority
 from malt_data.forests.parts import lock, write_text
 from malt_data.graders import Grader
+from malt_data.questions.fields import MAX_CHOICES
 from malt_data.schemas.evaluation import COMPLETIONS
 from malt_data.schemas.ids import question_id
 from malt_data.schemas.manifest import Spec
 
 if TYPE_CHECKING:
-    from malt_data.builders.questions import Question
+    from malt_data.questions.loading import Question
 
 _FLUSH_SECONDS = 5.0
 Watch = Callable[[int, int], None]
@@ -148,7 +148,7 @@ def ask(
 
 def _asked(text: str, choices: Sequence[str], spec: Spec) -> "Question":
     """Return the question that a person asks; raise EvalError where it cannot be one."""
-    from malt_data.builders.questions import Question
+    from malt_data.questions.loading import Question
 
     try:
         "".join([text, *choices]).encode()

@@ -29,7 +29,7 @@ from malt_data.schemas.manifest import Spec
 from malt_data.schemas.versions import upgrade
 
 if TYPE_CHECKING:
-    from malt_data.builders.questions import Question
+    from malt_data.questions.loading import Question
 
 Unit = tuple[str, int, str]
 """(setting, seed, question_id)."""
@@ -125,7 +125,7 @@ def plan(
 
     seen: ids of the questions that the team was trained on.
     """
-    from malt_data.builders.questions import load_questions
+    from malt_data.questions.loading import load_questions
 
     if spec.shard is not None:
         raise SpecError("An evaluation has no shard: leave it out of the config.")

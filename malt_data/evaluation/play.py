@@ -13,14 +13,14 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from malt_data.builders.prompts import Prompts, render
 from malt_data.engines import Completion, Engine, Messages, Request
 from malt_data.evaluation.settings import Setting
 from malt_data.graders import extract_answer
+from malt_data.prompts.templates import Prompts, render
 from malt_data.schemas.ids import node_seed
 
 if TYPE_CHECKING:
-    from malt_data.builders.questions import Question
+    from malt_data.questions.loading import Question
 
 Team = dict[str, dict[str, str]]
 """{"team": {role: adapter}, "sft": {role: adapter}, …}: the adapter sets of a team.toml."""

@@ -17,16 +17,16 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from malt_data.documents import read_json
 from malt_data.errors import EvalError
 from malt_data.evaluation.settings import Setting
 from malt_data.evaluation.tables import compare, table
 from malt_data.evaluation.vote import by_turn, majority, same_as
 from malt_data.forests.parts import REPLACES, current, read_footer, read_table, write_table
-from malt_data.forests.whole import settle
 from malt_data.graders import Grader, Kind, graded_as
 from malt_data.schemas.evaluation import COMPLETIONS, PREDICTIONS, STAMP
 from malt_data.schemas.versions import upgrade
+from malt_data.storage.documents import read_json
+from malt_data.storage.files import settle
 
 MANIFEST = "eval.json"
 PARTS = "completions"
@@ -79,7 +79,7 @@ class Results:
 
     def sql(self, query: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:
         """Run one read-only DuckDB query over the views; raise QueryError where it fails."""
-        from malt_data.forests.query import run
+        from malt_data.storage.query import run
 
         return pl.DataFrame(run(self, query, parameters))
 

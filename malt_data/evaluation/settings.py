@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from malt_data.documents import read_toml
 from malt_data.errors import SpecError
 from malt_data.schemas.ids import ROLES
 from malt_data.schemas.manifest import sentence
+from malt_data.storage.documents import read_toml
 from malt_data.trainers.team import AdapterSet
 
 VOTES = 3

@@ -1,1 +1,1 @@
-"""Training sets out of a forest: formats, selection, checks, proof, cards and the Hub."""
+"""Training sets out of a forest: formats, selection, checks, and the proof of a row."""

@@ -20,7 +20,7 @@ from malt_data.errors import ForestError
 from malt_data.exporters.export import exports_of, fingerprint
 from malt_data.exporters.rows import COLUMNS, Rows
 from malt_data.exporters.selection import REASONS, Selection
-from malt_data.forests.report import find_tree
+from malt_data.report.terminal import find_tree
 from malt_data.schemas.exports import ALL, Config
 
 if TYPE_CHECKING:

@@ -19,14 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from malt_data.documents import read_json
 from malt_data.errors import ExportError, SpecError, one_line
 from malt_data.exporters.rows import SPLITS, Rows, chunks
 from malt_data.exporters.selection import Selection
-from malt_data.folders import refuse_folder
-from malt_data.forests.whole import settle, whole_folder
 from malt_data.schemas.exports import STAMP, Config
 from malt_data.schemas.manifest import Labels, sentence
+from malt_data.storage.documents import read_json
+from malt_data.storage.files import settle, whole_folder
+from malt_data.storage.folders import refuse_folder
 
 if TYPE_CHECKING:
     import datasets

@@ -20,11 +20,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from malt_data.builders.prompts import pieces
 from malt_data.errors import SpecError
 from malt_data.exporters.fit import UNFIT, load_fit
 from malt_data.exporters.selection import Selection, rules
 from malt_data.forests.parts import torn
+from malt_data.prompts.templates import pieces
 from malt_data.schemas.exports import Config
 from malt_data.schemas.ids import ROLES
 from malt_data.schemas.versions import upgrade

@@ -1,1 +1,1 @@
-"""A forest as it is kept: parts on disk, and what can be asked of them."""
+"""A forest as it is kept: values and labels, relabelling, verification, facts."""

@@ -26,7 +26,6 @@ import pyarrow.dataset as ds
 
 from malt_data.errors import ForestError, MixError
 from malt_data.forests.parts import Parts, lock, write_table, write_text, writing
-from malt_data.forests.whole import settle
 from malt_data.schemas.forest import NODES, QUESTIONS, VERSION
 from malt_data.schemas.manifest import (
     CURRENT,
@@ -37,11 +36,12 @@ from malt_data.schemas.manifest import (
     Spec,
     read_manifest,
 )
+from malt_data.storage.files import settle
 
 if TYPE_CHECKING:
     import datasets
 
-    from malt_data.builders.questions import Question
+    from malt_data.questions.loading import Question
     from malt_data.schemas.exports import Format
 
 DEFAULT_FOLDER = "forest"
@@ -62,7 +62,7 @@ def open_forest(folder: str | Path | None = None) -> "Forest":
     which the trees are fetched into the Hub's cache once a commit. That one is only for reading.
     """
     if isinstance(folder, str) and folder.startswith(HUB):
-        from malt_data.exporters.access import fetch
+        from malt_data.storage.hub import fetch
 
         path = fetch(folder.removeprefix(HUB))
         return Forest(path, read_manifest(path), folder)
@@ -109,7 +109,7 @@ class Forest:
 
     def sql(self, query: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:
         """Run one read-only DuckDB query over the views; raise QueryError where it fails."""
-        from malt_data.forests.query import run
+        from malt_data.storage.query import run
 
         with self.reading():
             return pl.DataFrame(run(self, query, parameters))
@@ -244,7 +244,7 @@ def as_stored(forest: Forest, questions: "list[Question]") -> "list[Question]":
     Raises MixError where a gold has changed in the source since: the trees there were graded by the
     old one.
     """
-    from malt_data.builders.questions import Question
+    from malt_data.questions.loading import Question
 
     rows = {row["question_id"]: row for row in forest.questions_dataset().to_table().to_pylist()}
     found = []

@@ -29,10 +29,10 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Json, StringConstraints, ValidationError
 
 from malt_data.errors import ForestError
-from malt_data.forests.whole import lock, settle, shared_lock, whole, writing
 from malt_data.schemas.forest import NODES, SCHEMA_KEY
 from malt_data.schemas.manifest import Labelled, sentence
 from malt_data.schemas.versions import check, upgrade
+from malt_data.storage.files import lock, settle, shared_lock, whole, writing
 
 __all__ = [
     "Claims",

@@ -15,16 +15,16 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
-from malt_data.builders.values import assign
 from malt_data.builders.writer import stamped
 from malt_data.errors import ForestError
 from malt_data.forests.forest import Forest, update_manifest
 from malt_data.forests.grading import Golds
+from malt_data.forests.labels import assign
 from malt_data.forests.parts import Parts, write_table, write_text
-from malt_data.forests.whole import whole_folder
 from malt_data.graders import Grader
 from malt_data.schemas.ids import ROLES
 from malt_data.schemas.manifest import CURRENT, MANIFEST, Labelled, Labels
+from malt_data.storage.files import whole_folder
 
 Flips = dict[str, dict[str, int]]
 """role → how many nodes flipped each way, and what became of its pairs (`_COUNTS`)."""

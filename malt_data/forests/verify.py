@@ -8,10 +8,10 @@ from pathlib import Path
 
 import polars as pl
 
-from malt_data.builders.values import assign
 from malt_data.errors import ForestError
 from malt_data.forests.forest import Forest
 from malt_data.forests.grading import Golds
+from malt_data.forests.labels import assign
 from malt_data.graders import Grader
 from malt_data.schemas.forest import NODES, QUESTIONS
 from malt_data.schemas.ids import question_id

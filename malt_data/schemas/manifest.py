@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from malt_data.documents import read_json
 from malt_data.errors import ForestError, SpecError
 from malt_data.schemas.forest import NAME, VERSION
 from malt_data.schemas.versions import check
+from malt_data.storage.documents import read_json
 
 MANIFEST = "forest.json"
 CURRENT = f"{NAME}/{VERSION}"

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from malt_data.documents import read_json
 from malt_data.errors import MaltError
 from malt_data.schemas.ids import ROLES
+from malt_data.storage.documents import read_json
 from malt_data.trainers.data import SHARED
 from malt_data.trainers.training import PLAN
 

@@ -103,7 +103,7 @@ def _local(source: str, config: Config) -> Path | None:
 
 
 def _from_hub(source: str, config: Config) -> tuple[Path, str]:
-    from malt_data.exporters.access import fetch_export
+    from malt_data.storage.hub import fetch_export
 
     return fetch_export(source, config)
 

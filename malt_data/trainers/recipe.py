@@ -23,10 +23,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from malt_data.documents import read_toml
 from malt_data.errors import SpecError
 from malt_data.schemas.ids import ROLES
 from malt_data.schemas.manifest import sentence
+from malt_data.storage.documents import read_toml
 
 Stage = Literal["sft", "dpo"]
 STAGES: tuple[Stage, ...] = ("sft", "dpo")

@@ -31,11 +31,11 @@ from typing import Any, Literal, get_args
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from malt_data.documents import read_toml
 from malt_data.errors import SpecError
 from malt_data.forests.parts import write_text
 from malt_data.schemas.ids import ROLES
 from malt_data.schemas.manifest import Spec, sentence
+from malt_data.storage.documents import read_toml
 from malt_data.trainers.baselines import train_baselines
 from malt_data.trainers.data import load
 from malt_data.trainers.recipe import Settings, Stage

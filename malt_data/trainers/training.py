@@ -19,10 +19,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from malt_data.documents import read_json
 from malt_data.errors import SpecError, TrainError, one_line
-from malt_data.exporters.access import fetch_file
 from malt_data.forests.parts import write_text, writing
+from malt_data.storage.documents import read_json
+from malt_data.storage.hub import fetch_file
 from malt_data.trainers.costs import Clock, costs, last
 from malt_data.trainers.data import Data, load
 from malt_data.trainers.fitting import fitting

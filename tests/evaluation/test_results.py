@@ -24,7 +24,7 @@ from malt_data import open_results
 from malt_data.errors import EvalError, QueryError
 from malt_data.evaluation.results import compare, table
 from malt_data.evaluation.tables import readable
-from malt_data.forests.report import print_rows
+from malt_data.report.terminal import print_rows
 
 SETTINGS = "sa,sa+mv,ma,ma+mv,debate,pair"
 
@@ -180,7 +180,7 @@ def test_sql_over_results_only_reads_them(out: Path) -> None:
 
 
 def test_figures_are_whole_and_the_same_again(out: Path, tmp_path: Path) -> None:
-    from malt_data.evaluation.figures import draw
+    from malt_data.report.figures import draw
 
     again = draw(open_results(out), tmp_path)
     assert [path.name for path in again] == [

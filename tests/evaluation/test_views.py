@@ -19,8 +19,8 @@ from malt_data import Results, open_results
 from malt_data.evaluation.evaluate import evaluate
 from malt_data.evaluation.plan import plan
 from malt_data.evaluation.settings import find
-from malt_data.forests.query import connect
 from malt_data.schemas.manifest import Spec
+from malt_data.storage.query import connect
 
 CRITICISMS = {
     "Yes, this is right.": "accepts",

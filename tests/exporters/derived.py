@@ -4,9 +4,9 @@ import hashlib
 from collections import Counter
 from typing import Any
 
-from malt_data.builders.prompts import render
 from malt_data.exporters.selection import Selection
 from malt_data.forests.forest import Forest
+from malt_data.prompts.templates import render
 from malt_data.schemas.exports import Config
 
 Row = dict[str, Any]

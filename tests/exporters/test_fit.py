@@ -11,15 +11,15 @@ from synthetic import begin, make_forest
 
 from malt_data.engines.embedded import EMBEDDED
 from malt_data.errors import ExportError, SpecError
-from malt_data.exporters.card import render_card
 from malt_data.exporters.explain import explain
 from malt_data.exporters.export import count, export, read_report
 from malt_data.exporters.fit import UNFIT, Fit, load_fit
-from malt_data.exporters.hub import _fresh_exports
 from malt_data.exporters.selection import Selection
 from malt_data.exporters.verify import verify_export
 from malt_data.forests.forest import Forest, open_forest
 from malt_data.forests.relabel import relabel
+from malt_data.publish.card import render_card
+from malt_data.publish.push import _fresh_exports
 from malt_data.schemas.exports import ALL, Config, config_named
 from malt_data.schemas.manifest import Labels
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from synthetic import make_forest
 
-from malt_data.builders.questions import Question
 from malt_data.forests import forest as module
 from malt_data.forests.forest import create_forest, open_forest
+from malt_data.questions.loading import Question
 from malt_data.schemas.ids import question_id
 
 

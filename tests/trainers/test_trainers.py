@@ -19,12 +19,12 @@ from hub_server import Hub
 from synthetic import make_forest
 from trainers.tiny import make_tiny
 
-from malt_data.builders.prompts import render
 from malt_data.engines.transformers import TransformersEngine
 from malt_data.errors import MaltError, SpecError, TrainError
 from malt_data.exporters.export import export
 from malt_data.exporters.selection import Selection
 from malt_data.forests.forest import Forest, open_forest
+from malt_data.prompts.templates import render
 from malt_data.schemas.exports import RECIPE, config_named
 from malt_data.trainers import training
 from malt_data.trainers.dpo import require_reference, train_dpo

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from malt_data.builders.values import assign
 from malt_data.errors import ForestError
+from malt_data.forests.labels import assign
 
 Rewards = list[list[list[int]]]
 """rewards[g][v][r]: 0 or 1."""

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from malt_data import __version__
-from malt_data.builders.sources import BENCHMARKS
 from malt_data.display import clean
 from malt_data.errors import ExportError
 from malt_data.exporters.export import FOLDER, read_report
 from malt_data.exporters.selection import REASONS
-from malt_data.forests.report import fold, show, stats
+from malt_data.questions.sources import BENCHMARKS
+from malt_data.report.terminal import fold, show, stats
 from malt_data.schemas.exports import COLUMNS, Config
 from malt_data.schemas.forest import NODES, QUESTIONS
 from malt_data.schemas.ids import ROLES

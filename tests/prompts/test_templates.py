@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from malt_data.builders.prompts import KINDS, load_prompts, render
 from malt_data.errors import SpecError
+from malt_data.prompts.templates import KINDS, load_prompts, render
 
 FILES = ("prompts.toml", "prompts_embedded.toml")
 ASKED = ["QUESTION", "ANSWER", "VERIFICATION"]

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import tenacity
 
-from malt_data.builders.hub import http_error
 from malt_data.errors import HubError, MaltError, SpecError, one_line
 from malt_data.exporters.export import FOLDER
+from malt_data.questions.hub import http_error
 from malt_data.schemas.exports import Config
 from malt_data.schemas.manifest import MANIFEST
 

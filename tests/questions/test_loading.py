@@ -12,13 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from malt_data.builders.prompts import load_prompts, render
-from malt_data.builders.questions import Loaded, Question, load_questions
-from malt_data.builders.rows import last_box
-from malt_data.builders.sources import BENCHMARKS
 from malt_data.errors import QuestionsError
 from malt_data.forests.forest import question_table
 from malt_data.graders import Grader, extract_answer
+from malt_data.prompts.templates import load_prompts, render
+from malt_data.questions.fields import last_box
+from malt_data.questions.loading import Loaded, Question, load_questions
+from malt_data.questions.sources import BENCHMARKS
 from malt_data.schemas.ids import question_id
 
 CSQA = {

@@ -18,12 +18,12 @@ from hub_server import Hub, User
 from synthetic import make_forest
 
 from malt_data.errors import SpecError
-from malt_data.exporters.access import parse
 from malt_data.exporters.selection import Selection
 from malt_data.forests.forest import Forest, open_forest
 from malt_data.forests.verify import verify
-from malt_data.forests.whole import lock
 from malt_data.schemas.exports import ALL, config_named
+from malt_data.storage.files import lock
+from malt_data.storage.hub import parse
 
 REPO = "ann/trees"
 HOMES: dict[str, Path] = {}

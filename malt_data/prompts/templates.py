@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
-from malt_data.documents import read_toml
 from malt_data.engines import Messages
 from malt_data.errors import SpecError
 from malt_data.schemas.ids import ROLES
+from malt_data.storage.documents import read_toml
 
 Prompts = Mapping[str, Mapping[str, Mapping[str, str]]]
 """kind → role → {"user": template, "system": template (optional)}."""

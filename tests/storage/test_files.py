@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from malt_data.errors import ForestError
-from malt_data.forests.whole import lock, settle, shared_lock, whole, whole_folder
+from malt_data.storage.files import lock, settle, shared_lock, whole, whole_folder
 
 WRITER = """
 import sys

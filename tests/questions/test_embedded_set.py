@@ -4,7 +4,7 @@ import operator
 import re
 from collections import Counter
 
-from malt_data.builders.questions import Question, load_questions
+from malt_data.questions.loading import Question, load_questions
 
 OPERATIONS = {
     "+": operator.add, "plus": operator.add, "-": operator.sub, "minus": operator.sub,

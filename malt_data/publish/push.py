@@ -22,9 +22,16 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from malt_data.documents import read_json
 from malt_data.errors import HubError, SpecError
-from malt_data.exporters.access import (
+from malt_data.exporters.export import EXPORT, FOLDER, export, exports_of, fingerprint
+from malt_data.forests.parts import lock, write_text
+from malt_data.publish.card import render_card
+from malt_data.schemas.exports import ALL, DEFAULT, Config, config_named
+from malt_data.schemas.manifest import MANIFEST
+from malt_data.storage.documents import read_json
+from malt_data.storage.files import LOCK
+from malt_data.storage.folders import refuse_folder
+from malt_data.storage.hub import (
     CARD,
     TREES,
     Listing,
@@ -35,13 +42,6 @@ from malt_data.exporters.access import (
     persistent,
     require_forest,
 )
-from malt_data.exporters.card import render_card
-from malt_data.exporters.export import EXPORT, FOLDER, export, exports_of, fingerprint
-from malt_data.folders import refuse_folder
-from malt_data.forests.parts import lock, write_text
-from malt_data.forests.whole import LOCK
-from malt_data.schemas.exports import ALL, DEFAULT, Config, config_named
-from malt_data.schemas.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

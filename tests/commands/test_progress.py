@@ -2,7 +2,7 @@
 
 import pytest
 
-from malt_data import progress
+from malt_data.commands import progress
 
 
 def test_a_line_now_and_then_with_an_eta_of_the_stage_at_work(

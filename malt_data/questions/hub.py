@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from malt_data.builders.files import Row
 from malt_data.errors import QuestionsError, one_line
+from malt_data.questions.files import Row
 
 TIMEOUT_S = 10.0
 LOCAL_HINT = "or give a local copy: --questions path/to/file.jsonl"

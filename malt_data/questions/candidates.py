@@ -9,12 +9,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast, get_args
 
-from malt_data.builders.files import Row
-from malt_data.builders.rows import Choices, Refused, read_choices, stated, storable, with_content
-from malt_data.builders.sources import Rows
 from malt_data.display import spelt
 from malt_data.graders import Kind
 from malt_data.graders.numeric import is_number
+from malt_data.questions.fields import (
+    Choices,
+    Refused,
+    read_choices,
+    stated,
+    storable,
+    with_content,
+)
+from malt_data.questions.files import Row
+from malt_data.questions.sources import Rows
 from malt_data.schemas.ids import question_id
 
 Names = Mapping[str, tuple[str, ...]]

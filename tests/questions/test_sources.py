@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from malt_data.builders.hub import dataset_rows
-from malt_data.builders.questions import load_questions
-from malt_data.builders.sources import BENCHMARKS, Rows, open_rows, pick_split
 from malt_data.errors import QuestionsError
+from malt_data.questions.hub import dataset_rows
+from malt_data.questions.loading import load_questions
+from malt_data.questions.sources import BENCHMARKS, Rows, open_rows, pick_split
 
 ROWS = [{"question": f"What is {i} + 1?", "answer": str(i + 1)} for i in range(3)]
 
@@ -219,7 +219,7 @@ def test_class_numbers_of_a_dataset_become_their_names() -> None:
     ]
 
 
-LOAD = "import sys; from malt_data.builders.questions import load_questions as l; l(sys.argv[1])"
+LOAD = "import sys; from malt_data.questions.loading import load_questions as l; l(sys.argv[1])"
 
 
 def hub_error(source: str, endpoint: str, home: Path) -> str:

@@ -19,7 +19,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, get_args
 
-from malt_data.builders.candidates import (
+from malt_data.errors import QuestionsError
+from malt_data.graders import Grader, Kind, extract_answer
+from malt_data.graders.numeric import parse_number
+from malt_data.questions.candidates import (
     Candidate,
     Refusal,
     cluster_of,
@@ -27,7 +30,7 @@ from malt_data.builders.candidates import (
     named,
     read_candidates,
 )
-from malt_data.builders.rows import (
+from malt_data.questions.fields import (
     FIELDS,
     Choices,
     Refused,
@@ -37,10 +40,7 @@ from malt_data.builders.rows import (
     is_prose,
     storable,
 )
-from malt_data.builders.sources import Rows, open_rows
-from malt_data.errors import QuestionsError
-from malt_data.graders import Grader, Kind, extract_answer
-from malt_data.graders.numeric import parse_number
+from malt_data.questions.sources import Rows, open_rows
 from malt_data.schemas.ids import draw_key
 
 MAX_GOLD = 500  # characters; the graders read no more of an answer

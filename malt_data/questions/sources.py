@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from malt_data.builders.files import FORMATS, Row, read_file
-from malt_data.builders.hub import dataset_rows, download, hub_errors, look_up
 from malt_data.display import spelt
-from malt_data.documents import parse_json
 from malt_data.errors import QuestionsError, one_line
 from malt_data.graders import Kind
+from malt_data.questions.files import FORMATS, Row, read_file
+from malt_data.questions.hub import dataset_rows, download, hub_errors, look_up
+from malt_data.storage.documents import parse_json
 
 GYM_SIZE = 500
 """Questions of a reasoning-gym task where neither `?size=` nor a larger limit says otherwise."""
@@ -99,7 +99,7 @@ def open_rows(source: str, *, split: str | None = None, limit: int | None = None
     those of a row come while it is read. `limit` only sizes what is generated.
     """
     if source == "embedded":
-        file = resources.files(__package__).joinpath("questions.jsonl")
+        file = resources.files(__package__).joinpath("embedded.jsonl")
         return _lone_file(file, "embedded", "embedded questions", split, license="Apache-2.0")
     if source in BENCHMARKS:
         return _benchmark(source, BENCHMARKS[source], split)

@@ -1,0 +1,1 @@
+"""What each role is asked: templates, and how a question fills them."""

@@ -1,0 +1,1 @@
+"""Questions: sources, what their rows say, and the checks before a tree is grown."""
