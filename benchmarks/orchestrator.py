@@ -19,10 +19,11 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from malt_data.builders.build import Report, complete, run
+from malt_data.builders.build import BuildReport, grow_all
 from malt_data.engines import Completion, Gate, Request
-from malt_data.forests.forest import create_forest
-from malt_data.questions.loading import Question
+from malt_data.forests.create import create_forest
+from malt_data.prompts.resolve import resolve_sampling
+from malt_data.schemas.forest import Question
 from malt_data.schemas.ids import question_id
 from malt_data.schemas.manifest import make_spec
 
@@ -59,12 +60,12 @@ def questions(count: int) -> list[Question]:
 
 def measure(count: int) -> dict[str, float]:
     """Grow `count` trees at n = 3 in a fresh folder; return what it took."""
-    spec = complete(make_spec({"n": 3, "engine": "openai", "model": "instant"}), None)
-    report = Report(asked=count)
+    spec = resolve_sampling(make_spec({"n": 3, "engine": "openai", "model": "instant"}), None)
+    report = BuildReport(asked=count)
     with tempfile.TemporaryDirectory() as folder:
         forest = create_forest(Path(folder) / "forest", spec, questions(count), {})
         started = time.perf_counter()
-        asyncio.run(run(forest, spec, questions(count), InstantEngine(), report))
+        asyncio.run(grow_all(forest, spec, questions(count), InstantEngine(), report))
         seconds = time.perf_counter() - started
     return {
         "trees": count,

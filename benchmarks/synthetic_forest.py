@@ -13,13 +13,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from malt_data.builders.build import complete
-from malt_data.builders.writer import stamped
-from malt_data.forests.forest import Forest, create_forest
-from malt_data.forests.labels import assign
-from malt_data.questions.loading import Question
-from malt_data.schemas.ids import ROLES
+from malt_data.forests.create import create_forest
+from malt_data.forests.forest import Forest
+from malt_data.forests.labels import assign, stamped
+from malt_data.prompts.resolve import resolve_sampling
+from malt_data.schemas.forest import Question
 from malt_data.schemas.manifest import make_spec
+from malt_data.schemas.roles import ROLES
 
 N = 3
 NODES_A_TREE = N + N**2 + N**3
@@ -37,7 +37,7 @@ def synthetic_forest(folder: Path, nodes: int, seed: int = 0) -> Forest:
         )
         for i in range(trees)
     ]
-    spec = complete(make_spec({"engine": "openai", "model": "made", "n": N}), None)
+    spec = resolve_sampling(make_spec({"engine": "openai", "model": "made", "n": N}), None)
     forest = create_forest(folder, spec, questions, {})
     ids = [q.question_id for q in questions]
     for start in range(0, trees, _TREES_A_PART):

@@ -3,7 +3,7 @@ r"""What others wrote, made fit for a terminal: data in an error, a note, a tabl
 A model, a server, a file's name or a query may hold escape sequences that recolour or rewrite the
 terminal, bidirectional controls that turn text around, or a megabyte of anything.
 
-    >>> spelt("a\x1b[31mb\n")
+    >>> escape("a\x1b[31mb\n")
     'a\\x1b[31mb\\n'
 """
 
@@ -20,14 +20,14 @@ _CONTROL = re.compile(
 _WORD = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
 
 
-def spelt(text: str) -> str:
-    r"""Return `text` with control and bidirectional characters spelt out (`\x1b`, `\n`)."""
+def escape(text: str) -> str:
+    r"""Return `text` with control and bidirectional characters escaped (`\x1b`, `\n`)."""
     return _CONTROL.sub(lambda m: m[0].encode("unicode_escape").decode(), text)
 
 
 def clean(text: str) -> str:
-    """Return `text` as `spelt` does, its line breaks kept: of a completion, a tree."""
-    return "\n".join(map(spelt, text.split("\n")))
+    """Return `text` as `escape` does, its line breaks kept: of a completion, a tree."""
+    return "\n".join(map(escape, text.split("\n")))
 
 
 def clip(text: str) -> str:
@@ -38,9 +38,9 @@ def clip(text: str) -> str:
     return _middle(_WORD.sub(lambda m: _middle(m[0], LONGEST_WORD), text), LONGEST)
 
 
-def sentence(text: str) -> str:
-    """Return `text` on one line that is fit for a terminal: `spelt` and `clip`."""
-    return clip(spelt(text))
+def printable(text: str) -> str:
+    """Return `text` on one line that is fit for a terminal: `escape` and `clip`."""
+    return clip(escape(text))
 
 
 def _middle(text: str, most: int) -> str:
@@ -48,3 +48,11 @@ def _middle(text: str, most: int) -> str:
         return text
     left_out = f" … ({len(text) - most:,} characters left out) … "
     return text[: most // 2] + left_out + text[-(most // 2) :]
+
+
+def fold(text: str, width: int) -> str:
+    """Return `text` on one line of at most `width` characters; 0 keeps it whole."""
+    if not width:
+        return clean(text)
+    line = " ".join(clean(text[: 4 * width]).split())
+    return line if len(line) <= width and len(text) <= 4 * width else line[: width - 1] + "…"

@@ -3,15 +3,16 @@
     MaltError
     ├── SpecError          a setting, file or flag that cannot work (exit code 2)
     ├── QuestionsError     a question source that cannot be read
-    ├── ForestError        a forest that is missing, torn, foreign or newer than this code
+    ├── StorageError       a file or folder that cannot be read or written
+    ├── ForestError        a forest that is missing, corrupt, foreign or newer than this code
     │   └── MixError       a build whose settings differ from the forest's
     ├── ExportError        an export that cannot be made, read or trained on
     ├── EvalError          an evaluation that cannot begin or go on
     ├── TrainError         a training that cannot begin or go on
     ├── HubError           the Hub refused, changed meanwhile, or cannot be reached
     ├── QueryError         SQL that failed or tried to leave the forest
-    └── EngineError        a completion that could not be had
-        └── EngineDown     no completion can be had at all: stop the build
+    └── EngineError        a request that failed after its retries
+        └── EngineDown     no request can succeed: stop the build
 
 A message says what happened, where, and what to do next. The library raises these and never
 prints; `cli.py` turns them into one sentence on stderr and an exit code. To add one: subclass
@@ -20,7 +21,7 @@ the branch whose handling it shares, and let the message carry the next step.
 
 import os
 
-from malt_data.display import sentence
+from malt_data.display import printable
 
 
 class MaltError(Exception):
@@ -32,7 +33,7 @@ class MaltError(Exception):
     exit_code = 1
 
     def __str__(self) -> str:
-        return sentence(super().__str__())
+        return printable(super().__str__())
 
 
 class SpecError(MaltError):
@@ -43,6 +44,10 @@ class SpecError(MaltError):
 
 class QuestionsError(MaltError):
     """A question source that cannot be read, or that holds no usable question."""
+
+
+class StorageError(MaltError):
+    """A file or folder that is missing, corrupt, locked or full; what was finished is kept."""
 
 
 class ForestError(MaltError):

@@ -7,13 +7,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from malt_data.builders.build import complete
-from malt_data.builders.tree import judged
-from malt_data.builders.writer import node_table
-from malt_data.forests.forest import Forest, create_forest
-from malt_data.questions.loading import Question
-from malt_data.schemas.ids import ROLES, child_id, question_id
+from malt_data.forests.create import create_forest
+from malt_data.forests.forest import Forest
+from malt_data.forests.labels import node_table
+from malt_data.graders import judged
+from malt_data.prompts.resolve import resolve_sampling
+from malt_data.schemas.forest import Question
+from malt_data.schemas.ids import child_id, question_id
 from malt_data.schemas.manifest import make_spec
+from malt_data.schemas.roles import ROLES
 
 
 def make_forest(
@@ -32,7 +34,7 @@ def make_forest(
         for text, gold in zip(texts, golds, strict=True)
     ]
     settings = {"n_generator": n[0], "n_verifier": n[1], "n_refiner": n[2]}
-    made = complete(make_spec({"engine": "openai", "model": "m", **settings, **spec}), None)
+    made = resolve_sampling(make_spec({"engine": "openai", "model": "m", **settings, **spec}), None)
     facts = {"source": "made", "split": "train", "license": "mit", "refused": {"no gold": 1}}
     forest = create_forest(folder, made, questions, facts)
     for question in questions:

@@ -27,12 +27,13 @@ from malt_data.engines import Completion, Request
 from malt_data.engines.openai import OpenAIEngine
 from malt_data.errors import EngineDown, EngineError
 from malt_data.exporters.export import export
-from malt_data.forests.forest import create_forest, open_forest
+from malt_data.forests.create import create_forest
+from malt_data.forests.forest import open_forest
 from malt_data.questions.loading import load_questions
 from malt_data.report.terminal import print_rows, write_rows
 from malt_data.schemas.exports import config_named
 from malt_data.schemas.manifest import make_spec
-from malt_data.storage.query import run
+from malt_data.storage.query import run_query
 
 RAW = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 ESCAPES = "\x1b[31mred\x9b0m\u202egp\u2066.\x07\r"
@@ -419,12 +420,12 @@ def test_every_type_of_duckdb_prints_in_every_format(planted: Path, value: str) 
     forest = open_forest(planted / "forest")
     query = f'SELECT {value} AS "a.b \'"" c", {value} AS "a.b \'"" c", 1 AS x'
     assert forest.sql(query).width == 3
-    rows = pl.DataFrame(run(forest, query, printable=True))
+    rows = pl.DataFrame(run_query(forest, query, printable=True))
     console = Console(file=io.StringIO())
     assert print_rows(rows, console) == 0
     for form in ("csv", "json", "jsonl", "parquet"):
         written = io.BytesIO()
-        frame = pl.DataFrame(run(forest, query)) if form == "parquet" else rows
+        frame = pl.DataFrame(run_query(forest, query)) if form == "parquet" else rows
         write_rows(frame, form, written)
         assert written.tell()
 

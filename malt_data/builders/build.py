@@ -3,7 +3,7 @@
 Trees start while the engine has room, a writer thread adds finished ones to the forest within
 a second, and a run that was interrupted in any way is completed by starting it again.
 
-    report = build_forest(make_spec({"n": 3, "limit": 20}), Path("forest"))
+    report = build_forest(BuildSpec(n=3, limit=20), "forest")
     report.grown, report.failed
 """
 
@@ -12,41 +12,36 @@ import datetime as dt
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from malt_data.builders.plan import in_shard, load
 from malt_data.builders.tree import grade, grow
 from malt_data.builders.writer import Writer
 from malt_data.engines import Completion, Engine
-from malt_data.engines.embedded import EMBEDDED
-from malt_data.engines.opening import DEFAULT_MAX_TOKENS, open_engine
+from malt_data.engines.opening import open_engine
 from malt_data.engines.usage import Usage
 from malt_data.errors import EngineDown, EngineError, MaltError
-from malt_data.forests.forest import (
-    Forest,
-    as_stored,
-    create_forest,
-    open_forest,
-    refuse_mix,
-    remove_empty,
-    update_manifest,
-)
-from malt_data.forests.parts import Parts
+from malt_data.forests.create import as_stored, create_forest, remove_empty
+from malt_data.forests.forest import Forest
+from malt_data.forests.manifest import update_manifest
+from malt_data.forests.parts import NodeParts
 from malt_data.graders import Grader
-from malt_data.prompts.templates import load_prompts, merge_prompts
-from malt_data.schemas.manifest import MANIFEST, Run, Spec, read_manifest
-
-if TYPE_CHECKING:
-    from malt_data.questions.loading import Loaded, Question
+from malt_data.prompts.resolve import resolve_sampling
+from malt_data.questions.loading import Loaded
+from malt_data.schemas import layout
+from malt_data.schemas.forest import Question
+from malt_data.schemas.manifest import BuildRecord
+from malt_data.schemas.spec import BuildSpec
 
 _FAILURES_IN_A_ROW = 20
 
 
 @dataclass
-class Report(Usage):
+class BuildReport(Usage):
     """What a build did. Trees: asked = before + grown + failed + elsewhere, unless interrupted."""
 
     asked: int = 0
@@ -73,115 +68,53 @@ class Report(Usage):
 
     @property
     def missing(self) -> int:
-        """Trees that were asked for and are in nobody's hands."""
+        """Trees that were asked for and nobody has grown or is growing."""
         return self.asked - self.before - self.grown - self.elsewhere
 
 
-Watch = Callable[[Report], None]
+OnProgress = Callable[[BuildReport], None]
 """Called often, on the event loop, with the report so far."""
 
 
-def resolve(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return settings completed by those of the forest in `folder`, if there is one.
-
-    What is not asked for on resuming is what the forest has, so that `malt-data build` alone
-    continues it. Only `limit`, which says how many trees, starts at the source's whole.
-    """
-    if not (folder / MANIFEST).exists():
-        return values
-    manifest = read_manifest(folder)
-    kept = manifest.spec.model_dump(exclude={"limit", "shard"}, exclude_none=True)
-    if "n" in values:  # --n sets all three roles
-        for role in ("n_generator", "n_verifier", "n_refiner"):
-            kept.pop(role, None)
-    if "questions" not in values and "limit" not in values:
-        values = {"limit": manifest.spec.limit, **values}
-    return {**kept, **manifest.labels.model_dump(exclude={"grader"}), **values}
-
-
-def complete(spec: Spec, prompts_file: Path | None) -> Spec:
-    """Return `spec` with model, token limit and prompts spelt out, as the manifest keeps it."""
-    model = spec.model or (None if spec.engine == "openai" else EMBEDDED)
-    ours = "prompts_embedded.toml" if model == EMBEDDED else "prompts.toml"
-    prompts = load_prompts(prompts_file, ours)
-    if spec.prompts:  # checked even where a file stands in their place
-        given = merge_prompts(prompts, spec.prompts, "prompts")
-        prompts = given if prompts_file is None else prompts
-    limit = spec.max_tokens or DEFAULT_MAX_TOKENS.get(model or "", DEFAULT_MAX_TOKENS[""])
-    return spec.model_copy(update={"model": model, "max_tokens": limit, "prompts": prompts})
-
-
 def build_forest(
-    spec: Spec,
-    folder: Path,
+    spec: BuildSpec,
+    folder: str | Path,
     *,
-    prompts_file: Path | None = None,
-    watch: Watch = lambda _: None,
+    engine: Engine | None = None,
+    prompts_file: str | Path | None = None,
+    on_progress: OnProgress = lambda _: None,
     note: Callable[[str], None] = lambda _: None,
-) -> Report:
+) -> BuildReport:
     """Grow the trees of `spec` that `folder` lacks; return what was done.
 
+    engine: what samples, in place of the one that `spec` names; the caller closes it. prompts_file:
+    templates in place of ours. note: told what a person may want to know.
     Ctrl-C ends it cleanly with `interrupted` set; every finished tree is kept.
     Raises a MaltError for settings, questions, an engine or a folder that cannot work.
     """
-    spec = complete(spec, prompts_file)
-    loaded = _load(spec)
+    spec = resolve_sampling(spec, prompts_file, engine)
+    loaded = load(spec)
     for text in loaded.notes:
         note(text)
     spec = spec.model_copy(update={"split": loaded.split})
-    return asyncio.run(_build(spec, folder, loaded, watch, note))
-
-
-def plan(spec: Spec, folder: Path, *, prompts_file: Path | None = None) -> dict[str, Any]:
-    """Return what `build_forest` would do: trees, requests, completions, the most tokens."""
-    spec = complete(spec, prompts_file)
-    loaded = _load(spec)
-    questions = [q for q in loaded.questions if _in_shard(q.question_id, spec.shard)]
-    done: set[str] = set()
-    if (folder / MANIFEST).exists():
-        forest = open_forest(folder)
-        refuse_mix(forest, spec.model_copy(update={"split": loaded.split}))
-        done = forest.done
-    todo = sum(q.question_id not in done for q in questions)
-    g, v, _ = spec.branching
-    return {
-        "forest": str(folder),
-        "engine": spec.engine,
-        "model": spec.model,
-        "questions": len(questions),
-        "notes": list(loaded.notes),
-        "refused": loaded.counts(),
-        "trees_done": len(questions) - todo,
-        "trees_to_grow": todo,
-        "requests": todo * (1 + g + g * v),
-        "completions": todo * spec.nodes_a_tree,
-        "completion_tokens_at_most": todo * spec.nodes_a_tree * (spec.max_tokens or 0),
-    }
-
-
-def _load(spec: Spec) -> "Loaded":
-    from malt_data.questions.loading import load_questions
-
-    return load_questions(
-        spec.questions,
-        split=spec.split,
-        limit=spec.limit,
-        seed=spec.seed,
-        grader=spec.grader,
-        kind=spec.kind,
-        fields=spec.fields,
-    )
+    return asyncio.run(_build(spec, Path(folder), loaded, engine, on_progress, note))
 
 
 async def _build(
-    spec: Spec, folder: Path, loaded: "Loaded", watch: Watch, note: Callable[[str], None]
-) -> Report:
-    questions = [q for q in loaded.questions if _in_shard(q.question_id, spec.shard)]
-    report = Report(asked=len(questions), refused=loaded.counts())
+    spec: BuildSpec,
+    folder: Path,
+    loaded: Loaded,
+    own_engine: Engine | None,
+    on_progress: OnProgress,
+    note: Callable[[str], None],
+) -> BuildReport:
+    questions = [q for q in loaded.questions if in_shard(q.question_id, spec.shard)]
+    report = BuildReport(asked=len(questions), refused=loaded.counts())
     todo = questions
-    parts = Parts(folder / "nodes")
-    fresh = not (folder / MANIFEST).exists()
-    if not fresh:  # refuse a mix, or see that all is done, before loading a model
+    parts = NodeParts(folder / layout.NODES)
+    if (
+        folder / layout.MANIFEST
+    ).exists():  # refuse a mix, or see that all is done, before loading a model
         with parts.reading():
             create_forest(folder, spec, loaded.questions, loaded.report())
             done = parts.trees()
@@ -191,45 +124,78 @@ async def _build(
             parts.compact()  # what a killed run left to do
     if not todo:
         return report
-    engine = await open_engine(spec, note)
-    spec = spec.model_copy(update={"model": engine.model})
     started = dt.datetime.now(dt.UTC).replace(microsecond=0)
     try:
-        if fresh:  # before anything else is made in a folder that may hold other files
-            create_forest(folder, spec, loaded.questions, loaded.report())
-        with parts.reading():  # nothing is relabelled while it grows
-            forest = create_forest(folder, spec, loaded.questions, loaded.report())
-            await run(forest, spec, as_stored(forest, todo), engine, report, watch)
-        parts.compact()
-    except EngineError:
-        if fresh:  # a wrong model or address must not settle what this folder is
-            remove_empty(folder)
-        raise
+        async with _opened(own_engine, spec, note) as engine:
+            started = dt.datetime.now(dt.UTC).replace(microsecond=0)
+            spec = spec.model_copy(update={"model": engine.model})
+            await _grow_into(folder, spec, loaded, todo, engine, report, on_progress)
     finally:
-        await engine.close()
         report.stop()
         if report.grown:
             _record(folder, started, report)
     return report
 
 
-def _record(folder: Path, started: dt.datetime, report: Report) -> None:
-    run = Run(started=started, trees=report.grown, failed=len(report.failed), **report.usage())
-    update_manifest(folder, lambda manifest: {"runs": [*manifest.runs, run]})
-
-
-async def run(
-    forest: Forest,
-    spec: Spec,
-    questions: "list[Question]",
+async def _grow_into(
+    folder: Path,
+    spec: BuildSpec,
+    loaded: Loaded,
+    todo: Sequence[Question],
     engine: Engine,
-    report: Report,
-    watch: Watch = lambda _: None,
+    report: BuildReport,
+    on_progress: OnProgress,
+) -> None:
+    """Start or continue the forest in `folder`, and grow the trees that are missing."""
+    fresh = not (folder / layout.MANIFEST).exists()
+    try:
+        if fresh:  # before anything else is made in a folder that may hold other files
+            create_forest(folder, spec, loaded.questions, loaded.report())
+        parts = NodeParts(folder / layout.NODES)
+        with parts.reading():  # nothing is relabelled while it grows
+            forest = create_forest(folder, spec, loaded.questions, loaded.report())
+            await grow_all(forest, spec, as_stored(forest, todo), engine, report, on_progress)
+        parts.compact()
+    except EngineError:
+        if fresh:  # a wrong model or address must not settle what this folder is
+            remove_empty(folder)
+        raise
+
+
+@asynccontextmanager
+async def _opened(
+    own: Engine | None, spec: BuildSpec, note: Callable[[str], None]
+) -> AsyncIterator[Engine]:
+    """Give the caller's engine, or open the one of `spec` and close it at the end."""
+    if own is not None:
+        yield own
+        return
+    engine = await open_engine(spec, tuple(spec.adapters.values()), note)
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+def _record(folder: Path, started: dt.datetime, report: BuildReport) -> None:
+    record = BuildRecord(
+        started=started, trees=report.grown, failed=len(report.failed), **report.usage()
+    )
+    update_manifest(folder, lambda manifest: {"runs": [*manifest.runs, record]})
+
+
+async def grow_all(
+    forest: Forest,
+    spec: BuildSpec,
+    questions: Sequence[Question],
+    engine: Engine,
+    report: BuildReport,
+    on_progress: OnProgress = lambda _: None,
 ) -> None:
     """Grow a tree for each question that no other process has or is growing."""
     started = time.monotonic()
     with Grader() as grader, Writer(forest) as writer, _stoppable():
-        build = _Run(forest, spec, engine, grader, writer, report, watch)
+        build = _Build(forest, spec, engine, grader, writer, report, on_progress)
         try:
             await build.all(questions)
         except asyncio.CancelledError:
@@ -239,17 +205,17 @@ async def run(
 
 
 @dataclass
-class _Run:
+class _Build:
     forest: Forest
-    spec: Spec
+    spec: BuildSpec
     engine: Engine
     grader: Grader
     writer: Writer
-    report: Report
-    watch: Watch
+    report: BuildReport
+    on_progress: OnProgress
     failures_in_a_row: int = 0
 
-    async def all(self, questions: "list[Question]") -> None:
+    async def all(self, questions: Sequence[Question]) -> None:
         trees = asyncio.Semaphore(2 * self.engine.gate.width)  # trees being graded hold no slot
         try:
             async with asyncio.TaskGroup() as group:
@@ -274,9 +240,11 @@ class _Run:
             return False
         return True
 
-    async def one(self, question: "Question") -> None:
+    async def one(self, question: Question) -> None:
         try:
-            nodes = await grow(question, self.spec, self.spec.prompts, self.engine, self._landed)
+            nodes = await grow(
+                question, self.spec, self.spec.prompts, self.engine, self._on_completion
+            )
             rows = await grade(question, nodes, self.spec, self.engine.model, self.grader)
         except EngineDown:
             raise
@@ -286,29 +254,22 @@ class _Run:
         self.writer.add(question.question_id, rows)
         self.failures_in_a_row = 0
         self.report.grown += 1
-        self.watch(self.report)
+        self.on_progress(self.report)
 
-    def _landed(self, completion: Completion) -> None:
+    def _on_completion(self, completion: Completion) -> None:
         self.report.add(completion)
-        self.watch(self.report)
+        self.on_progress(self.report)
 
     def _failed(self, question_id: str, error: EngineError) -> None:
         self.writer.claims.release(question_id)
         self.report.failed[question_id] = str(error)
         self.failures_in_a_row += 1
-        self.watch(self.report)
+        self.on_progress(self.report)
         if self.failures_in_a_row >= _FAILURES_IN_A_ROW:
             raise EngineDown(
                 f"{self.failures_in_a_row} trees in a row failed, the last one with: {error} "
-                "Every finished tree is kept; mend the engine and run the same command again."
+                "Every finished tree is kept; fix the engine and run the same command again."
             )
-
-
-def _in_shard(question_id: str, shard: str | None) -> bool:
-    if shard is None:
-        return True
-    index, count = map(int, shard.split("/"))
-    return int(question_id, 16) % count == index - 1
 
 
 @contextmanager

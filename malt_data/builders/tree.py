@@ -8,17 +8,16 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from malt_data.engines import Completion, Engine, Request
 from malt_data.errors import EngineDown, EngineError
-from malt_data.graders import Grader, Kind, extract_answer
+from malt_data.graders import Grader, extract_answer, judged
 from malt_data.prompts.templates import Prompts, render
-from malt_data.schemas.ids import ROLES, child_id, node_seed
-from malt_data.schemas.manifest import Spec
-
-if TYPE_CHECKING:
-    from malt_data.questions.loading import Question
+from malt_data.schemas.forest import Question
+from malt_data.schemas.ids import child_id, node_seed
+from malt_data.schemas.roles import ROLES
+from malt_data.schemas.spec import BuildSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +32,15 @@ class Node:
 
 
 async def grow(
-    question: "Question",
-    spec: Spec,
+    question: Question,
+    spec: BuildSpec,
     prompts: Prompts,
     engine: Engine,
-    landed: Callable[[Completion], None] = lambda _: None,
+    on_completion: Callable[[Completion], None] = lambda _: None,
 ) -> list[Node]:
     """Return the tree of one question, parents before children.
 
-    landed: called with each completion as it arrives.
+    on_completion: called with each completion as it arrives.
     Raises EngineError when any request fails for good, EngineDown when no request can succeed.
     """
     nodes: list[Node] = []
@@ -52,7 +51,7 @@ async def grow(
             async for sample, completion in samples:
                 node = _node(question, parent, sample, completion)
                 nodes.append(node)
-                landed(completion)
+                on_completion(completion)
                 if len(node.path) < len(ROLES):
                     group.create_task(expand(node, (*texts, node.text)))
 
@@ -65,8 +64,8 @@ async def grow(
 
 
 def _request(
-    question: "Question",
-    spec: Spec,
+    question: Question,
+    spec: BuildSpec,
     prompts: Prompts,
     parent: Node | None,
     texts: tuple[str, ...],
@@ -79,12 +78,12 @@ def _request(
         seeds=tuple(node_seed(spec.seed, child_id(above, depth, i)) for i in samples),
         temperature=spec.temperature,
         max_tokens=spec.max_tokens or 0,
-        adapter=spec.adapters.get(ROLES[depth]),  # type: ignore[call-overload]
+        adapter=spec.adapters.get(ROLES[depth]),
         priority=-depth,  # finish the trees under way before starting others
     )
 
 
-def _node(question: "Question", parent: Node | None, sample: int, completion: Completion) -> Node:
+def _node(question: Question, parent: Node | None, sample: int, completion: Completion) -> Node:
     path = (*(parent.path if parent else ()), sample)
     above = parent.node_id if parent else question.question_id
     return Node(
@@ -118,43 +117,19 @@ def _leaves(group: BaseExceptionGroup[EngineError]) -> "list[EngineError]":
 
 
 async def grade(
-    question: "Question", nodes: Sequence[Node], spec: Spec, model: str, grader: Grader
+    question: Question, nodes: Sequence[Node], spec: BuildSpec, model: str, grader: Grader
 ) -> list[dict[str, Any]]:
     """Return the rows of a tree, answers extracted and graded; values come later, in one place."""
     rows = []
     for node in nodes:
-        answer = extract_answer(node.text, question.kind, question.choices)  # type: ignore[arg-type]
-        verdict = await verdict_on(question, answer, grader)
-        rows.append(_row(question, node, spec, model) | judged(answer, verdict, len(node.path)))
+        answer = extract_answer(node.text, question.kind, question.choices)
+        verdict = await grader.verdict(answer, question.gold, question.kind, question.choices)
+        graded = judged(answer, verdict, leaf=len(node.path) == len(ROLES))
+        rows.append(_row(question, node, spec, model) | graded)
     return rows
 
 
-async def verdict_on(question: "Question", answer: str | None, grader: Grader) -> str:
-    """Return the verdict on an answer: right, wrong or timeout."""
-    kind: Kind = question.kind  # type: ignore[assignment]
-    quick = grader.quick(answer, question.gold, kind, question.choices)
-    if quick is not None:
-        return quick
-    # computer algebra, in a process that can be killed
-    return await asyncio.to_thread(grader.grade, answer, question.gold, kind, question.choices)
-
-
-def judged(answer: str | None, verdict: str, depth: int) -> dict[str, Any]:
-    """Return the columns that follow from grading one answer.
-
-    A time-out of the grader is not a wrong answer: `correct` stays null and `verdict` says so.
-    The reward of such a leaf is 0, since its answer was not shown to equal the gold.
-    """
-    right = verdict == "right"
-    return {
-        "answer": answer,
-        "correct": None if verdict == "timeout" else right,
-        "verdict": "unanswered" if answer is None else verdict,
-        "reward": float(right) if depth == len(ROLES) else None,
-    }
-
-
-def _row(question: "Question", node: Node, spec: Spec, model: str) -> dict[str, Any]:
+def _row(question: Question, node: Node, spec: BuildSpec, model: str) -> dict[str, Any]:
     depth = len(node.path)
     g, v, r = (*node.path, None, None)[:3]
     role = ROLES[depth - 1]
@@ -173,7 +148,7 @@ def _row(question: "Question", node: Node, spec: Spec, model: str) -> dict[str, 
         "prompt_tokens": node.completion.prompt_tokens,
         "completion_tokens": node.completion.completion_tokens,
         "model": model,
-        "adapter": spec.adapters.get(role),  # type: ignore[call-overload]
+        "adapter": spec.adapters.get(role),
         "seed": node.completion.seed,
         "latency": node.completion.latency,
     }

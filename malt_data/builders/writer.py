@@ -1,26 +1,18 @@
 """From graded rows to parts: what turns finished trees into files while others still grow.
 
-    with Writer(forest) as writer:
-        writer.add(question_id, rows)     # returns at once; on the disk within a second
-
-The tables that it writes are made here too, for a relabel writes the same.
+with Writer(forest) as writer:
+    writer.add(question_id, rows)     # returns at once; on the disk within a second
 """
 
 import queue
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import polars as pl
-import pyarrow as pa
-
-from malt_data.forests.labels import assign
-from malt_data.forests.parts import LABELS, TREES_A_PART, Claims
-from malt_data.schemas.forest import NODES
-from malt_data.schemas.manifest import Labels
-
-if TYPE_CHECKING:
-    from malt_data.forests.forest import Forest
+from malt_data.builders.claims import Claims
+from malt_data.forests.forest import Forest
+from malt_data.forests.labels import node_table
+from malt_data.forests.parts import TREES_A_PART
 
 _FLUSH_SECONDS = 1.0
 
@@ -28,7 +20,7 @@ _FLUSH_SECONDS = 1.0
 class Writer:
     """A thread that turns finished trees into parts, within a second of their end."""
 
-    def __init__(self, forest: "Forest") -> None:
+    def __init__(self, forest: Forest) -> None:
         self.forest = forest
         self.claims = Claims(forest.parts.folder)
         self._queue: queue.SimpleQueue[tuple[str, list[dict[str, Any]]] | None]
@@ -83,19 +75,3 @@ class Writer:
         self.forest.parts.write(node_table(rows, self.forest.manifest.labelled))
         for question_id in trees:
             self.claims.release(question_id)
-
-
-def node_table(rows: list[dict[str, Any]], labels: Labels) -> pa.Table:
-    """Return graded rows of whole trees as a part: values, labels, column order, metadata."""
-    computed = {"value", "label", "leaves"}
-    schema = pa.schema([f for f in NODES if f.name not in computed])
-    frame = pl.from_arrow(pa.Table.from_pylist(rows, schema=schema))
-    assert isinstance(frame, pl.DataFrame)
-    return stamped(assign(frame, labels.threshold, labels.pooling), labels)
-
-
-def stamped(frame: pl.DataFrame, labels: Labels) -> pa.Table:
-    """Return labelled nodes as the stored table, its footer saying how they were labelled."""
-    table = frame.select(NODES.names).to_arrow().cast(NODES)
-    metadata = {**NODES.metadata, LABELS: labels.footer()}
-    return table.replace_schema_metadata(metadata)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Self
 
 import click
 
-from malt_data.display import sentence
+from malt_data.display import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
-    from malt_data.builders.build import Report
+    from malt_data.builders.build import BuildReport
 
 _SECONDS_A_LINE = 15.0
 
@@ -42,7 +42,7 @@ class Steps:
 
     def note(self, text: str) -> None:
         """Say one line beside the bar."""
-        text = sentence(text)
+        text = printable(text)
         if self._bar is None:
             click.echo(text, err=True)
         else:
@@ -70,19 +70,19 @@ class Steps:
         self._bar.update(self._task, completed=done, total=total, state=state)
 
 
-class Progress(Steps):
+class BuildProgress(Steps):
     """Of a build."""
 
     def __init__(self, nodes_a_tree: int) -> None:
         super().__init__("build")
         self._nodes_a_tree = nodes_a_tree
 
-    def watch(self, report: "Report") -> None:
+    def on_progress(self, report: "BuildReport") -> None:
         total = (report.asked - report.before - report.elsewhere) * self._nodes_a_tree
         self.update(report.completions, total, _state(report), " completions")
 
 
-def _state(report: "Report") -> str:
+def _state(report: "BuildReport") -> str:
     failed = f", {len(report.failed)} failed" if report.failed else ""
     return f"{report.before + report.grown}/{report.asked} trees{failed}"
 

@@ -1,4 +1,4 @@
-"""Engines: messages in, n completions out, each handed over the moment it lands.
+"""Engines: messages in, n completions out, each handed over the moment it is finished.
 
 One small protocol for a model in this process (`transformers`, `vllm`) and for any
 OpenAI-compatible server (`openai`); one module an engine, and only that module imports its
@@ -67,8 +67,7 @@ class Gate:
         self.running = 0
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._arrivals = 0
-        self._room = asyncio.Event()
-        self._room.set()
+        self._watching: list[asyncio.Future[None]] = []
 
     @asynccontextmanager
     async def slot(self, priority: int = 0) -> AsyncIterator[None]:
@@ -84,12 +83,15 @@ class Gate:
 
     async def has_room(self) -> None:
         """Return as soon as a place is free and nobody waits for it."""
-        await self._room.wait()
+        while (
+            self.running >= self.width
+        ):  # no asyncio.Event: it is bound to one event loop for good
+            free: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._watching.append(free)
+            await free
 
     def _take(self) -> None:
         self.running += 1
-        if self.running >= self.width:
-            self._room.clear()
 
     async def _queue(self, priority: int) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -109,14 +111,17 @@ class Gate:
                 turn.set_result(None)  # the place passes on without being free in between
                 return
         self.running -= 1
-        self._room.set()
+        for free in self._watching:
+            if not free.done():
+                free.set_result(None)
+        self._watching.clear()
 
 
 @asynccontextmanager
-async def together(
+async def as_completed(
     work: Iterable[Coroutine[Any, Any, T]],
 ) -> AsyncIterator[Iterator[Awaitable[T]]]:
-    """Run coroutines side by side; gives them as they land. None outlives the block."""
+    """Run coroutines side by side; yields them as they finish. None outlives the block."""
     tasks = [asyncio.create_task(one) for one in work]
     try:
         yield asyncio.as_completed(tasks)

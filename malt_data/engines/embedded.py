@@ -10,7 +10,6 @@ transformers, TRL and vLLM all load. Without the package the same model comes fr
 
 import fcntl
 import hashlib
-import importlib
 import importlib.util
 import os
 import shutil
@@ -18,8 +17,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+from malt_data.engines.quiet import quiet_libraries
 from malt_data.errors import EngineDown
 
 EMBEDDED = "smollm2-135m"
@@ -106,7 +105,7 @@ def _unpack(packed: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    with quiet():
+    with quiet_libraries():
         source, name = str(packed.parent), packed.name
         AutoTokenizer.from_pretrained(source, gguf_file=name).save_pretrained(folder)
         AutoModelForCausalLM.from_pretrained(
@@ -115,33 +114,6 @@ def _unpack(packed: Path, folder: Path) -> None:
             quantization_config=GgufConfig(dequantize=True),
             dtype=torch.bfloat16,
         ).save_pretrained(folder)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers' own bars and advice off the terminal; downloads still show theirs."""
-    hub: Any = importlib.import_module("huggingface_hub.utils")
-    gguf: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
-    logging: Any = importlib.import_module("transformers.utils.logging")
-
-    def silent(*args: Any, **kwargs: Any) -> Any:
-        return bar(*args, **kwargs, disable=True)
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    downloads = not hub.are_progress_bars_disabled()
-    bar = gguf.tqdm  # tqdm's own, which knows no setting of transformers
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()  # the Hub's too
-    if downloads:
-        hub.enable_progress_bars()
-    gguf.tqdm = silent
-    try:
-        yield
-    finally:
-        gguf.tqdm = bar
-        if bars:
-            logging.enable_progress_bar()
-        logging.set_verbosity(verbosity)
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from malt_data.engines import Messages
-from malt_data.engines.embedded import quiet, resolve
+from malt_data.engines.embedded import resolve
+from malt_data.engines.quiet import quiet_libraries
 from malt_data.errors import EngineDown
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Loaded:
         try:
             if adapter not in self.adapters:
                 name = f"adapter{len(self.adapters)}"
-                with quiet(), warnings.catch_warnings():
+                with quiet_libraries(), warnings.catch_warnings():
                     warnings.filterwarnings("ignore", "Already found a `peft_config`")
                     self.model.load_adapter(adapter, adapter_name=name)
                 self.adapters[adapter] = name
@@ -111,7 +112,7 @@ class Loaded:
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
         with torch.inference_mode():
             read = self._generate(ids[:, :-1], mask[:, :-1], 1, closing)
-            cache, draw = read.past_key_values, _Draw(rows, width, device)
+            cache, sampler = read.past_key_values, _Sampler(rows, width, device)
             keep = [places[tuple(row.prompt)] for row in rows]
             while rows and not closing():
                 if keep != list(range(len(ids))):
@@ -119,13 +120,13 @@ class Loaded:
                     ids, mask = ids[keep], mask[keep]
                 left = width + max(row.limit for row in rows) - ids.shape[1]
                 output = self._generate(
-                    ids, mask, min(_STRETCH, left), closing, past_key_values=cache, draw=draw
+                    ids, mask, min(_STRETCH, left), closing, past_key_values=cache, sampler=sampler
                 )
                 ids, cache = output.sequences, output.past_key_values
                 mask = torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)
                 keep = self._hand_over(rows, ids[:, width:].tolist(), started)
                 rows = [rows[index] for index in keep]
-                draw.select(keep)
+                sampler.select(keep)
 
     def _generate(
         self,
@@ -133,7 +134,7 @@ class Loaded:
         mask: "torch.Tensor",
         tokens: int,
         closing: Callable[[], bool],
-        draw: "_Draw | None" = None,
+        sampler: "_Sampler | None" = None,
         **cache: Any,
     ) -> Any:
         import torch
@@ -145,7 +146,7 @@ class Loaded:
             ids,
             attention_mask=mask,
             max_new_tokens=tokens,
-            logits_processor=[draw] if draw else [],
+            logits_processor=[sampler] if sampler else [],
             stopping_criteria=[stop],
             return_dict_in_generate=True,
             **cache,
@@ -169,7 +170,7 @@ class Loaded:
         return tokens, False
 
 
-class _Draw:
+class _Sampler:
     """What makes `generate`'s argmax a draw from softmax(logits / temperature).
 
     Each row has one uniform number a token, drawn ahead from its own seed, and takes the first
@@ -222,7 +223,7 @@ def load(name: str, device: str | None, dtype: str | None, note: Callable[[str],
     kind = getattr(torch, dtype or ("float32" if place.type == "cpu" else "bfloat16"))
     source = resolve(name, note)
     try:
-        with quiet():
+        with quiet_libraries():
             tokenizer = transformers.AutoTokenizer.from_pretrained(source)
             model: Any = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=kind)
             model = model.to(place).eval()

@@ -30,7 +30,7 @@ from functools import partial
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
-from malt_data.engines import Completion, Gate, Request, together
+from malt_data.engines import Completion, Gate, Request, as_completed
 from malt_data.engines.replies import base_models, completions
 from malt_data.errors import EngineDown, EngineError
 from malt_data.storage.documents import parse_json
@@ -123,7 +123,7 @@ class OpenAIEngine:
             for sample, completion in enumerate(found):
                 yield sample, completion
         missing = range(len(found), len(request.seeds))
-        async with together(self._single(request, sample) for sample in missing) as landing:
+        async with as_completed(self._single(request, sample) for sample in missing) as landing:
             for landed in landing:
                 yield await landed
 

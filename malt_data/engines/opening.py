@@ -1,37 +1,77 @@
-"""Which engine a spec asks for, opened late so that only its own library is imported."""
+"""The engines by name, each opened late so that only its own library is imported.
 
-from collections.abc import Callable
+To add one: a module with a class that is an `Engine`, and a record in ENGINES.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 from malt_data.engines import Engine
 from malt_data.engines.embedded import EMBEDDED
-from malt_data.schemas.manifest import Spec
+from malt_data.errors import SpecError
+from malt_data.schemas.spec import SamplingSpec
 
-DEFAULT_MAX_TOKENS = {EMBEDDED: 32, "": 1024}
-"""Tokens a completion may have where the spec does not say, by model; "" is any other."""
+Note = Callable[[str], None]
 
 
-async def open_engine(spec: Spec, note: Callable[[str], None] = lambda _: None) -> Engine:
-    """Return the engine of `spec`; raise EngineDown where it cannot be had.
+@dataclass(frozen=True)
+class _Opener:
+    """How an engine is opened, and the model it takes where none is named (None: the server's)."""
 
-    note: told what takes long (converting or loading a model).
-    """
-    if spec.engine == "openai":
-        from malt_data.engines.openai import OpenAIEngine
+    open: Callable[[SamplingSpec, Sequence[str], Note], Awaitable[Engine]]
+    model: str | None
 
-        return await OpenAIEngine.open(
-            spec.model, base_url=spec.base_url, concurrency=spec.concurrency or 32
-        )
-    if spec.engine == "vllm":
-        from malt_data.engines.vllm import VLLMEngine
 
-        return await VLLMEngine.open(
-            spec.model or EMBEDDED,
-            concurrency=spec.concurrency or 256,
-            adapters=tuple(spec.adapters.values()),
-            note=note,
-        )
+async def _transformers(spec: SamplingSpec, adapters: Sequence[str], note: Note) -> Engine:
     from malt_data.engines.transformers import TransformersEngine
 
     return await TransformersEngine.open(
         spec.model or EMBEDDED, batch_size=spec.concurrency or 64, note=note
     )
+
+
+async def _vllm(spec: SamplingSpec, adapters: Sequence[str], note: Note) -> Engine:
+    from malt_data.engines.vllm import VLLMEngine
+
+    return await VLLMEngine.open(
+        spec.model or EMBEDDED,
+        concurrency=spec.concurrency or 256,
+        adapters=tuple(adapters),
+        note=note,
+    )
+
+
+async def _openai(spec: SamplingSpec, adapters: Sequence[str], note: Note) -> Engine:
+    from malt_data.engines.openai import OpenAIEngine
+
+    return await OpenAIEngine.open(
+        spec.model, base_url=spec.base_url, concurrency=spec.concurrency or 32
+    )
+
+
+ENGINES: dict[str, _Opener] = {
+    "transformers": _Opener(_transformers, EMBEDDED),
+    "vllm": _Opener(_vllm, EMBEDDED),
+    "openai": _Opener(_openai, None),
+}
+
+
+def default_model(engine: str) -> str | None:
+    """Return the model that an engine takes where none is named; None: its server's only one.
+
+    Raises SpecError for an engine that there is none of.
+    """
+    if engine not in ENGINES:
+        raise SpecError(f"There is no engine {engine!r}. One of: {', '.join(ENGINES)}.")
+    return ENGINES[engine].model
+
+
+async def open_engine(
+    spec: SamplingSpec, adapters: Sequence[str] = (), note: Note = lambda _: None
+) -> Engine:
+    """Return the engine of `spec`; raise EngineDown where it cannot be opened.
+
+    adapters: folders or names of the LoRA adapters that requests will ask for. note: called with
+    what takes long (unpacking or loading a model).
+    """
+    return await ENGINES[spec.engine].open(spec, adapters, note)

@@ -7,7 +7,7 @@ AttributeError, whichever reading it as one gives; the request is then tried aga
 from collections.abc import Sequence
 from typing import Any
 
-from malt_data.display import sentence
+from malt_data.display import printable
 from malt_data.engines import Completion
 from malt_data.errors import EngineDown
 
@@ -20,9 +20,9 @@ def base_models(reply: Any) -> list[str]:
     # vLLM lists adapters beside their base model, which it names as their parent
     names = [str(model["id"]) for model in reply["data"] if not model.get("parent")]
     for name in names:
-        if sentence(name) != name:  # it is stored with every node
+        if printable(name) != name:  # it is stored with every node
             raise EngineDown(
-                f"The server calls a model {sentence(name)!r}, which is no name that a forest can "
+                f"The server calls a model {printable(name)!r}, which is no name that a forest can "
                 "hold: name one with --model."
             )
     return names

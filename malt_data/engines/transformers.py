@@ -24,7 +24,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Self
 
-from malt_data.engines import Completion, Gate, Request, together
+from malt_data.engines import Completion, Gate, Request, as_completed
 from malt_data.engines.generate import Loaded, Row, Sampled, load, settle
 from malt_data.errors import EngineDown, EngineError
 
@@ -105,7 +105,7 @@ class TransformersEngine:
             text = loaded.decode(tokens)
             return index, Completion(text, reason, len(prompt), len(tokens), seed, seconds)
 
-        async with together(sample(i, seed) for i, seed in enumerate(request.seeds)) as landing:
+        async with as_completed(sample(i, seed) for i, seed in enumerate(request.seeds)) as landing:
             for landed in landing:
                 yield await landed
 

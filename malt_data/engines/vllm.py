@@ -25,7 +25,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self
 
-from malt_data.engines import Completion, Gate, Request, together
+from malt_data.engines import Completion, Gate, Request, as_completed
 from malt_data.engines.embedded import resolve
 from malt_data.errors import EngineDown, EngineError, one_line
 from malt_data.storage.documents import read_json
@@ -77,7 +77,7 @@ class VLLMEngine:
             async with self.gate.slot(request.priority):
                 return index, await self._sample(prompt, request, seed)
 
-        async with together(sample(i, seed) for i, seed in enumerate(request.seeds)) as landing:
+        async with as_completed(sample(i, seed) for i, seed in enumerate(request.seeds)) as landing:
             for landed in landing:
                 yield await landed
 

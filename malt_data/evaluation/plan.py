@@ -1,6 +1,6 @@
 """What an evaluation is to ask, checked against what its folder holds, before anything is written.
 
-    planned = plan(spec, find(["sa", "malt+mv"]), team, Path("results"), seeds=4)
+    planned = plan_evaluation(spec, settings, team, "results", seeds=4)
     planned.facts()["completions"]
 
 eval.json keeps what the answers depend on: two runs fill one folder only where all of that is the
@@ -11,28 +11,30 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from malt_data.builders.build import complete
-from malt_data.errors import EvalError, SpecError
-from malt_data.evaluation.play import Team
-from malt_data.evaluation.results import MANIFEST, QUESTIONS, parts, read_manifest
-from malt_data.evaluation.settings import Setting
-from malt_data.forests.forest import provenance, question_table
-from malt_data.forests.parts import read_table, write_table, write_text
+from malt_data.errors import EvalError
+from malt_data.evaluation.parts import CompletionParts, read_manifest, read_questions
+from malt_data.evaluation.settings import Setting, require_adapters
+from malt_data.prompts.resolve import resolve_sampling
+from malt_data.questions.loading import load_questions
+from malt_data.schemas import layout
 from malt_data.schemas.evaluation import STAMP
-from malt_data.schemas.ids import draw_key
-from malt_data.schemas.manifest import Spec
-from malt_data.schemas.versions import upgrade
-
-if TYPE_CHECKING:
-    from malt_data.questions.loading import Question
+from malt_data.schemas.forest import Question, question_table
+from malt_data.schemas.ids import sampling_key
+from malt_data.schemas.spec import EvalSpec
+from malt_data.schemas.team import AdapterSets
+from malt_data.storage.files import write_text
+from malt_data.storage.parquet import read_table, write_table
+from malt_data.storage.provenance import provenance
 
 Unit = tuple[str, int, str]
 """(setting, seed, question_id)."""
+Unplayed = tuple[int, Question, list[Setting]]
+"""(seed, question, the settings whose completions are missing)."""
 
 _ESSENCE = ("questions", "split", "fields", "grader", "engine", "model", "temperature",
             "max_tokens", "prompts")  # fmt: skip
@@ -43,37 +45,39 @@ _ESSENCE = ("questions", "split", "fields", "grader", "engine", "model", "temper
 class Plan:
     """What an evaluation is to ask, checked, before anything is written."""
 
-    spec: Spec
+    spec: EvalSpec
     settings: list[Setting]
-    team: Team
+    team: AdapterSets
     out: Path
-    drawn: "dict[int, list[Question]]"
+    sampled: dict[int, list[Question]]
     """The questions of each seed."""
     refused: dict[str, int]
     """Rows of the source that are no questions, by reason."""
     manifest: dict[str, Any]
 
     @property
-    def questions(self) -> "list[Question]":
+    def questions(self) -> list[Question]:
         """Every question once."""
-        return list({q.question_id: q for drawn in self.drawn.values() for q in drawn}.values())
+        return list(
+            {q.question_id: q for questions in self.sampled.values() for q in questions}.values()
+        )
 
     @property
     def units(self) -> int:
         """Settings by questions by seeds."""
-        return len(self.settings) * sum(map(len, self.drawn.values()))
+        return len(self.settings) * sum(map(len, self.sampled.values()))
 
     @property
     def names(self) -> list[str]:
         """The settings that the results will hold, those of earlier runs too."""
         return [setting["name"] for setting in self.manifest["settings"]]
 
-    def todo(self) -> "list[tuple[int, Question, list[Setting]]]":
+    def todo(self) -> list[Unplayed]:
         """Return (seed, question, settings) of which `out` lacks the completions."""
         done = played(self.out)
         return [
             (seed, question, missing)
-            for seed, questions in self.drawn.items()
+            for seed, questions in self.sampled.items()
             for question in questions
             if (missing := _missing(self.settings, seed, question, done))
         ]
@@ -98,24 +102,26 @@ class Plan:
         """
         spec = self.manifest["spec"] | {"model": model or self.manifest["spec"]["model"]}
         joined = _joined(self.out, self.manifest | {"spec": spec})
-        path = self.out / QUESTIONS
+        path = self.out / layout.QUESTIONS
         table = question_table(self.questions)
         if path.exists():
-            stored = upgrade(read_table(path), str(path)).cast(table.schema)
+            stored = read_questions(self.out).cast(table.schema)
             _refuse_other_golds(stored, table, self.out)
             new = pc.invert(pc.is_in(table["question_id"], stored["question_id"]))
             table = pa.concat_tables([stored, table.filter(new)])
         runs = joined["runs"] + ([] if model is None else [provenance()])
         facts = joined | {"runs": runs}
-        write_text(self.out / MANIFEST, json.dumps(facts, indent=2) + "\n")  # first: it says whose
+        write_text(
+            self.out / layout.RESULTS, json.dumps(facts, indent=2) + "\n"
+        )  # first: it says whose
         write_table(path, table)
 
 
-def plan(
-    spec: Spec,
+def plan_evaluation(
+    spec: EvalSpec,
     settings: list[Setting],
-    team: Team,
-    out: Path,
+    team: AdapterSets,
+    out: str | Path,
     *,
     seeds: int = 1,
     seen: "frozenset[str]" = frozenset(),
@@ -125,17 +131,14 @@ def plan(
 
     seen: ids of the questions that the team was trained on.
     """
-    from malt_data.questions.loading import load_questions
-
-    if spec.shard is not None:
-        raise SpecError("An evaluation has no shard: leave it out of the config.")
+    out = Path(out)
     require_adapters(settings, team)
-    spec = complete(spec, None)
+    spec = resolve_sampling(spec)
     loaded = load_questions(
         spec.questions, split=spec.split, grader=spec.grader, kind=spec.kind, fields=spec.fields
     )
-    drawn = {seed: draw(loaded.questions, spec.limit, seed) for seed in range(seeds)}
-    asked = {q.question_id for questions in drawn.values() for q in questions}
+    sampled = {seed: sample_questions(loaded.questions, spec.limit, seed) for seed in range(seeds)}
+    asked = {q.question_id for questions in sampled.values() for q in questions}
     refuse_seen(asked & seen, len(asked), allow_seen)
     facts = spec.model_copy(update={"split": loaded.split}).model_dump(mode="json")
     manifest = {
@@ -149,38 +152,14 @@ def plan(
         "seeds": seeds,
         "runs": [],
     }
-    return Plan(spec, settings, team, out, drawn, loaded.counts(), _joined(out, manifest))
+    return Plan(spec, settings, team, out, sampled, loaded.counts(), _joined(out, manifest))
 
 
-def require_adapters(settings: list[Setting], team: Team) -> None:
-    """Raise EvalError where a setting needs adapters that `team` lacks.
-
-    In "team" and "sft" some of the roles may be the base model, in a baseline none.
-    """
-    for setting in settings:
-        name = setting.adapters
-        found = team.get(name, {})
-        speaking = [role for role in setting.turns if role not in setting.base]
-        missing = [role for role in speaking if role not in found]
-        if name == "none" or not missing or (found and name in ("team", "sft")):
-            continue
-        if not any(team.values()):
-            raise EvalError(
-                f"The setting {setting.name} needs the {name} adapters of a team: --team team.toml"
-            )
-        first = "malt-data export --role generator --format dpo, then " if name == "lone" else ""
-        raise EvalError(
-            f"The setting {setting.name} needs the {name} adapter of {', '.join(missing)}, which "
-            f"the team file does not name. Train it: {first}malt-data train --role all with the "
-            "team's --dataset and --out."
-        )
-
-
-def draw(questions: "list[Question]", limit: int | None, seed: int) -> "list[Question]":
-    """Return `limit` questions drawn by `seed` (all without a limit), in the order of the draw."""
+def sample_questions(questions: list[Question], limit: int | None, seed: int) -> list[Question]:
+    """Return a random sample of `limit` questions, the same for the same seed; None: all."""
     if limit is None:
         return questions
-    return sorted(questions, key=lambda q: draw_key(seed, q.question_id))[:limit]
+    return sorted(questions, key=lambda q: sampling_key(seed, q.question_id))[:limit]
 
 
 def refuse_seen(seen: set[str], asked: int, allow: bool) -> None:
@@ -188,26 +167,26 @@ def refuse_seen(seen: set[str], asked: int, allow: bool) -> None:
     if seen and not allow:
         raise EvalError(
             f"{len(seen)} of the {asked} questions are in the team's training data, e.g. "
-            f"{min(seen)}. Take another split (--split test), or say --allow-seen."
+            f"{min(seen)}. Take another split (--split test), or pass --allow-seen."
         )
 
 
 def played(out: Path) -> set[Unit]:
     """Return the units whose completions are in `out`."""
     found: set[Unit] = set()
-    for path in parts(out):
+    for path in CompletionParts(out).paths():
         table = read_table(path, ["setting", "seed", "question_id"])
         found.update(zip(*(table[name].to_pylist() for name in table.column_names), strict=True))
     return found
 
 
 def _missing(
-    settings: list[Setting], seed: int, question: "Question", done: set[Unit]
+    settings: list[Setting], seed: int, question: Question, done: set[Unit]
 ) -> list[Setting]:
     return [s for s in settings if (s.name, seed, question.question_id) not in done]
 
 
-def _weights(team: Team) -> dict[str, str]:
+def _weights(team: AdapterSets) -> dict[str, str]:
     """Return a digest of every adapter that lies in a folder."""
     files = {
         name: Path(name) / "adapter_model.safetensors"
@@ -226,7 +205,7 @@ def _joined(out: Path, manifest: dict[str, Any]) -> dict[str, Any]:
 
     Raises EvalError where the two are of different evaluations.
     """
-    if not (out / MANIFEST).exists():
+    if not (out / layout.RESULTS).exists():
         others = [p.name for p in out.iterdir() if p.name[0] != "."] if out.is_dir() else []
         if others:
             raise EvalError(f"{out} holds other files ({others[0]}). Choose a new one: --out NAME")

@@ -11,19 +11,14 @@ import json
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from malt_data.engines import Completion, Engine, Messages, Request
 from malt_data.evaluation.settings import Setting
 from malt_data.graders import extract_answer
 from malt_data.prompts.templates import Prompts, render
+from malt_data.schemas.forest import Question
 from malt_data.schemas.ids import node_seed
-
-if TYPE_CHECKING:
-    from malt_data.questions.loading import Question
-
-Team = dict[str, dict[str, str]]
-"""{"team": {role: adapter}, "sft": {role: adapter}, …}: the adapter sets of a team.toml."""
+from malt_data.schemas.team import AdapterSets
 
 OTHERS = (
     "These are the answers of other agents to the same question:\n\n{answers}\n\n"
@@ -54,11 +49,11 @@ class Memo:
         prompts: Prompts,
         temperature: float,
         max_tokens: int,
-        landed: Callable[[Completion], None] = lambda _: None,
+        on_completion: Callable[[Completion], None] = lambda _: None,
     ) -> None:
-        """`landed`: called with each completion, once however many settings share it."""
+        """on_completion: called with each completion, once however many settings share it."""
         self.engine = engine
-        self.landed = landed
+        self.on_completion = on_completion
         self.prompts = prompts
         self.temperature = temperature
         self.max_tokens = max_tokens
@@ -91,36 +86,40 @@ class Memo:
     async def _once(self, request: Request) -> Completion:
         async with aclosing(self.engine.complete(request)) as samples:  # type: ignore[type-var]
             async for _, completion in samples:
-                self.landed(completion)
+                self.on_completion(completion)
                 return completion
         raise RuntimeError("an engine ended without a completion")
 
 
 async def play(
-    question: "Question",
+    question: Question,
     setting: Setting,
     seed: int,
     memo: Memo,
-    team: Team,
-    heard: Callable[[Turn], None] = lambda _: None,
+    team: AdapterSets,
+    on_turn: Callable[[Turn], None] = lambda _: None,
 ) -> list[Turn]:
-    """Return every turn of a setting on one question, pass by pass. `heard`: each as it lands."""
+    """Return every turn of a setting on one question, pass by pass.
+
+    on_turn: called with each as it is finished.
+    """
     if setting.agents > 1:
-        return await _debate(question, setting, seed, memo, team, heard)
+        return await _debate(question, setting, seed, memo, team, on_turn)
     passes = [
-        _pass(question, setting, seed, number, memo, team, heard) for number in range(setting.votes)
+        _pass(question, setting, seed, number, memo, team, on_turn)
+        for number in range(setting.votes)
     ]
     return [turn for turns in await asyncio.gather(*passes) for turn in turns]
 
 
 async def _pass(
-    question: "Question",
+    question: Question,
     setting: Setting,
     seed: int,
     number: int,
     memo: Memo,
-    team: Team,
-    heard: Callable[[Turn], None],
+    team: AdapterSets,
+    on_turn: Callable[[Turn], None],
 ) -> list[Turn]:
     turns: list[Turn] = []
     texts: dict[str, str] = {}
@@ -136,17 +135,17 @@ async def _pass(
         turn = await _turn(question, memo, number, place, role, adapter, messages, sampled)
         texts[role] = turn.completion.text
         turns.append(turn)
-        heard(turn)
+        on_turn(turn)
     return turns
 
 
 async def _debate(
-    question: "Question",
+    question: Question,
     setting: Setting,
     seed: int,
     memo: Memo,
-    team: Team,
-    heard: Callable[[Turn], None],
+    team: AdapterSets,
+    on_turn: Callable[[Turn], None],
 ) -> list[Turn]:
     role = setting.turns[0]
     adapter = setting.adapter(role, team)
@@ -165,7 +164,7 @@ async def _debate(
         )  # fmt: skip
         turns += spoken
         for turn in spoken:
-            heard(turn)
+            on_turn(turn)
         texts = [turn.completion.text for turn in spoken]
         chats = [
             (
@@ -178,7 +177,7 @@ async def _debate(
     return turns
 
 
-def _seed(question: "Question", seed: int, number: int, role: str, again: int = 0) -> int:
+def _seed(question: Question, seed: int, number: int, role: str, again: int = 0) -> int:
     """Return the sampling seed; `again`: rounds of a debate before this one."""
     return node_seed(seed, f"{question.question_id}/{number}/{role}{f'/{again}' if again else ''}")
 
@@ -189,7 +188,7 @@ def _listed(texts: list[str], own: int) -> str:
 
 
 async def _turn(
-    question: "Question",
+    question: Question,
     memo: Memo,
     number: int,
     place: int,
@@ -199,5 +198,5 @@ async def _turn(
     seed: int,
 ) -> Turn:
     completion = await memo.ask(messages, seed, adapter, place)
-    answer = extract_answer(completion.text, question.kind, question.choices)  # type: ignore[arg-type]
+    answer = extract_answer(completion.text, question.kind, question.choices)
     return Turn(number, place, role, adapter, messages, completion, answer)

@@ -1,32 +1,29 @@
 """The tables of evaluations: a row a setting, comparisons with one of them, several folders in one.
 
-    table([open_results("results")], against="malt+mv")[0]    # {"setting": "sa", "mean": 0.31, …}
-    overview([open_results("results"), open_results("other")])     # a row a model and benchmark
+    accuracy_table(open_results("results"))[0]      # {"setting": "sa", "mean": 0.31, …}
+    overview([open_results("results"), open_results("other")])   # a row a model and benchmark
 
 Results of several teams, each in its own folder, make one table: a team is one more draw, beside
 clusters of questions. The statistics themselves are in `statistics.py`.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from malt_data.errors import EvalError
+from malt_data.evaluation.results import Results
 from malt_data.evaluation.statistics import holm, interval, paired_test
 
-if TYPE_CHECKING:
-    from malt_data.evaluation.results import Results
-
 _RIGHT = pl.col("correct").fill_null(False).cast(pl.Float64)
-_SEEDS = "accuracy, % ± std (n − 1)"
 
 
-def table(
-    results: "Results | Sequence[Results]", against: str | None = None
+def accuracy_table(
+    results: Results | Sequence[Results], against: str | None = None
 ) -> list[dict[str, Any]]:
     """Return a row a setting, in the order of eval.json.
 
@@ -45,7 +42,7 @@ def table(
     found = list(results) if isinstance(results, Sequence) else [results]
     names = list(dict.fromkeys(name for one in found for name in one.settings))
     if against is not None:
-        require(against, names)
+        require_setting(against, names)
     predictions = gather(found)
     rows = [
         _row(name, mine)
@@ -64,13 +61,13 @@ def table(
     return rows
 
 
-def require(against: str, names: Sequence[str]) -> None:
+def require_setting(against: str, names: Sequence[str]) -> None:
     """Raise EvalError where `against` is none of the settings `names`."""
     if against not in names:
-        raise EvalError(f"{against} is not evaluated, only {', '.join(names)}.")
+        raise EvalError(f"{against} was not evaluated, only {', '.join(names)}.")
 
 
-def gather(results: "Sequence[Results]") -> pl.DataFrame:
+def gather(results: Sequence[Results]) -> pl.DataFrame:
     """Return the predictions of several folders, with the `team` that each rests on.
 
     team: the folder in which that team was met first; null in settings without adapters. What two
@@ -180,16 +177,10 @@ def _cells(units: pl.DataFrame) -> tuple[Any, Any]:
     return sums, asked
 
 
-def tokens(row: dict[str, Any]) -> Any:
-    """Return the tokens of a question, prompts included; None where the engine did not say."""
-    counts = row["prompt_tokens"], row["completion_tokens"]
-    return None if None in counts else sum(counts)
-
-
 # --- several folders ------------------------------------------------------------------------------
 
 
-def overview(results: "Sequence[Results]") -> list[dict[str, Any]]:
+def overview(results: Sequence[Results]) -> list[dict[str, Any]]:
     """Return a row a model and benchmark (Tables 1 to 3 of the paper), from several folders.
 
     Folders that asked alike (the same model, questions, temperature, prompts, …) make one row;
@@ -210,13 +201,13 @@ def overview(results: "Sequence[Results]") -> list[dict[str, Any]]:
                 "benchmark": _named(spec)[1],
                 "differs": {n: "other" if isinstance(spec[n], dict) else spec[n] for n in differs},
                 "folders": [str(one.folder) for one in folders],
-                "settings": {row["setting"]: row for row in table(folders)},
+                "settings": {row["setting"]: row for row in accuracy_table(folders)},
             }
         )
     return rows
 
 
-def _asked(one: "Results") -> dict[str, Any]:
+def _asked(one: Results) -> dict[str, Any]:
     """Return what an answer depends on, but for the settings and the team."""
     spec: dict[str, Any] = dict(one.manifest["spec"])
     source = Path(spec["questions"])
@@ -225,84 +216,3 @@ def _asked(one: "Results") -> dict[str, Any]:
 
 def _named(spec: dict[str, Any]) -> tuple[str, str]:
     return spec["model"], f"{spec['questions']} {spec['split']}"
-
-
-def readable_overview(rows: list[dict[str, Any]], width: int | None = None) -> list[dict[str, str]]:
-    """Return an overview for people, in points: a column a setting, or, where that is wider than
-    `width` characters, a line a setting.
-    """
-    names = list(dict.fromkeys(name for row in rows for name in row["settings"]))
-    found = []
-    for row in rows:
-        differs = "".join(f", {name} {value}" for name, value in row["differs"].items())
-        cells = {"model": row["model"], "benchmark": row["benchmark"] + differs}
-        for name in names:
-            one = row["settings"].get(name)
-            cells[name] = "" if one is None else _points(one)
-        found.append(cells)
-    widths = [max(len(name), *(len(row[name]) for row in found)) + 2 for name in found[0]]
-    if width is None or sum(widths) <= width:
-        return found
-    heads = [f"{number} {row['model']} {row['benchmark']}" for number, row in enumerate(found, 1)]
-    return [
-        {"setting": name, **{head: row[name] for head, row in zip(heads, found, strict=True)}}
-        for name in names
-    ]
-
-
-def _points(row: dict[str, Any]) -> str:
-    if row["teams"] > 1:
-        return f"{100 * row['mean']:.2f} ±{100 * row['std_teams']:.2f} ({row['teams']} teams)"
-    return f"{100 * row['mean']:.2f}" + (f" ±{100 * row['std']:.2f}" if row["seeds"] > 1 else "")
-
-
-# --- for people -----------------------------------------------------------------------------------
-
-
-def readable(rows: list[dict[str, Any]], wide: bool = True) -> list[dict[str, str]]:
-    """Return the rows for people: behind in points, tokens and seconds a question.
-
-    wide: keep the seconds beside a comparison, which 80 characters have no room for.
-    """
-    std = any(row["seeds"] > 1 for row in rows)  # one seed has no deviation
-    cells: dict[str, Callable[[dict[str, Any]], str]] = {
-        "setting": lambda r: r["setting"],
-        _SEEDS if std else "accuracy, %": lambda r: (
-            f"{100 * r['mean']:.2f}" + (f" ±{100 * r['std']:.2f}" if r["seeds"] > 1 else "")
-        ),
-        "95 % interval": lambda r: f"{100 * r['low']:.1f}-{100 * r['high']:.1f}",
-        "no answer, %": lambda r: f"{100 * r['unanswered']:.1f}",
-        "tokens": lambda r: "" if (count := tokens(r)) is None else f"{count:.0f}",
-        "seconds": lambda r: f"{r['seconds']:.1f}",
-    }
-    if any(row["teams"] > 1 for row in rows):
-        cells["teams"] = lambda r: str(r["teams"])
-        cells["± teams"] = lambda r: f"{100 * r['std_teams']:.2f}" if r["teams"] > 1 else ""
-    if rows and "p" in rows[0]:
-        cells["behind"] = lambda r: "" if r["p"] is None else f"{100 * r['behind']:.1f}"
-        cells["p"] = lambda r: "" if r["p"] is None else f"{r['p']:.4f}"
-        cells["p, Holm"] = lambda r: "" if r["p_holm"] is None else f"{r['p_holm']:.4f}"
-        if not wide:
-            del cells["seconds"]
-    return [{name: cell(row) for name, cell in cells.items()} for row in rows]
-
-
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """Return the table in the layout of the paper's Table 1: a column a setting."""
-    if not rows:
-        return ""
-    columns = readable(rows)
-    return _markdown([["", *(column["setting"] for column in columns)]] + [
-        [name, *(column[name] for column in columns)] for name in list(columns[0])[1:]
-    ])  # fmt: skip
-
-
-def markdown_overview(rows: list[dict[str, Any]]) -> str:
-    """Return an overview as Markdown: a line a model and benchmark."""
-    lines = readable_overview(rows)
-    return _markdown([list(lines[0]), *(list(line.values()) for line in lines)])
-
-
-def _markdown(lines: list[list[str]]) -> str:
-    lines.insert(1, ["---"] * len(lines[0]))
-    return "\n".join("|" + "|".join(line) + "|" for line in lines)

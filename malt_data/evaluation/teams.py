@@ -9,7 +9,7 @@ from pathlib import Path
 
 from malt_data.errors import EvalError
 from malt_data.evaluation.plan import Plan
-from malt_data.evaluation.results import MANIFEST
+from malt_data.schemas import layout
 
 
 def places(teams: Sequence[Path], out: Path) -> list[Path]:
@@ -21,7 +21,7 @@ def places(teams: Sequence[Path], out: Path) -> list[Path]:
     """
     if len(teams) < 2:
         return [out]
-    if (out / MANIFEST).exists():
+    if (out / layout.RESULTS).exists():
         raise EvalError(f"{out} holds the evaluation of one team. Choose a new folder: --out NAME")
     found: dict[Path, Path] = {}
     for team in teams:

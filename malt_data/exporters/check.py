@@ -4,19 +4,18 @@ facts = check(Path("forest/exports/refiner_dpo"), load_fit("smollm2-135m"), gold
 facts["problems"]    # sentences; any of them would break training
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow.parquet as pq
 
 from malt_data.exporters.export import read_report
 from malt_data.exporters.fit import UNFIT, Fit, Measured
+from malt_data.forests.forest import Forest
 from malt_data.graders import Grader, extract_answer
-
-if TYPE_CHECKING:
-    from malt_data.forests.forest import Forest
 
 _BATCH = 512
 _SHORTEST_SOLUTION = 20
@@ -34,14 +33,12 @@ _SENTENCES = {
 }
 
 
-def gold_leaks(forest: "Forest") -> set[str]:
+def gold_leaks(forest: Forest) -> set[str]:
     """Return the questions whose own text already gives the gold answer away.
 
     That is: an answer can be extracted from it as from a completion, and it is the gold, or the
     full gold solution stands in it. Every role's prompt holds the question.
     """
-    import json
-
     found = set()
     with Grader() as grader:
         for row in forest.questions().collect(engine="streaming").iter_rows(named=True):

@@ -8,26 +8,21 @@ It runs the very rules of an export over the node's tree, with the settings of t
 exports where they stand, so what it says is what was done.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
-from rich.console import Console
-from rich.text import Text
 
-from malt_data.display import clean, spelt
 from malt_data.errors import ForestError
 from malt_data.exporters.export import exports_of, fingerprint
 from malt_data.exporters.rows import COLUMNS, Rows
-from malt_data.exporters.selection import REASONS, Selection
-from malt_data.report.terminal import find_tree
+from malt_data.exporters.selection import Selection
+from malt_data.forests.facts import find_tree
+from malt_data.forests.forest import Forest
 from malt_data.schemas.exports import ALL, Config
 
-if TYPE_CHECKING:
-    from malt_data.forests.forest import Forest
 
-
-def explain(forest: "Forest", node_id: str, other: str | None = None) -> dict[str, Any]:
+def explain(forest: Forest, node_id: str, other: str | None = None) -> dict[str, Any]:
     """Return the path, the texts, the leaves, the reason of the label, and each export's verdict.
 
     other: the second id of a dpo row; then only that row is told. Raises ForestError where
@@ -60,7 +55,7 @@ def explain(forest: "Forest", node_id: str, other: str | None = None) -> dict[st
     }
 
 
-def _because(forest: "Forest", tree: pl.DataFrame, node: dict[str, Any]) -> str:
+def _because(forest: Forest, tree: pl.DataFrame, node: dict[str, Any]) -> str:
     labels = forest.manifest.labels
     side = "above" if node["label"] else "not above"
     outcome = f"{side} {labels.threshold:g}: {'positive' if node['label'] else 'negative'}"
@@ -75,14 +70,14 @@ def _because(forest: "Forest", tree: pl.DataFrame, node: dict[str, Any]) -> str:
 
 
 def _exports(
-    forest: "Forest", tree: pl.DataFrame, node: dict[str, Any], other: str | None
+    forest: Forest, tree: pl.DataFrame, node: dict[str, Any], other: str | None
 ) -> dict[str, dict[str, Any]]:
     there = {} if forest.origin else exports_of(forest)
     state = fingerprint(forest)
     chunk = tree.select(COLUMNS).to_arrow().cast(pa.schema(_large_to_small(tree)))
     found = {}
     for config in ALL:
-        if config.depth != node["depth"] or (other is not None and config.format != "dpo"):
+        if config.depth != node["depth"] or (other is not None and config.format.unit != "pair"):
             continue
         report = there.get(config.name)
         with Rows(forest, config, report.selection if report else Selection()) as rows:
@@ -108,41 +103,3 @@ def _large_to_small(tree: pl.DataFrame) -> list[tuple[str, pa.DataType]]:
     schema = tree.select(COLUMNS).to_arrow().schema
     big = (pa.large_string(), pa.string_view())
     return [(f.name, pa.string() if f.type in big else f.type) for f in schema]
-
-
-def print_explained(facts: dict[str, Any], console: Console) -> None:
-    """Print what `explain` returned, from the question down to the exports."""
-    question = facts["question"]
-    console.print(
-        Text(f"question {question['question_id']}, gold {clean(question['gold'])}", "bold")
-    )
-    console.print(Text(clean(question["question"])))
-    for node in facts["path"]:
-        mark = "+" if node["label"] else "-"
-        console.print(
-            Text(f"\n{spelt(node['node_id'])}  {node['role']}  {node['value']:.2f} {mark}", "bold")
-        )
-        console.print(Text(clean(node["text"])))
-    console.print(Text("\nwhy", "bold"))
-    for leaf in facts["leaves"]:
-        answer = "no answer" if leaf["answer"] is None else clean(leaf["answer"])
-        console.print(Text(f"{spelt(leaf['node_id'])}  {leaf['verdict']}  {answer}"))
-    console.print(Text(facts["label_because"]))
-    console.print(Text("\nexports", "bold"))
-    for name, found in facts["exports"].items():
-        rows = found["rows"]
-        console.print(Text(f"{name} ({found['status']}): {_outcome(rows)}"))
-        for row in rows:
-            if "chosen_id" in row:
-                why = row["reason"] or f"row in {row['split']}"
-                console.print(Text(f"  {row['chosen_id']} over {row['rejected_id']}: {why}"))
-
-
-def _outcome(rows: list[dict[str, Any]]) -> str:
-    if not rows:
-        return "no pair: it takes two siblings of differing label"
-    if "chosen_id" in rows[0]:
-        kept = sum(row["reason"] is None for row in rows)
-        return f"in {kept} of {len(rows)} pairs"
-    reason = rows[0]["reason"]
-    return f"left out: {reason} ({REASONS[reason]})" if reason else f"row in {rows[0]['split']}"

@@ -1,6 +1,6 @@
 """An export: one config of a forest as Parquet shards, whole or not at all.
 
-    report = export(open_forest("forest"), config_named("refiner_dpo"))
+    report = export(open_forest("forest"), "refiner_dpo")
     report.rows       # {"train": 812, "validation": 90}
     report.dropped    # {"identical": 44, "truncated": 17}
 
@@ -17,25 +17,22 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict
 
 from malt_data.errors import ExportError, SpecError, one_line
-from malt_data.exporters.rows import SPLITS, Rows, chunks
+from malt_data.exporters.rows import Rows, chunks
 from malt_data.exporters.selection import Selection
-from malt_data.schemas.exports import STAMP, Config
-from malt_data.schemas.manifest import Labels, sentence
+from malt_data.forests.forest import Forest
+from malt_data.schemas import layout
+from malt_data.schemas.exports import SPLITS, STAMP, Config, config_named
+from malt_data.schemas.model import Model
+from malt_data.schemas.spec import Labels
 from malt_data.storage.documents import read_json
-from malt_data.storage.files import settle, whole_folder
+from malt_data.storage.files import atomic_folder, recover
 from malt_data.storage.folders import refuse_folder
 
 if TYPE_CHECKING:
     import datasets
-
-    from malt_data.forests.forest import Forest
-
-EXPORT = "export.json"
-FOLDER = "exports"
-"""Where a forest keeps its own exports."""
 
 _SHARD_BYTES = 256 * 2**20
 _QUEUE = 4
@@ -43,7 +40,10 @@ _QUEUE = 4
 them at once, so with fewer places the next chunk would not start before the last is written."""
 
 
-class Report(BaseModel):
+OnProgress = Callable[[int, int], None]
+
+
+class ExportReport(Model):
     """What an export holds and what it left out: rows + dropped = candidates. `export.json`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -71,52 +71,59 @@ class Report(BaseModel):
 
 
 def export(
-    forest: "Forest",
-    config: Config,
+    forest: Forest,
+    config: Config | str,
     selection: Selection | None = None,
-    out: Path | None = None,
+    out: str | Path | None = None,
     *,
-    watch: Callable[[int, int], None] = lambda done, total: None,
-) -> Report:
+    on_progress: OnProgress = lambda done, total: None,
+) -> ExportReport:
     """Write one config to `out` (default: exports/<config> in the forest); return what it holds.
 
-    An export that stands there is replaced when the new one is complete. `watch` is called with
-    the trees done and the trees there are. Raises ExportError where `out` holds anything else,
+    An export that stands there is replaced when the new one is complete. `on_progress` is called
+    with the trees done and the trees there are. Raises ExportError where `out` holds anything else,
     or where the disk is full; nothing of a failed export stays.
     """
+    config = _named(config)
     chosen = selection or Selection()
     target = place(forest, config, out)
-    if target.exists() and not (target / EXPORT).exists() and any(target.iterdir()):
+    if target.exists() and not (target / layout.EXPORT).exists() and any(target.iterdir()):
         raise ExportError(f"{target} holds other files. Choose a new folder: --out NAME")
-    with forest.reading(), whole_folder(target, replace=True) as temporary:
+    with forest.reading(), atomic_folder(target, replace=True) as temporary:
         forest.require_labelled()
         before = fingerprint(forest)
-        rows = _write(forest, config, chosen, temporary, watch)
+        rows = _write(forest, config, chosen, temporary, on_progress)
         report = summarize(forest, rows, before)
-        (temporary / EXPORT).write_text(report.to_json(), "utf-8")
+        (temporary / layout.EXPORT).write_text(report.to_json(), "utf-8")
     return report
 
 
-def place(forest: "Forest", config: Config, out: Path | None = None) -> Path:
+def place(forest: Forest, config: Config, out: str | Path | None = None) -> Path:
     """Return the folder of an export: `out`, or exports/<config> in the forest.
 
     Raises SpecError where `out` cannot be replaced as a whole: `.`, a file, a forest's own files.
     """
     if out is None:
         forest.refuse_writing()
-        return forest.folder / FOLDER / config.name
+        return forest.folder / layout.EXPORTS / config.name
+    out = Path(out)
     if out.name in ("", ".."):
         raise SpecError(f"{out} names no folder of its own. Choose a new one: --out NAME")
-    refuse_folder(out, inside=FOLDER)
+    refuse_folder(out, inside=layout.EXPORTS)
     return out
 
 
-def to_datasets(forest: "Forest", config: Config, selection: Selection) -> "datasets.DatasetDict":
-    """Return one config as datasets in memory; an empty split is left out."""
+def to_datasets(
+    forest: Forest, config: Config | str, selection: Selection | None = None
+) -> "datasets.DatasetDict":
+    """Return one config as datasets in memory; an empty split is left out.
+
+    For forests larger than memory write shards with `export` and load those.
+    """
     import datasets
 
     tables: dict[str, list[pa.Table]] = {}
-    with Rows(forest, config, selection) as rows:
+    with Rows(forest, _named(config), selection or Selection()) as rows:
         for split, batch in rows.batches():
             tables.setdefault(split, []).append(batch.replace_schema_metadata(None))
     return datasets.DatasetDict(
@@ -127,7 +134,11 @@ def to_datasets(forest: "Forest", config: Config, selection: Selection) -> "data
     )
 
 
-def count(forest: "Forest", config: Config, selection: Selection) -> Report:
+def _named(config: Config | str) -> Config:
+    return config_named(config) if isinstance(config, str) else config
+
+
+def count(forest: Forest, config: Config, selection: Selection) -> ExportReport:
     """Return what `export` would report, without writing a row."""
     with Rows(forest, config, selection) as made:
         for chunk in chunks(forest):
@@ -135,34 +146,34 @@ def count(forest: "Forest", config: Config, selection: Selection) -> Report:
     return summarize(forest, made, fingerprint(forest))
 
 
-def read_report(folder: Path) -> Report:
-    """Read `folder`/export.json; raise ExportError where there is none or it is torn."""
+def read_report(folder: Path) -> ExportReport:
+    """Read `folder`/export.json; raise ExportError where there is none or it is corrupt."""
     try:
-        return Report.model_validate(read_json(folder / EXPORT))
+        return ExportReport.model_validate(read_json(folder / layout.EXPORT))
     except FileNotFoundError:
         raise ExportError(f"{folder} holds no export. Make one: malt-data export") from None
-    except (OSError, ValueError) as error:
-        reason = sentence(error) if isinstance(error, ValidationError) else one_line(error)
+    except (OSError, ValueError, SpecError) as error:
+        reason = one_line(error)
         raise ExportError(
-            f"{folder / EXPORT} cannot be read ({reason}). Export again: malt-data export"
+            f"{folder / layout.EXPORT} cannot be read ({reason}). Export again: malt-data export"
         ) from None
 
 
-def exports_of(forest: "Forest") -> dict[str, Report]:
+def exports_of(forest: Forest) -> dict[str, ExportReport]:
     """Return the exports that stand in the forest's own folder, by config name."""
-    settle(forest.folder / FOLDER)  # one may be complete and not yet in its place
-    found = sorted((forest.folder / FOLDER).glob(f"*/{EXPORT}"))
+    recover(forest.folder / layout.EXPORTS)  # one may be complete and not yet in its place
+    found = sorted((forest.folder / layout.EXPORTS).glob(f"*/{layout.EXPORT}"))
     return {path.parent.name: read_report(path.parent) for path in found}
 
 
-def fingerprint(forest: "Forest") -> str:
+def fingerprint(forest: Forest) -> str:
     """Return 16 hex digits that change when trees or labels do: part names, sizes and labels."""
     facts = [f"{path.name}:{path.stat().st_size}" for path in forest.parts.paths()]
     state = "\n".join([forest.manifest.labelled.footer().decode(), *facts])
     return hashlib.sha256(state.encode()).hexdigest()[:16]
 
 
-def summarize(forest: "Forest", made: Rows, state: str) -> Report:
+def summarize(forest: Forest, made: Rows, state: str) -> ExportReport:
     """Return what `made` has counted as a report. state: the forest's fingerprint before."""
     counts = made.counts
     dropped = {
@@ -174,7 +185,7 @@ def summarize(forest: "Forest", made: Rows, state: str) -> Report:
         for split in SPLITS
     }
     reasons = sorted({reason for part in dropped.values() for reason in part})
-    return Report(
+    return ExportReport(
         config=made.config.name,
         selection=made.selection,
         labels=forest.manifest.labels,
@@ -188,7 +199,7 @@ def summarize(forest: "Forest", made: Rows, state: str) -> Report:
     )
 
 
-def sampling_of(forest: "Forest") -> dict[str, Any]:
+def sampling_of(forest: Forest) -> dict[str, Any]:
     """Return temperature, token limit, prompts, grader and the kind of the free-form questions.
 
     What a team is trained on, and so what it expects when it is asked. The grader is the build's:
@@ -201,11 +212,11 @@ def sampling_of(forest: "Forest") -> dict[str, Any]:
 
 
 def _write(
-    forest: "Forest",
+    forest: Forest,
     config: Config,
     selection: Selection,
     folder: Path,
-    watch: Callable[[int, int], None],
+    on_progress: OnProgress,
 ) -> Rows:
     total = len(forest.done)
     done = 0
@@ -214,7 +225,7 @@ def _write(
             for split, batch in rows.of(chunk):
                 shards.write(split, batch)
             done += len(chunk["question_id"].unique())
-            watch(done, total)
+            on_progress(done, total)
     return rows
 
 

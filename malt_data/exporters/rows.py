@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from importlib import resources
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
 
 import duckdb
 import pyarrow as pa
@@ -23,16 +23,13 @@ import pyarrow.parquet as pq
 from malt_data.errors import SpecError
 from malt_data.exporters.fit import UNFIT, load_fit
 from malt_data.exporters.selection import Selection, rules
-from malt_data.forests.parts import torn
+from malt_data.forests.forest import Forest
 from malt_data.prompts.templates import pieces
-from malt_data.schemas.exports import Config
-from malt_data.schemas.ids import ROLES
+from malt_data.schemas.exports import SPLITS, Config
+from malt_data.schemas.roles import ROLES
 from malt_data.schemas.versions import upgrade
+from malt_data.storage.parquet import corrupt
 
-if TYPE_CHECKING:
-    from malt_data.forests.forest import Forest
-
-SPLITS = ("train", "validation")
 Counts = Counter[tuple[str, str | None]]
 """(split, reason) → candidates; reason None: exported."""
 
@@ -44,7 +41,13 @@ COLUMNS = [
     *("question_id", "node_id", "depth", "sample", "g", "v", "r"),
     *("text", "verdict", "value", "label", "finish_reason"),
 ]
-_CANDIDATES = {"dpo": "pairs", "trajectory": "trajectories"}
+_CANDIDATES = {"node": "nodes", "pair": "pairs", "trajectory": "trajectories"}
+_LEDGER = {
+    "node": ["key", "node_id"],
+    "pair": ["chosen", "rejected", "chosen_id", "rejected_id"],
+    "trajectory": ["key", "node_id", "verifier", "generator"],
+}
+"""Unit of a row → what the ledger keeps of a candidate."""
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "memory_limit": "2GB",
     # A chunk is too small to share out: two threads took more processor time and no less time,
@@ -62,7 +65,7 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
 class Rows:
     """A context manager over one DuckDB connection; use it once."""
 
-    def __init__(self, forest: "Forest", config: Config, selection: Selection) -> None:
+    def __init__(self, forest: Forest, config: Config, selection: Selection) -> None:
         self.config = config
         self.counts: Counts = Counter()
         self._forest = forest
@@ -110,7 +113,7 @@ class Rows:
         number = pc.dictionary_encode(chunk["question_id"].combine_chunks()).indices
         self._connection.register("chunk", chunk.append_column("tree", number.cast(pa.int64())))
         self._connection.execute(_query("keyed"))
-        source = f"({_query(_CANDIDATES.get(self.config.format, 'nodes'))})"
+        source = f"({_query(_CANDIDATES[self.config.format.unit])})"
         judged = rules(self.config, self.selection)
         if self._fit:
             self._judge(source, list(takewhile(lambda rule: rule[0] not in UNFIT, judged)))
@@ -136,8 +139,8 @@ class Rows:
         key = "parent" if self.config.role else f"{last}.key & ~((1::BIGINT << 45) - 1)"
         self._connection.execute(
             f"CREATE OR REPLACE TEMP TABLE ledger AS WITH {', '.join(steps)} "
-            f"SELECT {', '.join(_LEDGER[self.config.format])}, question_id, reason, validation, "
-            f"{key} AS prompt_key FROM {last} JOIN questions USING (question_id) "
+            f"SELECT {', '.join(_LEDGER[self.config.format.unit])}, question_id, reason, "
+            f"validation, {key} AS prompt_key FROM {last} JOIN questions USING (question_id) "
             "ORDER BY validation, parent, place",
             {"depth": self.config.depth, "seed": str(self.selection.seed)},
         )
@@ -159,7 +162,7 @@ class Rows:
         prompts = _query("prompts").replace("{messages}", self._messages)
         depth = 0 if self.config.role is None else self.config.depth - 1
         self._connection.execute(prompts, {"parent_depth": depth, **self._literals})
-        relation = self._connection.sql(_query(_ROWS.get(self.config.format, "completions")))
+        relation = self._connection.sql(_query(f"{self.config.format.unit}_rows"))
         width = max(1, 4 * chunk.nbytes // max(1, chunk.num_rows))  # prompts hold other texts
         schema = self.config.schema
         for batch in relation.to_arrow_reader(max(64, min(65_536, _BATCH_BYTES // width))):
@@ -171,7 +174,7 @@ class Rows:
                     yield split, part.select(schema.names).cast(schema)
 
 
-def settled(selection: Selection, forest: "Forest") -> Selection:
+def settled(selection: Selection, forest: Forest) -> Selection:
     """Return the selection with the tokenizer that `max_length` counts in named."""
     if selection.max_length is None or selection.tokenizer:
         return selection
@@ -180,18 +183,7 @@ def settled(selection: Selection, forest: "Forest") -> Selection:
     return selection.model_copy(update={"tokenizer": forest.manifest.spec.model})
 
 
-_ROWS = {"dpo": "dpo", "trajectory": "trajectory"}
-_NODE = ["key", "node_id"]
-_LEDGER = {
-    "sft": _NODE,
-    "kto": _NODE,
-    "value": _NODE,
-    "dpo": ["chosen", "rejected", "chosen_id", "rejected_id"],
-    "trajectory": [*_NODE, "verifier", "generator"],
-}
-
-
-def chunks(forest: "Forest", budget: int | None = None) -> Iterator[pa.Table]:
+def chunks(forest: Forest, budget: int | None = None) -> Iterator[pa.Table]:
     """Yield the nodes, with the columns an export needs, as whole trees of about `budget` bytes.
 
     A tree that is larger comes whole. Trees lie together in a part: that is how parts are written.
@@ -214,7 +206,7 @@ def chunks(forest: "Forest", budget: int | None = None) -> Iterator[pa.Table]:
         yield pa.concat_tables(held)
 
 
-def _tables(path: Any, budget: int) -> Iterator[pa.Table]:
+def _tables(path: Path, budget: int) -> Iterator[pa.Table]:
     try:
         with pq.ParquetFile(path) as file:
             facts = file.metadata
@@ -226,7 +218,7 @@ def _tables(path: Any, budget: int) -> Iterator[pa.Table]:
                 table = pa.Table.from_batches([batch])
                 yield upgrade(table.replace_schema_metadata(file.schema_arrow.metadata), str(path))
     except (OSError, pa.ArrowException) as error:
-        raise torn(path, error) from error
+        raise corrupt(path, error) from error
 
 
 def _last_tree(table: pa.Table) -> int:
@@ -236,7 +228,7 @@ def _last_tree(table: pa.Table) -> int:
     return int(pc.index(ids, last).as_py())
 
 
-def _messages(forest: "Forest", config: Config) -> tuple[str, dict[str, str]]:
+def _messages(forest: Forest, config: Config) -> tuple[str, dict[str, str]]:
     """Return the SQL that writes a prompt, and the literal texts that it binds.
 
     A template becomes `concat(literal, column, literal, …)`, so a text that holds a placeholder's

@@ -4,31 +4,28 @@ A rule is a name and a SQL condition over the candidates; the first rule that ho
 candidate is its reason. Rules see only trees (no rule looks across questions), so the outcome
 does not depend on how trees are spread over parts, and a seed gives the same rows everywhere.
 
-    >>> [name for name, _ in rules(Config("refiner", "dpo"), Selection(strategy="one"))]
+    >>> [name for name, _ in rules(config_named("refiner_dpo"), Selection(strategy="one"))]
     ['ungraded', 'identical', 'truncated', 'strategy']
 """
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from malt_data.errors import SpecError
 from malt_data.exporters.fit import UNFIT
 from malt_data.schemas.exports import Config
-from malt_data.schemas.manifest import sentence
+from malt_data.schemas.model import Field, Model
+
+Strategy = Literal["all", "best_worst", "one"]
+Positives = Literal["all", "paired", "mixed"]
 
 
-class Selection(BaseModel):
+class Selection(Model):
     """What to leave out of an export; the defaults drop only what cannot teach anything."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    strategy: Literal["all", "best_worst", "one"] = "all"
+    strategy: Strategy = "all"
     """dpo: every pair; a parent's highest against its lowest value; one at random a parent."""
     margin: float = Field(0.0, ge=0, le=1)
     """dpo: least difference of the two values."""
-    positives: Literal["all", "paired", "mixed"] = "all"
+    positives: Positives = "all"
     """Every positive (Algorithm 1); those with a negative sibling, which are the positives of D_G,
     D_V and D_R (§4.3); those whose question has a negative of the role. An undecided node is not
     a negative."""
@@ -58,14 +55,6 @@ class Selection(BaseModel):
         return f"{int(self.validation * 16**8):08x}"
 
 
-def make_selection(values: Mapping[str, Any]) -> Selection:
-    """Return a checked Selection; raise SpecError that names each wrong key and value."""
-    try:
-        return Selection.model_validate(values)
-    except ValidationError as error:
-        raise SpecError(sentence(error)) from None
-
-
 _REPEATED = "row_number() OVER (PARTITION BY parent, {text}, reason IS NULL ORDER BY place) > 1"
 _NO_NEGATIVE = "count(*) FILTER (reason = 'negative') OVER (PARTITION BY {group}) = 0"
 _CAPPED = "row_number() OVER (PARTITION BY {group}, reason IS NULL ORDER BY draw) > {most}"
@@ -82,12 +71,12 @@ def rules(config: Config, chosen: Selection) -> list[tuple[str, str]]:
     `reason`, null as long as no rule held; with a tokenizer also `unfit`, a reason in UNFIT or null
     for the candidates that no rule before held for.
     """
-    pairs = config.format == "dpo"
+    pairs, teaches = config.format.unit == "pair", config.format.teaches
     same = "chosen_text, rejected_text" if pairs else "text"
     found: list[tuple[str, str]] = []
     if not chosen.keep_ungraded:
         found.append(("ungraded", "ungraded"))
-    if config.format in ("sft", "trajectory"):
+    if teaches == "positives":
         found.append(("negative", "NOT label"))
         if chosen.positives == "paired":
             found.append(("no_negative_sibling", _NO_NEGATIVE.format(group="parent")))
@@ -95,10 +84,10 @@ def rules(config: Config, chosen: Selection) -> list[tuple[str, str]]:
             found.append(("no_negative", _NO_NEGATIVE.format(group="question_id")))
     if not chosen.keep_identical and pairs:
         found.append(("identical", "chosen_text = rejected_text"))
-    if not chosen.keep_identical and config.format == "kto":
+    if not chosen.keep_identical and teaches == "labels":
         labels = "count(DISTINCT label) FILTER (reason IS NULL)"
         found.append(("identical", f"{labels} OVER (PARTITION BY parent, text) > 1"))
-    if not chosen.keep_truncated and config.format != "value":
+    if not chosen.keep_truncated and teaches != "values":
         found.append(("truncated", "truncated" if pairs else "label AND truncated"))
     if pairs and chosen.margin:
         found.append(("margin", f"round(chosen_value - rejected_value, 9) < {chosen.margin!r}"))

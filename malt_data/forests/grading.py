@@ -7,16 +7,14 @@ The table's `kind` decides how an answer is read and compared, unless the forest
 grader named on the command line: what is stored is what is graded by.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
-from malt_data.builders.tree import judged
 from malt_data.errors import ForestError
-from malt_data.graders import Grader, Kind, extract_answer, graded_as
-
-if TYPE_CHECKING:
-    from malt_data.forests.forest import Forest
+from malt_data.forests.forest import Forest
+from malt_data.graders import Grader, extract_answer, graded_as, judged
+from malt_data.schemas.roles import ROLES
 
 GRADED = ("answer", "correct", "verdict", "reward")
 """The columns of `nodes` that follow from a text and its question alone."""
@@ -29,8 +27,8 @@ class Golds:
     wrong.
     """
 
-    def __init__(self, forest: "Forest", grader_name: str) -> None:
-        self._rows: dict[str, tuple[str, list[str] | None, Kind]] = {}
+    def __init__(self, forest: Forest, grader_name: str) -> None:
+        self._rows: dict[str, tuple[str, list[str] | None, str]] = {}
         with Grader() as grader:
             for row in forest.questions().collect().iter_rows(named=True):
                 gold, choices = row["gold"], row["choices"]
@@ -49,6 +47,6 @@ class Golds:
             gold, choices, kind = self._rows[question_id]
             answer = extract_answer(text, kind, choices)
             verdict = grader.grade(answer, gold, kind, choices)
-            judgements.append(judged(answer, verdict, depth))
+            judgements.append(judged(answer, verdict, leaf=depth == len(ROLES)))
         fresh = pl.DataFrame(judgements, schema={name: nodes.schema[name] for name in GRADED})
         return nodes.with_columns(fresh)

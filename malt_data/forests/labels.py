@@ -14,10 +14,15 @@ values are compared to nine decimals, which is exact for any tree of fewer than 
     [(0.5, False, 2), (0.5, False, 2), (1.0, True, 1), (0.0, False, 1)]
 """
 
+from typing import Any
+
 import polars as pl
+import pyarrow as pa
 
 from malt_data.errors import ForestError
-from malt_data.schemas.manifest import Pooling
+from malt_data.schemas.forest import NODES
+from malt_data.schemas.spec import Labels, Pooling
+from malt_data.storage.parquet import LABELS
 
 _PATH = ["question_id", "g", "v", "r"]
 
@@ -57,3 +62,19 @@ def _labelled(level: pl.DataFrame, threshold: float) -> pl.DataFrame:
     return level.with_columns(
         label=pl.col("value").round(9) > round(threshold, 9), leaves=pl.col("leaves").cast(pl.Int32)
     )
+
+
+def node_table(rows: list[dict[str, Any]], labels: Labels) -> pa.Table:
+    """Return graded rows of whole trees as a part: values, labels, column order, metadata."""
+    computed = {"value", "label", "leaves"}
+    schema = pa.schema([f for f in NODES if f.name not in computed])
+    frame = pl.from_arrow(pa.Table.from_pylist(rows, schema=schema))
+    assert isinstance(frame, pl.DataFrame)
+    return stamped(assign(frame, labels.threshold, labels.pooling), labels)
+
+
+def stamped(frame: pl.DataFrame, labels: Labels) -> pa.Table:
+    """Return labelled nodes as the stored table, its footer saying how they were labelled."""
+    table = frame.select(NODES.names).to_arrow().cast(NODES)
+    metadata = {**NODES.metadata, LABELS: labels.footer()}
+    return table.replace_schema_metadata(metadata)

@@ -15,17 +15,22 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
-from malt_data.builders.writer import stamped
 from malt_data.errors import ForestError
-from malt_data.forests.forest import Forest, update_manifest
+from malt_data.forests.forest import Forest
 from malt_data.forests.grading import Golds
-from malt_data.forests.labels import assign
-from malt_data.forests.parts import Parts, write_table, write_text
+from malt_data.forests.labels import assign, stamped
+from malt_data.forests.manifest import update_manifest
+from malt_data.forests.parts import NodeParts
 from malt_data.graders import Grader
-from malt_data.schemas.ids import ROLES
-from malt_data.schemas.manifest import CURRENT, MANIFEST, Labelled, Labels
-from malt_data.storage.files import whole_folder
+from malt_data.schemas import layout
+from malt_data.schemas.manifest import CURRENT
+from malt_data.schemas.roles import ROLES
+from malt_data.schemas.spec import Labelled, Labels
+from malt_data.storage.files import atomic_folder, write_text
+from malt_data.storage.parquet import write_table
 
+OnProgress = Callable[[int, int], None]
+"""Called with the parts done and the parts there are."""
 Flips = dict[str, dict[str, int]]
 """role → how many nodes flipped each way, and what became of its pairs (`_COUNTS`)."""
 
@@ -45,9 +50,9 @@ def relabel(
     labels: Labels,
     *,
     regrade: bool = False,
-    out: Path | None = None,
+    out: str | Path | None = None,
     dry_run: bool = False,
-    watch: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> Flips:
     """Give every node of `forest` the labels that `labels` asks for; return what flipped, by role.
 
@@ -56,7 +61,7 @@ def relabel(
     Raises ForestError where `out` exists, a gold cannot be graded by the new grader, or another
     process uses or has just relabelled the forest.
     """
-    job = _Job(forest, forest.manifest.labelled, labels, regrade, watch)
+    job = _Job(forest, forest.manifest.labelled, labels, regrade, on_progress)
     if dry_run:
         with forest.reading():
             return job.run(lambda *_: None)
@@ -64,11 +69,14 @@ def relabel(
         forest.refuse_writing()
         with forest.parts.rewriting():
             return job.run(forest.parts.rewrite, forest.folder)
+    out = Path(out)
     if out.exists():
         raise ForestError(f"{out} exists already. Choose a new folder: --out NAME")
-    with forest.reading(), whole_folder(out, replace=False) as copy:
-        write_table(copy / "questions.parquet", forest.questions_dataset().to_table())
-        return job.run(lambda path, table: write_table(copy / "nodes" / path.name, table), copy)
+    with forest.reading(), atomic_folder(out, replace=False) as copy:
+        write_table(copy / layout.QUESTIONS, forest.questions_dataset().to_table())
+        return job.run(
+            lambda path, table: write_table(copy / layout.NODES / path.name, table), copy
+        )
 
 
 @dataclass
@@ -77,7 +85,7 @@ class _Job:
     was: Labelled
     labels: Labels
     regrade: bool
-    watch: Callable[[int, int], None]
+    on_progress: OnProgress
 
     def run(self, write: Callable[[Path, pa.Table], None], folder: Path | None = None) -> Flips:
         """Give `write` each part with its new labels; the manifest goes to `folder` first."""
@@ -94,7 +102,7 @@ class _Job:
             update_manifest(folder, lambda _: change)  # a build may be adding its record
             forest.manifest = manifest
         elif folder is not None:
-            write_text(folder / MANIFEST, manifest.to_json())
+            write_text(folder / layout.MANIFEST, manifest.to_json())
         flips: Flips = {role: dict.fromkeys(_COUNTS, 0) for role in ROLES}
         with Grader() as grader:
             for index, path in enumerate(paths):
@@ -109,7 +117,7 @@ class _Job:
                     after,
                 )
                 write(path, stamped(after, wanted))
-                self.watch(index + 1, len(paths))
+                self.on_progress(index + 1, len(paths))
         return flips
 
 
@@ -118,7 +126,7 @@ def _regraded(was: Labelled | None, wanted: Labelled) -> bool:
     return was is None or (was.grader, was.regraded) != (wanted.grader, wanted.regraded)
 
 
-def _frame(parts: Parts, path: Path) -> pl.DataFrame:
+def _frame(parts: NodeParts, path: Path) -> pl.DataFrame:
     frame = pl.from_arrow(parts.read(path))
     assert isinstance(frame, pl.DataFrame)
     return frame.with_columns(pl.col("role").cast(pl.String))
@@ -150,6 +158,3 @@ def _count(flips: Flips, before: pl.DataFrame, after: pl.DataFrame) -> None:
     for row in sums.iter_rows(named=True):
         for name in _COUNTS:
             flips[row["role"]][name] += row[name]
-
-
-__all__ = ["Flips", "relabel"]

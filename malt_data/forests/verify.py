@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from malt_data.errors import ForestError
+from malt_data.errors import ForestError, StorageError
 from malt_data.forests.forest import Forest
 from malt_data.forests.grading import Golds
 from malt_data.forests.labels import assign
@@ -20,26 +20,26 @@ _EXAMPLES = 3
 
 
 def verify(
-    forest: Forest, watch: Callable[[int, int], None] = lambda done, total: None
+    forest: Forest, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> list[str]:
     """Return what is wrong, a sentence each; an empty list where nothing is.
 
     Checked: schema of every file, ids against content, whole trees of the manifest's branching,
     no tree twice, every answer extracted and graded again, rewards against verdicts, values and
     labels recomputed, labels against the manifest. What killed processes left is no problem: the
-    next writer removes it. watch: called with the parts done and the parts there are.
+    next writer removes it. on_progress: called with the parts done and the parts there are.
     """
     problems: list[str] = []
     try:
         with forest.reading():
-            for problem in _problems(forest, watch):  # those before an error are kept
+            for problem in _problems(forest, on_progress):  # those before an error are kept
                 problems.append(problem)
-    except ForestError as error:
+    except (ForestError, StorageError) as error:
         problems.append(str(error))
     return problems
 
 
-def _problems(forest: Forest, watch: Callable[[int, int], None]) -> Iterator[str]:
+def _problems(forest: Forest, on_progress: Callable[[int, int], None]) -> Iterator[str]:
     paths = forest.parts.paths()  # before the questions: a build writes those first
     questions = forest.questions().collect()
     yield from _questions(forest, questions)
@@ -51,9 +51,9 @@ def _problems(forest: Forest, watch: Callable[[int, int], None]) -> Iterator[str
             try:
                 found = _part(forest, path, known, owner, golds, grader)
                 yield from (f"{path.name}: {problem}" for problem in found)
-            except ForestError as error:
+            except (ForestError, StorageError) as error:
                 yield str(error)
-            watch(done, len(paths))
+            on_progress(done, len(paths))
     forest.require_labelled()
 
 

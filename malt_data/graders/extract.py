@@ -15,11 +15,9 @@ Every step is linear in the text: a completion may be a megabyte of `\boxed{`.
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Literal
 
-from malt_data.graders import choice, numeric
-
-Kind = Literal["numeric", "choice", "math"]
+from malt_data.graders.formulas import last_match
+from malt_data.graders.kinds import KINDS, Kind
 
 MAX_ANSWER = 2_000  # a longer "answer" is a whole text; no grader reads more than 500 of it
 _BOXES_JOINED = 16
@@ -53,40 +51,26 @@ _LEAD = re.compile(
     r"|(?:(?:thus|therefore|hence|indeed|simply)\b,?\s*)+",
     re.IGNORECASE,
 )
-_SEGMENT = re.compile(
-    r"\$\$(?P<a>[^$]+)\$\$|(?<!\\)\$(?P<b>(?:[^$\\]|\\.)+)\$|\\\[(?P<c>[^\\]*(?:\\(?!\])[^\\]*)*)\\\]"
-    r"|\\\((?P<d>[^\\]*(?:\\(?!\))[^\\]*)*)\\\)",
-    re.DOTALL,
-)
-_TEXTUAL = re.compile(
-    r"\\(?:text(?:bf|rm|it)?|mbox|mathrm|operatorname|begin|end)\s*\{[^{}]*\}|\\[a-zA-Z]+"
-)
-_NUMBER_AND_UNIT = re.compile(r"[-+$(]{0,3}[\d.][\d.,]*\s*[a-z]+(?:\s+[a-z]+){0,2}\.?")
-_FORMULA_AND_UNIT = re.compile(r"\$[^$]{1,100}\$\s+[a-z]+(?:\s+[a-z]+)?\.?")
-_PROSE = re.compile(r"[A-Za-z]{3,}")
-_SENTENCE_END = re.compile(r"(?<=[^.\s])(?<![ap]\.m)\.(?=\s+[A-Z\\$]|\s*$)|[;!?](?=\s)")
-_STATES = re.compile(r"\b(?:is|are|that|equals|thus|therefore|hence|so)\b|:", re.IGNORECASE)
-_CONCLUDES = re.compile(r"\b(?:thus|therefore|hence|conclusion|solution|result)\b", re.IGNORECASE)
-_CLOSED = re.compile(r"(?:\s+(?:is|are)\s+(?:our|the|my)\s+(?:answer|solution|result)s?)?[\s.!]*")
 
 
-def extract_answer(text: str, kind: Kind, choices: Sequence[str] | None = None) -> str | None:
-    """Return the answer that a completion gives, close to how it was written, or None (T, §4.1)."""
-    text = _spoken(text)
+def extract_answer(text: str, kind: str, choices: Sequence[str] | None = None) -> str | None:
+    """Return the answer that a completion gives, close to how it was written, or None (T, §4.1).
+
+    kind: of KINDS.
+    """
+    text, form = _spoken(text), KINDS[kind]
     steps: tuple[Callable[[], tuple[bool, str | None]], ...] = (
-        lambda: _after_marker(text, kind),
+        lambda: _after_marker(text, form),
         lambda: _last_boxes(text),
         lambda: _after_hashes(text),
-        lambda: _after_the_answer_is(text, kind),
-        lambda: _labelled_last_line(text, kind),
+        lambda: _after_the_answer_is(text, form),
+        lambda: _labelled_last_line(text, form),
     )
     for step in steps:
         committed, answer = step()
         if committed:
             return _trim(answer)
-    if len(text) > MAX_ANSWER and kind != "math":
-        return None
-    return _trim(_bare(text, kind, choices))
+    return _trim(form.bare(text, choices))
 
 
 def _spoken(text: str) -> str:
@@ -104,15 +88,8 @@ def _spoken(text: str) -> str:
 # --- the chain ---------------------------------------------------------------------------------
 
 
-def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    found = None
-    for found in pattern.finditer(text):  # noqa: B007 - the last match is what is wanted
-        pass
-    return found
-
-
 def _after_marker(text: str, kind: Kind) -> tuple[bool, str | None]:
-    marker = _last(_FINAL, text)
+    marker = last_match(_FINAL, text)
     if marker is None:
         return False, None
     rest = text[marker.end() :].lstrip(_OPENERS)
@@ -120,18 +97,13 @@ def _after_marker(text: str, kind: Kind) -> tuple[bool, str | None]:
     if committed and (boxed is None or len(_line(rest)) > 80 or "\\boxed" in _paragraph(rest)):
         return True, boxed
     answer = _from_sentence(_paragraph(rest), kind)
-    if kind == "numeric" and marker[0][-1] in "sSeE" and _says_no_number(answer or ""):
+    if marker[0][-1] in "sSeE" and not kind.commits(answer or ""):
         return False, None  # "the final answer is positive, because" commits to nothing
     return True, answer
 
 
-def _says_no_number(sentence: str) -> bool:
-    written = re.search(r"[\d$\\]|\bnone\b", sentence, re.IGNORECASE)
-    return bool(_PROSE.search(sentence)) and not written and numeric.read(sentence) is None
-
-
 def _after_hashes(text: str) -> tuple[bool, str | None]:
-    marker = _last(_HASHES, text)
+    marker = last_match(_HASHES, text)
     if marker is None:
         return False, None
     rest = _line(text[marker.end() :].strip(" \t*:"))
@@ -141,7 +113,7 @@ def _after_hashes(text: str) -> tuple[bool, str | None]:
 
 
 def _after_the_answer_is(text: str, kind: Kind) -> tuple[bool, str | None]:
-    marker = _last(_THE, text)
+    marker = last_match(_THE, text)
     if marker is None:
         return False, None
     return True, _from_sentence(_paragraph(text[marker.end() :].lstrip(_OPENERS)), kind)
@@ -152,12 +124,12 @@ def _labelled_last_line(text: str, kind: Kind) -> tuple[bool, str | None]:
     line = text[text.rfind("\n") + 1 :]
     head = text[: max(0, len(text) - len(line))].rstrip()
     label = _LABEL.match(line)
-    if label is not None and not (label[1] and kind == "choice"):
+    if label is not None and not (label[1] and kind.lettered):
         return True, _from_sentence(line[label.end() :].strip(), kind)
     above = _LABEL.fullmatch(head[head.rfind("\n") + 1 :].strip())
     if above is not None and not above[1]:
         return True, _from_sentence(line, kind)
-    if kind != "choice" and (answer := _ANSWER_MATH.match(text[-400:].lstrip())):
+    if not kind.lettered and (answer := _ANSWER_MATH.match(text[-400:].lstrip())):
         return True, _from_sentence(text[-400:].lstrip()[answer.end() :], kind)
     return False, None
 
@@ -205,58 +177,6 @@ def _box_at(text: str, at: int, end: int) -> tuple[str | None, int]:
     return None, end
 
 
-# --- a text that is nothing but an answer ------------------------------------------------------
-
-
-def _bare(text: str, kind: Kind, choices: Sequence[str] | None) -> str | None:
-    if kind == "choice":
-        return text if choices and choice.letter_of(text, choices) else None
-    inner = _only_segment(text)
-    candidate = text if inner is None else inner
-    if not re.search(r"\w", candidate):
-        return None
-    if kind == "numeric":
-        plain = len(text) <= 100 and (
-            not _has_prose(candidate) or _NUMBER_AND_UNIT.fullmatch(text) is not None
-        )
-        return candidate if plain and numeric.read(candidate) else None
-    if inner is not None or (text and len(text) <= 300 and not _has_prose(text)):
-        return candidate
-    if _FORMULA_AND_UNIT.fullmatch(text):
-        return text
-    return _conclusion(text)
-
-
-def _has_prose(text: str) -> bool:
-    """Say whether words remain once LaTeX commands and their texts are taken out."""
-    return _PROSE.search(_TEXTUAL.sub(" ", text)) is not None
-
-
-def _only_segment(text: str) -> str | None:
-    found = _SEGMENT.fullmatch(text.rstrip(" ."))
-    return _content(found) if found else None
-
-
-def _content(found: re.Match[str]) -> str:
-    return next(group for group in found.groups() if group is not None).strip()
-
-
-def _conclusion(text: str) -> str | None:
-    """Return the last `$…$` of a closing sentence (`Thus $x<2$ is our answer.`).
-
-    A chain of thought that was cut off ends on a formula too, so the sentence must say that it
-    concludes; a text of one sentence may just end on "is", and on nothing after the formula.
-    """
-    tail = text[-600:]
-    found = _last(_SEGMENT, tail)
-    if found is None or not _CLOSED.fullmatch(tail, found.end()):
-        return None
-    before = tail[: found.start()]
-    sentence = re.split(r"[.!?]\s|\n", before)[-1]
-    alone = len(text) <= 200 and sentence == before
-    return _content(found) if (_STATES if alone else _CONCLUDES).search(sentence) else None
-
-
 # --- what follows a marker ---------------------------------------------------------------------
 
 
@@ -280,26 +200,7 @@ def _from_sentence(text: str, kind: Kind) -> str | None:
     text = text[:MAX_ANSWER].replace('\\"', '"').lstrip(_OPENERS).rstrip()
     while lead := _LEAD.match(text):
         text = text[lead.end() :].lstrip(_OPENERS)
-    if end := _SENTENCE_END.search(text):
-        text = text[: end.start()] if kind != "choice" else text
-    if kind == "choice":
-        return text
-    if (inner := _only_segment(text)) is not None:
-        return inner
-    if kind == "math" and _has_prose(_SEGMENT.sub(" ", text)):
-        return _math_in_prose(text)
-    return text
-
-
-def _math_in_prose(text: str) -> str:
-    """Return the formula that a sentence ends on or opens with, else the number after "is"."""
-    opening = _SEGMENT.match(text)
-    if opening and not re.match(r"\s*(?:and|or|,)\s*[$\\]", text[opening.end() :]):
-        return _content(opening)
-    if (after := re.search(r".*\b(?:is|are|be|equals)\b:?\s*(.+)", text)) is not None:
-        inner = _only_segment(after[1])
-        return inner if inner is not None else after[1]
-    return text
+    return kind.sentence(text)
 
 
 def _trim(answer: str | None) -> str | None:

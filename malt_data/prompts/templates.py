@@ -17,13 +17,12 @@ from pathlib import Path
 
 from malt_data.engines import Messages
 from malt_data.errors import SpecError
-from malt_data.schemas.ids import ROLES
+from malt_data.graders import KINDS
+from malt_data.schemas.roles import ROLES
 from malt_data.storage.documents import read_toml
 
 Prompts = Mapping[str, Mapping[str, Mapping[str, str]]]
 """kind → role → {"user": template, "system": template (optional)}."""
-
-KINDS = ("numeric", "choice", "math")
 
 _REQUIRED = {
     "generator": {"question"},
@@ -34,7 +33,7 @@ _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
 def load_prompts(
-    path: Path | None, ours_file: str = "prompts.toml"
+    path: str | Path | None, ours_file: str = "prompts.toml"
 ) -> dict[str, dict[str, dict[str, str]]]:
     """Return the templates, those in the TOML file at `path` in place of ours.
 
@@ -45,11 +44,11 @@ def load_prompts(
     if path is None:
         return ours
     try:
-        theirs = read_toml(path)
+        theirs = read_toml(Path(path))
     except OSError as error:
         raise SpecError(f"prompts file {path} cannot be read: {error.strerror}.") from None
     except ValueError as error:
-        raise SpecError(f"prompts file {path} is no valid TOML: {error}.") from None
+        raise SpecError(f"prompts file {path} is not valid TOML: {error}.") from None
     return merge_prompts(ours, theirs, str(path))
 
 
@@ -128,7 +127,7 @@ def _check(kind: str, role: str, parts: Mapping[str, object], where: str) -> Non
         raise SpecError(f"{name} needs a 'user' template.")
     found = set(_PLACEHOLDER.findall("".join(str(text) for text in parts.values())))
     known = {"question", "choices", "initial_answer", "verification"}
-    needed = _REQUIRED[role] | ({"choices"} if kind == "choice" else set())
+    needed = _REQUIRED[role] | ({"choices"} if KINDS[kind].lettered else set())
     if unknown := found - known:
         raise SpecError(f"{name}: unknown placeholder {{{sorted(unknown)[0]}}}.")
     if missing := needed - found:

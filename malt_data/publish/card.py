@@ -12,25 +12,24 @@ import io
 import re
 import shlex
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
+import pyarrow as pa
 
-from malt_data import __version__
-from malt_data.display import clean
+from malt_data.display import clean, fold
 from malt_data.errors import ExportError
-from malt_data.exporters.export import FOLDER, read_report
+from malt_data.exporters.export import read_report
 from malt_data.exporters.selection import REASONS
-from malt_data.questions.sources import BENCHMARKS
-from malt_data.report.terminal import fold, show, stats
-from malt_data.schemas.exports import COLUMNS, Config
+from malt_data.forests.facts import stats
+from malt_data.forests.forest import Forest
+from malt_data.questions.benchmarks import BENCHMARKS
+from malt_data.report.terminal import show
+from malt_data.schemas import layout
+from malt_data.schemas.exports import Config
 from malt_data.schemas.forest import NODES, QUESTIONS
-from malt_data.schemas.ids import ROLES
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from malt_data.forests.forest import Forest
+from malt_data.schemas.roles import ROLES
+from malt_data.storage.provenance import version
 
 _WIDTH = 100
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"),
@@ -39,7 +38,7 @@ _LICENSES = {"mit", "apache-2.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "
              "cc0-1.0", "odc-by"}  # fmt: skip
 
 
-def render_card(forest: "Forest", repo: str, configs: list[Config]) -> str:
+def render_card(forest: Forest, repo: str, configs: list[Config]) -> str:
     """Return the README.md of a repo that holds `forest` and the exports `configs`.
 
     The exports must stand in the forest's folder. Raises ExportError where a fact is missing.
@@ -60,14 +59,14 @@ def render_card(forest: "Forest", repo: str, configs: list[Config]) -> str:
         ) from None
 
 
-def _facts(forest: "Forest", repo: str, configs: list[Config]) -> dict[str, Any]:
-    reports = {c.name: read_report(forest.folder / FOLDER / c.name) for c in configs}
+def _facts(forest: Forest, repo: str, configs: list[Config]) -> dict[str, Any]:
+    reports = {c.name: read_report(forest.folder / layout.EXPORTS / c.name) for c in configs}
     facts = stats(forest)
     spec = forest.manifest.spec
     nodes = sum(row["nodes"] for row in facts["roles"])
     return dict(
         metadata=_metadata(forest, repo, [c for c in configs if reports[c.name].rows], nodes),
-        version=__version__,
+        version=version(),
         repo=repo,
         name=repo.partition("/")[2],
         manifest=forest.manifest,
@@ -81,7 +80,7 @@ def _facts(forest: "Forest", repo: str, configs: list[Config]) -> dict[str, Any]
         models=_models(forest),
         reports=reports,
         reasons=REASONS,
-        columns={c.format: [_row(f) for f in COLUMNS[c.format]] for c in configs},
+        columns={c.format.name: [_row(f) for f in c.format.columns] for c in configs},
         schemas={"questions": [*map(_row, QUESTIONS)], "nodes": [*map(_row, NODES)]},
         tree=_tree(forest),
         prompts=_prompts(forest),
@@ -89,21 +88,22 @@ def _facts(forest: "Forest", repo: str, configs: list[Config]) -> dict[str, Any]
     )
 
 
-def _metadata(forest: "Forest", repo: str, configs: list[Config], nodes: int) -> str:
+def _metadata(forest: Forest, repo: str, configs: list[Config], nodes: int) -> str:
     from huggingface_hub import DatasetCardData
 
     data = [
-        {"config_name": "questions", "data_files": _split("train", "questions.parquet")},
-        {"config_name": "nodes", "data_files": _split("train", "nodes/part-*.parquet")},
+        {"config_name": "questions", "data_files": _split("train", layout.QUESTIONS)},
+        {"config_name": "nodes", "data_files": _split("train", f"{layout.NODES}/part-*.parquet")},
     ]
     for config in configs:
-        rows = read_report(forest.folder / FOLDER / config.name).rows
+        rows = read_report(forest.folder / layout.EXPORTS / config.name).rows
         files = [
-            {"split": split, "path": f"{FOLDER}/{config.name}/{split}-*.parquet"} for split in rows
+            {"split": split, "path": f"{layout.EXPORTS}/{config.name}/{split}-*.parquet"}
+            for split in rows
         ]
         data.append({"config_name": config.name, "data_files": files})
     if configs:  # what the viewer and a bare load_dataset show first
-        shown = next((c for c in configs if c.format == "dpo"), configs[0])
+        shown = next((c for c in configs if c.format.name == "dpo"), configs[0])
         next(d for d in data if d["config_name"] == shown.name)["default"] = True  # type: ignore[assignment]
     license_ = str(forest.manifest.questions.get("license") or "").lower()
     card = DatasetCardData(
@@ -121,7 +121,7 @@ def _split(split: str, path: str) -> list[dict[str, str]]:
     return [{"split": split, "path": path}]
 
 
-def _row(field: "pa.Field") -> dict[str, str]:
+def _row(field: pa.Field) -> dict[str, str]:
     return {
         "name": field.name,
         "type": str(field.type).partition("<")[0],
@@ -139,7 +139,7 @@ def _origin(source: str) -> str:
     return _cell(source)
 
 
-def _models(forest: "Forest") -> list[dict[str, Any]]:
+def _models(forest: Forest) -> list[dict[str, Any]]:
     query = (
         "SELECT model, adapter, string_agg(DISTINCT role::VARCHAR, ', ' ORDER BY role::VARCHAR) "
         "AS roles FROM nodes GROUP BY ALL ORDER BY ALL"
@@ -147,7 +147,7 @@ def _models(forest: "Forest") -> list[dict[str, Any]]:
     return forest.sql(query).to_dicts()
 
 
-def _tree(forest: "Forest") -> str:
+def _tree(forest: Forest) -> str:
     """Return one tree with both outcomes as text: the first by id, or any where there is none."""
     from rich.console import Console
 
@@ -164,7 +164,7 @@ def _tree(forest: "Forest") -> str:
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
-def _prompts(forest: "Forest") -> str:
+def _prompts(forest: Forest) -> str:
     """Return the templates of the kinds of question that the forest has."""
     kinds = forest.sql("SELECT DISTINCT kind FROM questions ORDER BY kind")["kind"]
     parts = []
@@ -175,7 +175,7 @@ def _prompts(forest: "Forest") -> str:
     return "\n\n".join(parts)
 
 
-def _rebuild(forest: "Forest") -> str:
+def _rebuild(forest: Forest) -> str:
     """Return the command that grows such a forest again."""
     spec = forest.manifest.spec
     g, v, r = spec.branching

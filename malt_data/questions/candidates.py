@@ -7,10 +7,10 @@ row's own `kind`.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast, get_args
+from typing import Any
 
-from malt_data.display import spelt
-from malt_data.graders import Kind
+from malt_data.display import escape
+from malt_data.graders import AUTO, KINDS
 from malt_data.graders.numeric import is_number
 from malt_data.questions.fields import (
     Choices,
@@ -21,7 +21,7 @@ from malt_data.questions.fields import (
     with_content,
 )
 from malt_data.questions.files import Row
-from malt_data.questions.sources import Rows
+from malt_data.questions.source import Source
 from malt_data.schemas.ids import question_id
 
 Names = Mapping[str, tuple[str, ...]]
@@ -48,7 +48,7 @@ class Candidate:
     listed: str | None
     text: str
     choices: Choices | None
-    kind: Kind | None
+    kind: str | None
     """What the row itself or its choices say; None: free-form, the source decides."""
     golds: tuple[tuple[str, str], ...]
     question_id: str
@@ -73,7 +73,7 @@ def read_candidates(
 def named(where: str, row: Mapping[str, Any]) -> str:
     """Return the words for a row: where it stands, and its own id if it has one."""
     found = next((row[name] for name in _IDS if isinstance(row.get(name), str | int)), None)
-    return where if found is None else f"{where} ({spelt(str(found))[:80]})"
+    return where if found is None else f"{where} ({escape(str(found))[:80]})"
 
 
 def _candidate(where: str, row: Mapping[str, Any], names: Names, grader: str) -> Candidate:
@@ -86,7 +86,7 @@ def _candidate(where: str, row: Mapping[str, Any], names: Names, grader: str) ->
     listed = next(with_content(row, names["choices"]), None)
     choices = read_choices(row[listed]) if listed else None
     kind = _own_kind(row, choices, grader)
-    shown = choices.texts if choices and kind == "choice" else None
+    shown = choices.texts if choices and kind is not None and KINDS[kind].lettered else None
     if not all(map(storable, (text, *(shown or ())))):
         raise Refused("not valid Unicode (lone surrogate)")
     golds = _stated_golds(row, names["answer"])
@@ -95,13 +95,13 @@ def _candidate(where: str, row: Mapping[str, Any], names: Names, grader: str) ->
     )
 
 
-def _own_kind(row: Mapping[str, Any], choices: Choices | None, grader: str) -> Kind | None:
+def _own_kind(row: Mapping[str, Any], choices: Choices | None, grader: str) -> str | None:
     """Return the kind asked for, else the row's own where it can be, else what its form says."""
-    if grader != "auto":
-        return cast(Kind, grader)
+    if grader != AUTO:
+        return grader
     own = row.get("kind")
-    if own in get_args(Kind) and (own == "choice") == (choices is not None):
-        return cast(Kind, own)
+    if isinstance(own, str) and own in KINDS and KINDS[own].lettered == (choices is not None):
+        return own
     return None if choices is None else "choice"
 
 
@@ -120,11 +120,11 @@ def _stated_golds(row: Mapping[str, Any], names: Sequence[str]) -> tuple[tuple[s
 
 
 def free_kind(
-    opened: Rows,
-    asked: Kind | None,
+    opened: Source,
+    asked: str | None,
     candidates: Sequence[Candidate],
     names: Names,
-) -> tuple[Kind, str | None]:
+) -> tuple[str, str | None]:
     """Return the kind of the source's free-form questions, and what to tell about the choice.
 
     It belongs to the source: were it taken from a question's own gold, the prompt would say what
@@ -135,7 +135,7 @@ def free_kind(
         return opened.kind, None
     if asked is not None:
         return asked, None
-    others = read_candidates(opened.rest, names, "auto", [], [])
+    others = read_candidates(opened.rest, names, AUTO, [], [])
     free = [found for found in (*candidates, *others) if found.kind is None]
     if not free:
         return "numeric", None

@@ -18,8 +18,6 @@ from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any
 
-from malt_data.graders.numeric import parse_number
-
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "question": ("question", "problem", "query", "prompt"),
     "answer": ("answer", "gold", "target", "answerKey", "solution"),
@@ -187,32 +185,6 @@ def last_box(text: str) -> str | None:
             if begun is not None and begun > start:
                 start, content = begun, text[begun : found.start()]
     return content
-
-
-_DRESS = re.compile(r"\\?\$|\\!|(?<=\d)\{?,\}?(?=(?:\\!)?\d{3}(?!\d))")
-
-
-def canonical(gold: str, kind: str) -> str:
-    """Return a free-form gold as it is stored: `$1,234` as `1234`, `$x^2$` as `x^2`."""
-    if kind == "numeric":
-        plain = _DRESS.sub("", gold).replace("\N{MINUS SIGN}", "-").strip()
-        value = parse_number(gold)
-        return plain if value is not None and parse_number(plain) == value else gold
-    for opening, closing in (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):
-        inner = gold[len(opening) : -len(closing)]
-        if gold.startswith(opening) and gold.endswith(closing) and inner and "$" not in inner:
-            return inner.strip()
-    return gold
-
-
-_PROSE_WORDS = 5  # "all real numbers" is an answer of MATH's; a sentence has many right wordings
-
-
-def is_prose(gold: str) -> bool:
-    """Say whether a free-form gold is sentences or lines, so that equal answers may differ."""
-    if "\\" in gold:
-        return False
-    return "\n" in gold or len(re.findall(r"[^\W\d_]{2,}", gold)) > _PROSE_WORDS
 
 
 # --- the rest ----------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
     >>> next(read_file(Path("gsm8k/test.jsonl"), "gsm8k/test.jsonl"))
     ('gsm8k/test.jsonl line 1', {'question': 'Janet’s ducks lay …', 'answer': '… #### 18'})
 
-Rows are read as they are asked for. A torn file is an error that names file and line, never a
+Rows are read as they are asked for. A corrupt file is an error that names file and line, never a
 shorter stream: half a benchmark would look like a benchmark.
 """
 
@@ -26,7 +26,7 @@ FORMATS = (".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz", ".json.gz", ".csv
 
 
 def read_file(file: Path | Traversable, where: str) -> Iterator[Row]:
-    """Yield the rows of a file; raise QuestionsError that names the line where it is torn."""
+    """Yield the rows of a file; raise QuestionsError that names the line where it is corrupt."""
     name = file.name.lower().removesuffix(".gz")
     read = {"jsonl": _jsonl, "json": _json, "csv": _csv, "parquet": _parquet}[name.split(".")[-1]]
     at = _Place(where)
@@ -39,12 +39,12 @@ def read_file(file: Path | Traversable, where: str) -> Iterator[Row]:
             f"{at} is not UTF-8 (byte {error.object[error.start]:#04x}). Save the file as UTF-8."
         ) from None
     except RecursionError:
-        raise QuestionsError(f"{at} is nested too deeply. Mend or remove it.") from None
+        raise QuestionsError(f"{at} is nested too deeply. Fix or remove it.") from None
     except (ValueError, csv.Error, OverflowError, LookupError) as error:
         # ValueError: JSON, Arrow's ArrowInvalid; the last two: dates and time zones of Arrow's
         form = name.split(".")[-1].upper()
         raise QuestionsError(
-            f"{at} is torn or no {form}: {one_line(error)}. Mend or remove it."
+            f"{at} is not valid {form}: {one_line(error)}. Fix or remove it."
         ) from None
     except (EOFError, zlib.error, OSError) as error:  # OSError: a bad gzip, a disk, Arrow's own
         raise QuestionsError(f"{where} cannot be read: {one_line(error)}.") from None

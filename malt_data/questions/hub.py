@@ -3,17 +3,20 @@
     with hub_errors("openai/gsm8k"):
         splits = download("openai/gsm8k", "main", look_up("openai/gsm8k", None))
 
-The only module that loads question data with `datasets`; `exporters/` has the other direction.
+The only module that loads question data with `datasets`; `storage/hub.py` is the Hub itself.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from malt_data.errors import QuestionsError, one_line
 from malt_data.questions.files import Row
+from malt_data.questions.source import Source, pick_split
+from malt_data.storage.hub import http_error, hub_api
 
 TIMEOUT_S = 10.0
 LOCAL_HINT = "or give a local copy: --questions path/to/file.jsonl"
@@ -34,11 +37,10 @@ def look_up(repo: str, revision: str | None) -> Commit:
     `datasets` itself would ask six times over, 23 s without a network and minutes behind a
     firewall that drops packets.
     """
-    from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        info = HfApi().dataset_info(repo, revision=revision, timeout=TIMEOUT_S)
+        info = hub_api().dataset_info(repo, revision=revision, timeout=TIMEOUT_S)
     except HfHubHTTPError:
         raise
     except (http_error(), OSError):
@@ -101,13 +103,6 @@ def hub_errors(repo: str, also: str = "") -> Iterator[None]:
         ) from None
 
 
-def http_error() -> type[Exception]:
-    """Return the base of transport errors; hub 1.x has it from httpx, 2.x from httpx2."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
-
-
 def _cached(repo: str) -> bool:
     from datasets import config
     from datasets.naming import camelcase_to_snakecase
@@ -127,3 +122,15 @@ def _offline() -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
+
+
+def open_dataset(
+    source: str, repo: str, config: str | None, revision: str | None, split: str | None
+) -> Source:
+    with hub_errors(repo, f"there is also no local file or folder {source}"):
+        at = look_up(repo, revision)
+        splits = download(repo, config, at)
+    chosen = pick_split(split, list(splits), f"{repo} on the Hub")
+    rows = dataset_rows(splits[chosen], f"{repo} {chosen}")
+    others = [dataset_rows(splits[name], f"{repo} {name}") for name in splits if name != chosen]
+    return Source(repo, chosen, rows, at.license, notes=at.notes, rest=chain.from_iterable(others))

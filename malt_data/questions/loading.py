@@ -17,11 +17,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, get_args
+from typing import Any
 
-from malt_data.errors import QuestionsError
-from malt_data.graders import Grader, Kind, extract_answer
-from malt_data.graders.numeric import parse_number
+from malt_data.errors import QuestionsError, SpecError
+from malt_data.graders import AUTO, KINDS, Grader, Unusable, extract_answer, require_grader
 from malt_data.questions.candidates import (
     Candidate,
     Refusal,
@@ -30,36 +29,14 @@ from malt_data.questions.candidates import (
     named,
     read_candidates,
 )
-from malt_data.questions.fields import (
-    FIELDS,
-    Choices,
-    Refused,
-    as_json,
-    canonical,
-    choice_letter,
-    is_prose,
-    storable,
-)
-from malt_data.questions.sources import Rows, open_rows
-from malt_data.schemas.ids import draw_key
+from malt_data.questions.fields import FIELDS, Choices, Refused, as_json, choice_letter, storable
+from malt_data.questions.source import Source
+from malt_data.questions.sources import open_source
+from malt_data.schemas.forest import Question
+from malt_data.schemas.ids import sampling_key
 
 MAX_GOLD = 500  # characters; the graders read no more of an answer
 _REPORTED = 200  # refusals spelt out in a manifest; all of them are counted
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One task with a gold answer, as `questions.parquet` stores it (schemas/forest.py)."""
-
-    question_id: str
-    source: str
-    split: str
-    question: str
-    choices: tuple[str, ...] | None
-    gold: str
-    kind: str
-    cluster: str | None
-    meta: str
 
 
 @dataclass(frozen=True)
@@ -97,8 +74,8 @@ def load_questions(
     split: str | None = None,
     limit: int | None = None,
     seed: int = 0,
-    grader: str = "auto",
-    kind: Kind | None = None,
+    grader: str = AUTO,
+    kind: str | None = None,
     fields: Mapping[str, str] | None = None,
 ) -> Loaded:
     """Return the usable questions of one split of `source`, and the rows refused.
@@ -111,22 +88,24 @@ def load_questions(
     none; without it one rule over all of the source decides. fields: a row's own names for
     question, answer, choices.
 
-    Raises QuestionsError where the source cannot be read or holds no usable question.
+    Raises QuestionsError where the source cannot be read or holds no usable question, SpecError for
+    a grader or a kind that there is none of.
     """
     names = _names(fields or {})
-    if grader not in ("auto", *get_args(Kind)):
-        raise QuestionsError(f"unknown grader {grader!r}; it is auto, numeric, choice or math.")
-    opened = open_rows(source, split=split, limit=limit)
+    require_grader(grader)
+    if kind is not None and kind not in KINDS:
+        raise SpecError(f"There is no kind {kind!r}. One of: {', '.join(KINDS)}.")
+    opened = open_source(source, split=split, limit=limit)
     refused: list[Refusal] = []
     columns: list[str] = []
     candidates = list(read_candidates(opened.rows, names, grader, refused, columns))
     free, note = free_kind(opened, kind, candidates, names)
     if limit is not None:
-        candidates.sort(key=lambda found: draw_key(seed, found.question_id))
+        candidates.sort(key=lambda found: sampling_key(seed, found.question_id))
     with Grader() as judge:
         reader = _Reader(opened, grader, free, judge)
         questions = list(islice(_accepted(candidates, reader, refused), limit))
-    notes = (*opened.notes, *([note] if note and grader == "auto" else []))
+    notes = (*opened.notes, *([note] if note and grader == AUTO else []))
     loaded = Loaded(questions, refused, opened.source, opened.split, opened.license, notes)
     if not questions:
         raise QuestionsError(_nothing(source, loaded, columns))
@@ -175,9 +154,9 @@ def _nothing(source: str, loaded: Loaded, columns: Sequence[str]) -> str:
 class _Reader:
     """Turns candidates into questions; raises Refused with the reason where one cannot be."""
 
-    opened: Rows
+    opened: Source
     grader: str
-    free: Kind
+    free: str
     judge: Grader
 
     def question(self, found: Candidate) -> Question:
@@ -186,7 +165,7 @@ class _Reader:
         field, gold = self._gold(found, kind)
         if not storable(gold):
             raise Refused("not valid Unicode (lone surrogate)")
-        shown = choices.texts if choices and kind == "choice" else None
+        shown = choices.texts if choices and KINDS[kind].lettered else None
         read = (found.asked, found.listed, field)
         meta = {key: value for key, value in row.items() if key not in read}
         if choices and shown is None:
@@ -201,7 +180,7 @@ class _Reader:
         found: Candidate,
         choices: tuple[str, ...] | None,
         gold: str,
-        kind: Kind,
+        kind: str,
         meta: dict[str, Any],
     ) -> Question:
         source, split = self.opened.source, self.opened.split
@@ -217,7 +196,7 @@ class _Reader:
             as_json(_unfold(meta)),
         )  # fmt: skip
 
-    def _gold(self, found: Candidate, kind: Kind) -> tuple[str, str]:
+    def _gold(self, found: Candidate, kind: str) -> tuple[str, str]:
         """Return the first field that states a gradable gold, and that gold."""
         refused: Refused | None = None
         for field, gold in found.golds:
@@ -227,22 +206,22 @@ class _Reader:
                 refused = refused or reason
         raise refused or Refused("no gold answer")
 
-    def _canonical(self, gold: str, choices: Choices | None, kind: Kind) -> str:
-        if choices is None and kind == "choice":
+    def _canonical(self, gold: str, choices: Choices | None, kind: str) -> str:
+        form = KINDS[kind]
+        if choices is None and form.lettered:
             raise Refused("no choices")
         if choices is not None:
             letter = choice_letter(gold, choices)
-            gold = letter if kind == "choice" else choices.texts[ord(letter) - ord("A")]
-        gold = gold if kind == "choice" else canonical(gold, kind)
-        if kind == "numeric" and parse_number(gold) is None:
-            raise Refused("gold is not a number")
-        if kind == "math" and is_prose(gold):
-            raise Refused("gold is prose, which no grader can compare")
+            gold = letter if form.lettered else choices.texts[ord(letter) - ord("A")]
+        try:
+            gold = form.canonical(gold)
+        except Unusable as reason:
+            raise Refused(str(reason)) from None
         if not self._gradable(gold, kind, choices.texts if choices else None):
             raise Refused("gold not gradable")
         return gold
 
-    def _gradable(self, gold: str, kind: Kind, choices: Sequence[str] | None) -> bool:
+    def _gradable(self, gold: str, kind: str, choices: Sequence[str] | None) -> bool:
         """Say whether a completion that states this gold is graded right (the promise of §4.2)."""
         if len(gold) > MAX_GOLD:
             return False

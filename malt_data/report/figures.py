@@ -1,22 +1,22 @@
 """The paper's figures of an evaluation as SVG: accuracy by turn, flips, votes, tokens.
 
-draw(open_results("results"), Path("results/figures"))
+write_figures(open_results("results"), "results/figures")
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from malt_data.errors import EvalError
-from malt_data.forests.parts import whole
-from malt_data.schemas.ids import ROLES
-
-if TYPE_CHECKING:
-    from malt_data.evaluation.results import Results
+from malt_data.evaluation.results import Results
+from malt_data.evaluation.tables import accuracy_table
+from malt_data.report.tables import tokens
+from malt_data.schemas.roles import ROLES
+from malt_data.storage.files import atomic_write
 
 _SIZE = (6.0, 3.8)  # inches
 
 
-def draw(results: "Results", folder: Path) -> list[Path]:
+def write_figures(results: Results, folder: str | Path) -> list[Path]:
     """Write turns, flips, against, votes and cost as SVG; return their paths.
 
     turns: Figure 3. flips: within a pass. against: from the base setting's answers to every other
@@ -30,6 +30,7 @@ def draw(results: "Results", folder: Path) -> list[Path]:
     except ImportError:
         raise EvalError("Figures need matplotlib: pip install 'malt-data[train]'") from None
 
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     with mpl.rc_context({"svg.hashsalt": "malt-data", "axes.spines.top": False,
@@ -39,13 +40,13 @@ def draw(results: "Results", folder: Path) -> list[Path]:
             if not drawn(figure.add_subplot(), results):
                 continue
             path = folder / f"{name}.svg"
-            with whole(path) as temporary:
+            with atomic_write(path) as temporary:
                 figure.savefig(temporary, format="svg", metadata={"Date": None})
             written.append(path)
     return written
 
 
-def _turns(axes: Any, results: "Results") -> bool:
+def _turns(axes: Any, results: Results) -> bool:
     """Accuracy after each turn of a pass, and dashed what the vote of the passes would have."""
     rows = results.sql(
         "FROM turn_accuracy WHERE setting IN "
@@ -81,14 +82,14 @@ def _turns(axes: Any, results: "Results") -> bool:
     return True
 
 
-def _flips(axes: Any, results: "Results") -> bool:
+def _flips(axes: Any, results: Results) -> bool:
     """What the turns after the first change."""
     rows = results.sql("FROM flips WHERE base IS NULL").to_dicts()
     title = "Answers changed after the first turn"
     return _bars(axes, results, rows, ("of all passes, %", title))
 
 
-def _against(axes: Any, results: "Results") -> bool:
+def _against(axes: Any, results: Results) -> bool:
     """Which of the base setting's answers every other setting changes."""
     bare = [s["name"] for s in results.manifest["settings"] if s["adapters"] == "none"]
     base = (bare or results.settings)[0]
@@ -99,7 +100,7 @@ def _against(axes: Any, results: "Results") -> bool:
 
 def _bars(
     axes: Any,
-    results: "Results",
+    results: Results,
     found: list[dict[str, Any]],
     words: tuple[str, str],
     votes: bool = False,
@@ -121,7 +122,7 @@ def _bars(
     return True
 
 
-def _votes(axes: Any, results: "Results") -> bool:
+def _votes(axes: Any, results: Results) -> bool:
     """Accuracy against the number of votes, out of the same samples."""
     debates = {s["name"] for s in results.manifest["settings"] if s["agents"] > 1}
     rows = results.sql("FROM votes").to_dicts()
@@ -142,13 +143,11 @@ def _votes(axes: Any, results: "Results") -> bool:
     return True
 
 
-def _cost(axes: Any, results: "Results") -> bool:
+def _cost(axes: Any, results: Results) -> bool:
     """Accuracy against the tokens of a question, prompts included, on a logarithmic scale."""
     from matplotlib.ticker import LogLocator
 
-    from malt_data.evaluation.tables import table, tokens
-
-    rows = [row for row in table(results) if tokens(row)]
+    rows = [row for row in accuracy_table(results) if tokens(row)]
     if not rows:
         return False
     plain = list(dict.fromkeys(row["setting"].removesuffix("+mv") for row in rows))
@@ -177,7 +176,7 @@ def _legend(axes: Any) -> None:
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
-def _plain(results: "Results", having: set[str]) -> list[str]:
+def _plain(results: Results, having: set[str]) -> list[str]:
     """Return the settings in `having`, in order; NAME+mv only where NAME is not there."""
     return [
         name

@@ -5,8 +5,7 @@ characters are shown as what they are.
 """
 
 import json
-from importlib import resources
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import polars as pl
 from rich.console import Console
@@ -14,23 +13,14 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from malt_data.display import clean, spelt
-from malt_data.errors import ForestError
+from malt_data.display import clean, escape, fold
+from malt_data.forests.facts import find_tree
+from malt_data.forests.forest import Forest
 
-if TYPE_CHECKING:
-    from malt_data.forests.forest import Forest
-
+ROW_FORMATS = ("csv", "json", "jsonl", "parquet")
+"""What `write_rows` writes."""
 _MOST_ROWS = 100
 _WIDEST_NAME = 100
-
-
-def stats(forest: "Forest") -> dict[str, Any]:
-    """Return {"forest": one row of facts, "roles": [a row a role]}, the `role_stats` view."""
-    query = resources.files("malt_data.schemas").joinpath("views/forest_stats.sql").read_text()
-    return {
-        "forest": forest.sql(query).row(0, named=True),
-        "roles": forest.sql("FROM role_stats").to_dicts(),
-    }
 
 
 def print_stats(facts: dict[str, Any], console: Console) -> None:
@@ -49,14 +39,14 @@ def print_stats(facts: dict[str, Any], console: Console) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for row in roles:
-        table.add_column(Text(spelt(row["role"])), justify="right")
+        table.add_column(Text(escape(row["role"])), justify="right")
     for name in roles[0] if roles else ():
         if name != "role":
             table.add_row(name.replace("_", " "), *(_cell(row[name]) for row in roles))
     console.print(table)
 
 
-def show(forest: "Forest", name: str | None, console: Console, width: int = 100) -> None:
+def show(forest: Forest, name: str | None, console: Console, width: int = 100) -> None:
     """Print the tree that `name` (a question or node id, or its start) belongs to.
 
     None: the first tree. width: characters of each text; 0 shows texts whole.
@@ -68,7 +58,7 @@ def show(forest: "Forest", name: str | None, console: Console, width: int = 100)
         forest.questions().filter(pl.col("question_id") == question_id).collect().row(0, named=True)
     )
     head = Text.assemble(
-        (spelt(question_id), "bold"), "  gold ", (clean(question["gold"]), "bold"), "\n"
+        (escape(question_id), "bold"), "  gold ", (clean(question["gold"]), "bold"), "\n"
     )
     head.append(fold(question["question"], width))
     for letter, choice in zip(
@@ -83,27 +73,9 @@ def show(forest: "Forest", name: str | None, console: Console, width: int = 100)
     console.print(root, soft_wrap=not width)
 
 
-def find_tree(forest: "Forest", name: str | None) -> pl.DataFrame:
-    """Return the nodes of one tree in tree order."""
-    wanted = name.partition("/")[0] if name else min(forest.done, default="")
-    nodes = forest.nodes().filter(pl.col("question_id").str.starts_with(wanted)).collect()
-    found = sorted(set(nodes["question_id"]))
-    if not found:
-        what = f"no tree {wanted!r}" if wanted else "no tree yet"
-        raise ForestError(
-            f"{forest.folder} has {what}. List them: "
-            'malt-data sql "SELECT question_id, question FROM questions"'
-        )
-    if len(found) > 1:
-        raise ForestError(f"{wanted!r} begins {len(found)} ids: {', '.join(found[:3])}, …")
-    if "/" in (name or "") and name not in set(nodes["node_id"]):
-        raise ForestError(f"Tree {found[0]} has no node {name!r}.")
-    return nodes.sort("g", "v", "r", nulls_last=False)
-
-
 def _line(node: dict[str, Any], name: str | None, width: int) -> Text:
     colour = "green" if node["label"] else "red"
-    place = spelt(node["node_id"].rpartition("/")[2])
+    place = escape(node["node_id"].rpartition("/")[2])
     answer = "no answer" if node["answer"] is None else fold(node["answer"], 30)
     mark = {"right": "✓", "wrong": "✗", "timeout": "?"}.get(node["verdict"], "–")
     cut = " cut off" if node["finish_reason"] == "length" else ""
@@ -119,14 +91,6 @@ def _line(node: dict[str, Any], name: str | None, width: int) -> Text:
     if width:
         line.no_wrap, line.overflow = True, "ellipsis"
     return line
-
-
-def fold(text: str, width: int) -> str:
-    """Return `text` on one line of at most `width` characters; 0 keeps it whole."""
-    if not width:
-        return clean(text)
-    line = " ".join(clean(text[: 4 * width]).split())
-    return line if len(line) <= width and len(text) <= 4 * width else line[: width - 1] + "…"
 
 
 def print_rows(frame: pl.DataFrame, console: Console) -> int:

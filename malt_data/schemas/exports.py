@@ -13,13 +13,12 @@ from typing import Literal
 import pyarrow as pa
 
 from malt_data.errors import SpecError
-from malt_data.schemas.ids import ROLES
+from malt_data.schemas.roles import ROLES
 
 STAMP = b"export/1"
 """`malt.schema` in the footer of every exported shard."""
 
-Format = Literal["sft", "dpo", "kto", "trajectory", "value"]
-FORMATS: tuple[Format, ...] = ("sft", "dpo", "kto", "trajectory", "value")
+SPLITS = ("train", "validation")
 
 
 def _column(name: str, kind: pa.DataType, doc: str) -> pa.Field:
@@ -33,36 +32,73 @@ _question = _column("question_id", pa.string(), "the question, and so the tree")
 _node = _column("node_id", pa.string(), "the node whose text this is")
 _value = _column("value", pa.float64(), "mean reward of the leaves under the node (MALT §4.2)")
 
-COLUMNS: dict[Format, list[pa.Field]] = {
-    "sft": [_prompt, _completion, _question, _node, _value],
-    "dpo": [
-        _prompt,
-        _column("chosen", _messages, "one assistant message: the positive sibling"),
-        _column("rejected", _messages, "one assistant message: the negative sibling"),
-        _question,
-        _column("chosen_id", pa.string(), "node of chosen"),
-        _column("rejected_id", pa.string(), "node of rejected"),
-        _column("chosen_value", pa.float64(), "value of chosen"),
-        _column("rejected_value", pa.float64(), "value of rejected"),
-    ],
-    "kto": [
-        _prompt,
-        _completion,
-        _column("label", pa.bool_(), "value above the threshold: desirable"),
-        _question,
-        _node,
-        _value,
-    ],
-    "trajectory": [
-        _prompt,
-        _column(
-            "completion", _messages, "generator, verifier and refiner in turn, blank lines between"
+
+@dataclass(frozen=True)
+class Format:
+    """What a dataset is made of and what its rows teach. To add one: a record in FORMATS.
+
+    unit: what a row is made from, which decides the queries (exporters/queries/<unit>s.sql has the
+    candidates, <unit>_rows.sql the rows). teaches: which candidates a trainer can learn from, which
+    decides the rules (exporters/selection.py): positive texts, the chosen text of a pair, a label
+    of either kind, or any value.
+    """
+
+    name: str
+    unit: Literal["node", "pair", "trajectory"]
+    teaches: Literal["positives", "pairs", "labels", "values"]
+    columns: tuple[pa.Field, ...]
+
+
+FORMATS: dict[str, Format] = {
+    one.name: one
+    for one in (
+        Format("sft", "node", "positives", (_prompt, _completion, _question, _node, _value)),
+        Format(
+            "dpo",
+            "pair",
+            "pairs",
+            (
+                _prompt,
+                _column("chosen", _messages, "one assistant message: the positive sibling"),
+                _column("rejected", _messages, "one assistant message: the negative sibling"),
+                _question,
+                _column("chosen_id", pa.string(), "node of chosen"),
+                _column("rejected_id", pa.string(), "node of rejected"),
+                _column("chosen_value", pa.float64(), "value of chosen"),
+                _column("rejected_value", pa.float64(), "value of rejected"),
+            ),
         ),
-        _question,
-        _column("node_id", pa.string(), "the leaf; its path is in its name"),
-        _column("value", pa.float64(), "reward of the leaf"),
-    ],
-    "value": [_prompt, _completion, _question, _node, _value],
+        Format(
+            "kto",
+            "node",
+            "labels",
+            (
+                _prompt,
+                _completion,
+                _column("label", pa.bool_(), "value above the threshold: desirable"),
+                _question,
+                _node,
+                _value,
+            ),
+        ),
+        Format(
+            "trajectory",
+            "trajectory",
+            "positives",
+            (
+                _prompt,
+                _column(
+                    "completion",
+                    _messages,
+                    "generator, verifier and refiner in turn, blank lines between",
+                ),
+                _question,
+                _column("node_id", pa.string(), "the leaf; its path is in its name"),
+                _column("value", pa.float64(), "reward of the leaf"),
+            ),
+        ),
+        Format("value", "node", "values", (_prompt, _completion, _question, _node, _value)),
+    )
 }
 
 
@@ -75,22 +111,33 @@ class Config:
 
     @property
     def name(self) -> str:
-        return f"{self.role}_{self.format}" if self.role else self.format
+        return f"{self.role}_{self.format.name}" if self.role else self.format.name
 
     @property
     def depth(self) -> int:
-        """Depth of the nodes whose texts are learnt; 3 for a trajectory."""
-        return ROLES.index(self.role) + 1 if self.role else len(ROLES)
+        """Depth of the nodes whose texts are learnt; that of the leaves for a trajectory."""
+        return 1 + [str(role) for role in ROLES].index(self.role) if self.role else len(ROLES)
 
     @property
     def ids(self) -> list[str]:
         """The columns that name a row."""
         names = ("node_id", "chosen_id", "rejected_id")
-        return [field.name for field in COLUMNS[self.format] if field.name in names]
+        return [field.name for field in self.format.columns if field.name in names]
 
     @property
     def schema(self) -> pa.Schema:
-        return pa.schema(COLUMNS[self.format], metadata={b"malt.schema": STAMP})
+        return pa.schema(self.format.columns, metadata={b"malt.schema": STAMP})
+
+
+ALL: tuple[Config, ...] = (
+    *(
+        Config(role, form)
+        for role in ROLES
+        for form in FORMATS.values()
+        if form.unit != "trajectory"
+    ),
+    *(Config(None, form) for form in FORMATS.values() if form.unit == "trajectory"),
+)
 
 
 def config_named(name: str) -> Config:
@@ -101,31 +148,39 @@ def config_named(name: str) -> Config:
     raise SpecError(f"There is no export {name!r}. One of: {', '.join(c.name for c in ALL)}.")
 
 
+def config_of(role: str | None, form: str) -> Config:
+    """Return the config of a role in a format; role None is for a trajectory.
+
+    Raises SpecError for a format without such a role.
+    """
+    return config_named(f"{role}_{form}" if role else form)
+
+
 def configs(role: str | None, form: str | None) -> list[Config]:
     """Return what `--role` and `--format` stand for; DEFAULT where neither is given.
 
     Without a format a role gets what DEFAULT has of it; without a role a format is for all.
     Raises SpecError for a trajectory of one role.
     """
-    if form == "trajectory":
+    if form is not None and FORMATS[form].unit == "trajectory":
         if role not in (None, "all"):
-            raise SpecError("A trajectory spans the roles: leave --role away.")
+            raise SpecError("A trajectory spans the roles: leave out --role.")
         return [config_named(form)]
     return [
         config
         for config in (DEFAULT if form is None else ALL)
-        if role in (None, "all", config.role) and form in (None, config.format) and config.role
+        if role in (None, "all", config.role) and form in (None, config.format.name) and config.role
     ]
 
 
-ALL: tuple[Config, ...] = (
-    *(Config(role, form) for role in ROLES for form in FORMATS if form != "trajectory"),
-    Config(None, "trajectory"),
-)
-RECIPE: tuple[Config, ...] = (
-    *(Config(role, "sft") for role in ROLES[:1]),
-    *(Config(role, form) for role in ROLES[1:] for form in FORMATS[:2]),
+RECIPE: tuple[Config, ...] = tuple(
+    map(
+        config_named,
+        ("generator_sft", "verifier_sft", "verifier_dpo", "refiner_sft", "refiner_dpo"),
+    )
 )
 """What MALT trains on: SFT for all roles, DPO for verifier and refiner (§4.3)."""
-DEFAULT: tuple[Config, ...] = tuple(Config(role, form) for role in ROLES for form in FORMATS[:2])
+DEFAULT: tuple[Config, ...] = tuple(
+    config_of(role, form) for role in ROLES for form in ("sft", "dpo")
+)
 """What is exported where nothing is named: RECIPE, and the generator's pairs for a baseline."""

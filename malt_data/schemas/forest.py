@@ -8,6 +8,9 @@ changes (tests/schemas freezes it); a new one adds a step to `versions.py`.
     'reward of a leaf, else mean over the children (MALT §4.2)'
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import pyarrow as pa
 
 NAME = "forest"
@@ -68,3 +71,27 @@ NODES = pa.schema(
     ],
     metadata=_stamp,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One task with a gold answer: a row of QUESTIONS."""
+
+    question_id: str
+    source: str
+    split: str
+    question: str
+    choices: tuple[str, ...] | None
+    gold: str
+    kind: str
+    cluster: str | None
+    meta: str
+
+
+def question_table(questions: Sequence[Question]) -> pa.Table:
+    """Return questions as the stored table."""
+    columns = {
+        field.name: pa.array([getattr(one, field.name) for one in questions], field.type)
+        for field in QUESTIONS
+    }
+    return pa.table(columns, schema=QUESTIONS)

@@ -14,10 +14,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-ROLES = ("generator", "verifier", "refiner")
-"""The roles in their order (*MALT* §4.1); a node's depth is its role's index plus one."""
-
-_LETTERS = "gvr"
+from malt_data.schemas.roles import ROLES
 
 
 def question_id(question: str, choices: Sequence[str] | None) -> str:
@@ -32,11 +29,11 @@ def question_id(question: str, choices: Sequence[str] | None) -> str:
 
 def child_id(parent: str, depth: int, sample: int) -> str:
     """Return the id of child number `sample` of `parent`, a node of `depth` (0: the question)."""
-    return f"{parent}/{_LETTERS[depth]}{sample}"
+    return f"{parent}/{ROLES[depth][0]}{sample}"
 
 
-def draw_key(seed: int, question_id: str) -> str:
-    """Return the place of a question in the draw that `--limit K` takes the first K of.
+def sampling_key(seed: int, question_id: str) -> str:
+    """Return the key by which questions are sorted for a random sample; `--limit K` takes K.
 
     It depends on seed and question alone: the same K for the same seed, and a larger K contains
     the smaller one's, whatever the order of the source.

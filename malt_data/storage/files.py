@@ -2,10 +2,10 @@
 
 A file is written under a temporary name, flushed to the disk and renamed; the rename is the
 commit. While it is written its process holds a lock on it, which the kernel drops when the
-process ends in any way: so `settle` removes what a dead process left at once, and never touches
+process ends in any way: so `recover` removes what a dead process left at once, and never touches
 what a living one is writing.
 
-    with whole(Path("forest/forest.json")) as temporary:
+    with atomic_write(Path("forest/forest.json")) as temporary:
         temporary.write_text("{}")
 """
 
@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from malt_data.errors import ForestError
+from malt_data.errors import StorageError
 
 LOCK = ".lock"
 """The file in a folder that stands for it when it is locked."""
@@ -31,12 +31,12 @@ _POLL_SECONDS = 0.05
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success make it durable and rename it into place.
 
-    Raises ForestError when the disk is full or the folder cannot be written.
+    Raises StorageError when the disk is full or the folder cannot be written.
     """
-    with writing(path):
+    with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _held(path, folder=False) as (temporary, handle):
             try:
@@ -50,14 +50,14 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path, *, replace: bool) -> Iterator[Path]:
+def atomic_folder(path: Path, *, replace: bool) -> Iterator[Path]:
     """Give a temporary folder beside `path`; on success rename it into place.
 
     replace: a folder that stands there gives way; else a folder with files in it is an error.
     """
-    with writing(path):
+    with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        settle(path.parent, path.name)
+        recover(path.parent, path.name)
         with _held(path, folder=True) as (temporary, _):
             try:
                 yield temporary
@@ -70,7 +70,7 @@ def whole_folder(path: Path, *, replace: bool) -> Iterator[Path]:
 
 
 def _place(complete: Path, path: Path, replace: bool) -> None:
-    """Rename `complete` to `path`; after a kill in between, `settle` does the rest."""
+    """Rename `complete` to `path`; after a kill in between, `recover` does the rest."""
     old = _temporary(path)
     while True:
         try:
@@ -83,10 +83,10 @@ def _place(complete: Path, path: Path, replace: bool) -> None:
         with suppress(FileNotFoundError):  # another process is replacing it too
             path.rename(old)
             old = _temporary(path)
-    settle(path.parent, path.name)
+    recover(path.parent, path.name)
 
 
-def settle(folder: Path, name: str = "*") -> None:
+def recover(folder: Path, name: str = "*") -> None:
     """Remove what dead processes left in `folder` of the file or folder `name` (or of any).
 
     A folder that was complete when its process died is put where it belongs, if nothing else is
@@ -131,7 +131,7 @@ def _held(path: Path, *, folder: bool) -> Iterator[tuple[Path, int]]:
             handle = os.open(
                 temporary, os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666
             )
-            with suppress(OSError):  # without locks `settle` removes nothing
+            with suppress(OSError):  # without locks `recover` removes nothing
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(handle, temporary):
                 break
@@ -155,14 +155,14 @@ def _is_at(handle: int, path: Path) -> bool:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what the operating system says while `path` is written into a ForestError."""
+def write_errors(path: Path) -> Iterator[None]:
+    """Turn what the operating system says while `path` is written into a StorageError."""
     try:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         hint = "Free some space" if full else "Check the folder and its permissions"
-        raise ForestError(
+        raise StorageError(
             f"{path} could not be written: {error.strerror or error}. {hint} and run the same "
             "command again; everything finished before is kept."
         ) from error
@@ -183,7 +183,7 @@ def lock(folder: Path, *, wait: bool | float = True) -> Iterator[bool]:
     It guards what rewrites (the manifest, a merge, a relabel). wait: how many seconds for
     another process; True: for ever.
     """
-    with writing(folder):
+    with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         handle = _locked(folder / LOCK, fcntl.LOCK_EX, wait)
     try:
@@ -234,3 +234,10 @@ def _locked(path: Path, kind: int, wait: bool | float) -> int | None:
         except OSError:
             os.close(handle)
             raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file whole or not at all, and remove what killed processes left beside it."""
+    recover(path.parent)
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, "utf-8")

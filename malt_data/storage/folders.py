@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from malt_data.errors import SpecError
-from malt_data.schemas.manifest import MANIFEST
+from malt_data.schemas.layout import MANIFEST
 
 _LONGEST_NAME = 200
 """Bytes of a folder's name: file systems take 255, and what is half written is called longer."""

@@ -1,34 +1,34 @@
-"""Reaching the Hub: names, downloads into its cache, and what went wrong in words.
+"""The Hub client: names, downloads into its cache, commits, and what went wrong in words.
 
-    with explained("me/trees"):
-        commit = hub_api().dataset_info("me/trees").sha
+    with explain_hub_errors("me/trees"):
+        commit = head("me/trees", "main")
 
-The only module that knows the Hub client's exceptions; `hub.py` is what a user calls.
+The one module that talks to the Hub and knows its client's exceptions. Question datasets, which
+`datasets` downloads, are in `questions/hub.py`.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import tenacity
 
 from malt_data.errors import HubError, MaltError, SpecError, one_line
-from malt_data.exporters.export import FOLDER
-from malt_data.questions.hub import http_error
+from malt_data.schemas import layout
 from malt_data.schemas.exports import Config
-from malt_data.schemas.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 T = TypeVar("T")
 
-CARD = "README.md"
-TREES = [MANIFEST, "questions.parquet", "nodes/part-*.parquet"]
+HUB = "hf://datasets/"
+"""What a forest's name on the Hub begins with."""
+TREES = [layout.MANIFEST, layout.QUESTIONS, f"{layout.NODES}/part-*.parquet"]
 """Patterns of the files that are the forest itself."""
-OURS = (CARD, MANIFEST, "questions.parquet", "nodes/", f"{FOLDER}/")
+OURS = (layout.CARD, layout.MANIFEST, layout.QUESTIONS, f"{layout.NODES}/", f"{layout.EXPORTS}/")
 """What a push may replace or remove in a repo; any other file there is left alone."""
 
 _ATTEMPTS = 5
@@ -39,10 +39,10 @@ Listing = dict[str, str]
 """path → content hash, of the files that are ours."""
 
 
-def parse(name: str) -> tuple[str, str | None]:
+def parse_repo(name: str) -> tuple[str, str | None]:
     """Return (user/name, revision or None); raise SpecError for anything else.
 
-    >>> parse("me/trees@v1")
+    >>> parse_repo("me/trees@v1")
     ('me/trees', 'v1')
     """
     repo, _, revision = name.partition("@")
@@ -51,35 +51,35 @@ def parse(name: str) -> tuple[str, str | None]:
     return repo, revision or None
 
 
-def fetch(name: str) -> Path:
+def fetch_forest(name: str) -> Path:
     """Return a folder with the trees of `user/name[@revision]`, from the Hub's cache if there.
 
     Without a network the newest cached commit serves.
     """
-    repo, revision = parse(name)
-    with explained(name):
+    repo, revision = parse_repo(name)
+    with explain_hub_errors(name):
         from huggingface_hub import snapshot_download
 
         folder = snapshot_download(
             repo, repo_type="dataset", revision=revision, allow_patterns=TREES
         )
-    if not (Path(folder) / MANIFEST).exists():
+    if not (Path(folder) / layout.MANIFEST).exists():
         raise no_forest(name)
     return Path(folder)
 
 
 def fetch_export(name: str, config: Config) -> tuple[Path, str]:
     """Return (folder of one export of `user/name[@revision]` in the Hub's cache, its commit)."""
-    repo, revision = parse(name)
-    with explained(name):
+    repo, revision = parse_repo(name)
+    with explain_hub_errors(name):
         from huggingface_hub import snapshot_download
 
-        commit = str(hub_api().dataset_info(repo, revision=revision).sha)
-        wanted = f"{FOLDER}/{config.name}/"
-        if not any(path.startswith(wanted) for path in listing_of(hub_api(), repo, commit)):
+        commit = head(repo, revision)
+        wanted = f"{layout.EXPORTS}/{config.name}/"
+        if not any(path.startswith(wanted) for path in listing_of(repo, commit)):
             raise HubError(
                 f"{name} on the Hub has no config {config.name}. Export and push it: malt-data "
-                f"export --role {config.role} --format {config.format} --push {repo}"
+                f"export --role {config.role} --format {config.format.name} --push {repo}"
             )
         folder = snapshot_download(
             repo, repo_type="dataset", revision=commit, allow_patterns=f"{wanted}*"
@@ -92,7 +92,7 @@ def fetch_file(repo: str, path: str) -> Path:
 
     Raises HubError where the repo cannot be had.
     """
-    with explained(repo):
+    with explain_hub_errors(repo):
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import RemoteEntryNotFoundError
 
@@ -102,12 +102,15 @@ def fetch_file(repo: str, path: str) -> Path:
             return Path(repo) / path
 
 
-def listing_of(api: "HfApi", repo: str, commit: str) -> Listing:
+def listing_of(repo: str, commit: str) -> Listing:
+    """Return our files in a dataset repo; raise HubError for names that no push of ours makes."""
     from huggingface_hub.hf_api import RepoFile
 
     listing = {
         item.path: item.lfs.sha256 if item.lfs else item.blob_id
-        for item in api.list_repo_tree(repo, recursive=True, revision=commit, repo_type="dataset")
+        for item in hub_api().list_repo_tree(
+            repo, recursive=True, revision=commit, repo_type="dataset"
+        )
         if isinstance(item, RepoFile) and item.path.startswith(OURS)
     }
     if odd := [path for path in listing if _ODD.search(path)]:
@@ -119,12 +122,109 @@ def listing_of(api: "HfApi", repo: str, commit: str) -> Listing:
 
 
 def require_forest(listing: Listing, name: str) -> None:
-    if MANIFEST not in listing:
+    if layout.MANIFEST not in listing:
         raise no_forest(name)
 
 
 def no_forest(name: str) -> HubError:
-    return HubError(f"{name} on the Hub holds no forest (no {MANIFEST}): it was not pushed by us.")
+    return HubError(
+        f"{name} on the Hub holds no forest (no {layout.MANIFEST}): it was not pushed by us."
+    )
+
+
+def download(repo: str, commit: str, folder: Path) -> None:
+    """Bring all that a push sends into `folder`, without the client's own cache."""
+    from huggingface_hub import snapshot_download
+
+    snapshot_download(
+        repo,
+        repo_type="dataset",
+        revision=commit,
+        local_dir=folder,
+        allow_patterns=[*TREES, layout.CARD, f"{layout.EXPORTS}/*"],
+    )
+
+
+def head(repo: str, revision: str | None) -> str:
+    """Return the newest commit of a dataset repo's revision."""
+    return str(hub_api().dataset_info(repo, revision=revision).sha)
+
+
+def find_head(repo: str, revision: str) -> str | None:
+    """Return what `head` returns; None where there is no such repo or revision."""
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        return head(repo, revision)
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        return None
+
+
+def ensure_repo(repo: str, revision: str, *, private: bool) -> None:
+    """Create the dataset repo, and the branch, where they are missing."""
+    api = hub_api()
+    api.create_repo(repo, repo_type="dataset", private=private or None, exist_ok=True)
+    if revision != "main" and not revision.startswith("refs/"):
+        api.create_branch(repo, branch=revision, repo_type="dataset", exist_ok=True)
+
+
+def commit(
+    repo: str,
+    files: Mapping[str, Path | bytes],
+    removed: Sequence[str] = (),
+    *,
+    message: str,
+    repo_type: Literal["dataset", "model"] = "dataset",
+    revision: str | None = None,
+    parent: str | None = None,
+    pull_request: bool = False,
+) -> tuple[str, str | None]:
+    """Send files as one commit; return (its hash, the URL of a pull request)."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    operations: list[Any] = [
+        CommitOperationAdd(path, content if isinstance(content, bytes) else str(content))
+        for path, content in files.items()
+    ]
+    operations += [CommitOperationDelete(path) for path in removed]
+    info = hub_api().create_commit(
+        repo,
+        operations,
+        commit_message=message,
+        repo_type=repo_type,
+        revision=revision,
+        parent_commit=parent,
+        create_pr=pull_request,
+    )
+    return str(info.oid), info.pr_url
+
+
+def create_model_repo(repo: str) -> None:
+    """Create a model repo where it is missing."""
+    hub_api().create_repo(repo, exist_ok=True)
+
+
+def tag_commit(repo: str, tag: str, commit: str) -> None:
+    """Tag a commit; a tag that is there already and names another one is an error."""
+    api = hub_api()
+    tags = {
+        ref.name: ref.target_commit for ref in api.list_repo_refs(repo, repo_type="dataset").tags
+    }
+    if tags.get(tag) == commit:
+        return
+    if tag in tags:
+        raise HubError(
+            f"{repo} is pushed as {commit[:12]}, but its tag {tag} names {tags[tag][:12]} already. "
+            "Choose another one: --tag NAME"
+        )
+    api.create_tag(repo, tag=tag, revision=commit, repo_type="dataset")
+
+
+def http_error() -> type[Exception]:
+    """Return the base of transport errors; hub 1.x has it from httpx, 2.x from httpx2."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
 
 
 def hub_api() -> "HfApi":
@@ -133,15 +233,15 @@ def hub_api() -> "HfApi":
     return HfApi(library_name="malt-data")
 
 
-def persistent(attempt: Callable[[], T]) -> T:
+def retrying(attempt: Callable[[], T]) -> T:
     """Run `attempt`, again after what may pass: a busy Hub, a lost connection, a new parent."""
-    retrying = tenacity.Retrying(
+    retry = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_may_pass),
         wait=tenacity.wait_exponential_jitter(initial=0.5, max=30),
         stop=tenacity.stop_after_attempt(_ATTEMPTS),
         reraise=True,
     )
-    return retrying(attempt)
+    return retry(attempt)
 
 
 def _may_pass(error: BaseException) -> bool:
@@ -155,7 +255,7 @@ def _may_pass(error: BaseException) -> bool:
 
 
 @contextmanager
-def explained(name: str) -> Iterator[None]:
+def explain_hub_errors(name: str) -> Iterator[None]:
     """Turn what `huggingface_hub` raises into one sentence that says what to do."""
     from huggingface_hub import errors
     from huggingface_hub.utils import logging as hub_logging

@@ -71,7 +71,7 @@ def connect(source: Source) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def run(
+def run_query(
     source: Source, query: str, parameters: Sequence[Any] = (), *, printable: bool = False
 ) -> pa.Table:
     """Return the rows of one query; raise QueryError where DuckDB refuses or fails.

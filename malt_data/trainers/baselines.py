@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from malt_data.errors import MaltError
-from malt_data.schemas.ids import ROLES
+from malt_data.schemas.roles import ROLES
 from malt_data.storage.documents import read_json
 from malt_data.trainers.data import SHARED
+from malt_data.trainers.dpo import train_dpo
+from malt_data.trainers.sft import train_sft
 from malt_data.trainers.training import PLAN
 
 Records = dict[str, dict[str, Any]]
@@ -38,8 +40,6 @@ def train_baselines(
     `{"sft_long": {role: folder}, …}`. Without pairs of the generator there is no `lone`, and a
     note says so. Raises what `train_sft` and `train_dpo` raise.
     """
-    from malt_data.trainers.sft import train_sft
-
     options["note"] = note
     lone = f"{ROLES[0]}_dpo"
     records: Records = {}
@@ -69,8 +69,6 @@ def train_baselines(
 
 def _lone(source: str, out: Path, options: dict[str, Any]) -> dict[str, Any] | None:
     """Return the record of the lone generator's DPO; None, and a note, where it has no rows."""
-    from malt_data.trainers.dpo import train_dpo
-
     role = ROLES[0]
     folder = out / f"{role}_dpo"
     try:

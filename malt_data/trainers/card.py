@@ -5,9 +5,9 @@ from typing import Any
 
 import jinja2
 
-from malt_data import __version__
 from malt_data.display import clean
 from malt_data.exporters.selection import REASONS
+from malt_data.storage.provenance import version
 from malt_data.trainers.recipe import Settings
 
 
@@ -33,7 +33,7 @@ def render_adapter_card(record: dict[str, Any]) -> str:
     )
     return template.render(
         metadata=data.to_yaml(),
-        version=__version__,
+        version=version(),
         record=record,
         arguments={
             **settings.arguments(record["stage"], record["rows"]),

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from malt_data.forests.parts import whole
+from malt_data.storage.files import atomic_write
 
 _CURVES = (
     ("loss", ("loss", "eval_loss")),
@@ -11,7 +11,7 @@ _CURVES = (
 )
 
 
-def draw(history: list[dict[str, Any]], path: Path) -> None:
+def plot_curves(history: list[dict[str, Any]], path: Path) -> None:
     """Draw what was logged (`trainer.state.log_history`), train and validation, against steps."""
     from matplotlib.figure import Figure  # no pyplot: no global state, no display
 
@@ -31,5 +31,5 @@ def draw(history: list[dict[str, Any]], path: Path) -> None:
                           label="validation" if held_out else "train")  # fmt: skip
         axes.set(xlabel="step", title=title)
         axes.legend()
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="svg", metadata={"Date": None})

@@ -1,6 +1,6 @@
 """The training set of one role and stage, by name: from the Hub at a pinned commit, or a folder.
 
-    data = load("me/trees@v1", "verifier", "dpo")
+    data = load_rows("me/trees@v1", "verifier", "dpo")
     data.commit, data.train.num_rows
 
 Everything that can be wrong with the data is said here, before a model is loaded.
@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from malt_data.errors import ExportError, TrainError, one_line
-from malt_data.exporters.export import EXPORT, FOLDER, Report, read_report
-from malt_data.schemas.exports import Config
-from malt_data.schemas.ids import ROLES
-from malt_data.schemas.manifest import MANIFEST
+from malt_data.exporters.export import ExportReport, read_report
+from malt_data.schemas import layout
+from malt_data.schemas.exports import Config, config_of
+from malt_data.schemas.roles import ROLES
+from malt_data.storage.hub import fetch_export
 from malt_data.trainers.recipe import Stage
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Data:
     config: str
     train: "datasets.Dataset"
     validation: "datasets.Dataset | None"
-    report: Report | None
+    report: ExportReport | None
 
     @property
     def pinned(self) -> str:
@@ -47,7 +48,7 @@ class Data:
         return self.report.model if self.report else None
 
 
-def load(source: str, role: str, stage: Stage) -> Data:
+def load_rows(source: str, role: str, stage: Stage) -> Data:
     """Return the rows of `<role>_<stage>` in `source`.
 
     source: `user/name[@revision]` on the Hub, a forest, or the folder of one export. role: or
@@ -56,11 +57,11 @@ def load(source: str, role: str, stage: Stage) -> Data:
     """
     if role == SHARED:
         return _together(source, stage)
-    config = Config(role, stage)
+    config = config_of(role, stage)
     commit = None
     folder = _local(source, config)
     if folder is None:
-        folder, commit = _from_hub(source, config)
+        folder, commit = fetch_export(source, config)
     return _read(folder, source, commit, config)
 
 
@@ -68,7 +69,7 @@ def _together(source: str, stage: Stage) -> Data:
     """Return the rows of all roles; what each export left out is in its own report."""
     import datasets
 
-    found = [load(source, role, stage) for role in ROLES]
+    found = [load_rows(source, role, stage) for role in ROLES]
 
     def joined(parts: "list[datasets.Dataset | None]") -> "datasets.Dataset | None":
         rows = [part for part in parts if part is not None]
@@ -84,14 +85,14 @@ def _local(source: str, config: Config) -> Path | None:
     path = Path(source)
     if not path.exists() and (source.count("/") == 1 and not source.startswith((".", "/", "~"))):
         return None
-    if (path / EXPORT).exists():
+    if (path / layout.EXPORT).exists():
         return path
-    if (path / MANIFEST).exists():
-        found = path / FOLDER / config.name
-        if not (found / EXPORT).exists():
+    if (path / layout.MANIFEST).exists():
+        found = path / layout.EXPORTS / config.name
+        if not (found / layout.EXPORT).exists():
             raise TrainError(
                 f"{path} has no export {config.name}. Make it: malt-data export {path} "
-                f"--role {config.role} --format {config.format}"
+                f"--role {config.role} --format {config.format.name}"
             )
         return found
     if any(path.glob("*.parquet")):
@@ -102,19 +103,13 @@ def _local(source: str, config: Config) -> Path | None:
     )
 
 
-def _from_hub(source: str, config: Config) -> tuple[Path, str]:
-    from malt_data.storage.hub import fetch_export
-
-    return fetch_export(source, config)
-
-
 def _read(folder: Path, source: str, commit: str | None, config: Config) -> Data:
-    report = read_report(folder) if (folder / EXPORT).exists() else None
+    report = read_report(folder) if (folder / layout.EXPORT).exists() else None
     if report is not None and report.config != config.name:
         raise TrainError(
             f"{source} holds {report.config}, but {config.name} was asked for. Name the folder of "
             f"that export, or make it: malt-data export --role {config.role} "
-            f"--format {config.format}"
+            f"--format {config.format.name}"
         )
     train = _split(folder, "train", source, config)
     validation = _split(folder, "validation", source, config)
@@ -137,9 +132,9 @@ def _split(folder: Path, split: str, source: str, config: Config) -> "datasets.D
         rows: Any = datasets.load_dataset("parquet", data_files=files, split="train")
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
         raise ExportError(f"{source}: {split} cannot be read ({one_line(error)}).") from None
-    if missing := _NEEDED[config.format] - set(rows.column_names):
+    if missing := _NEEDED[config.format.name] - set(rows.column_names):
         raise TrainError(
-            f"{source} is no {config.format} data: it has no column {sorted(missing)[0]!r}, only "
-            f"{', '.join(rows.column_names)}."
+            f"{source} is not {config.format.name} data: it has no column "
+            f"{sorted(missing)[0]!r}, only {', '.join(rows.column_names)}."
         )
     return rows if len(rows) else None

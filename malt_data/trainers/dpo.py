@@ -1,27 +1,27 @@
 """DPO of one role on its pairs (MALT §4.3), from its SFT adapter, which is also the reference.
 
-    python -m malt_data.trainers.dpo --role verifier --dataset me/trees \\
+    python -m malt_data train --stage dpo --role verifier --dataset me/trees \\
         --adapter verifier_sft --out verifier_dpo
 
 The base model is loaded once. TRL keeps a frozen copy of the adapter as it was (`ref`) beside the
 one it trains and switches between them, so the reference costs an adapter, not a model.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from malt_data.errors import SpecError, TrainError, one_line
-from malt_data.trainers.training import Watch, load_adapter, prepare
+from malt_data.trainers.base import load_adapter
+from malt_data.trainers.training import OnProgress, prepare
 
 
 def train_dpo(
     role: str,
     dataset: str,
-    out: Path,
+    out: str | Path,
     *,
     adapter: str,
-    watch: Watch = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total: None,
     **options: Any,
 ) -> dict[str, Any]:
     """Train a role's DPO adapter into `out`, starting from `adapter`; return its record.
@@ -32,7 +32,7 @@ def train_dpo(
     task = prepare(role, "dpo", dataset, out, adapter=adapter, **options)
     if record := task.finished():
         return record
-    task, base, tokenizer = task.load_base()
+    task, base, tokenizer = task.load()
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
 
@@ -51,7 +51,7 @@ def train_dpo(
         return trainer
 
     try:
-        return task.train(make, watch)
+        return task.train(make, on_progress)
     except ValueError as error:
         if not str(error).startswith("Unknown loss type"):  # TRL looks at it only in the first step
             raise
@@ -70,9 +70,3 @@ def require_reference(model: Any) -> None:
         for mine, ref in pairs
     ):
         raise TrainError("The reference policy is not the adapter that training starts from.")
-
-
-if __name__ == "__main__":
-    from malt_data.cli import main
-
-    main(["train", "--stage", "dpo", *sys.argv[1:]])

@@ -21,7 +21,7 @@ _STEP = 64
 """`max_length` is a multiple of so many tokens."""
 
 
-def fitting(
+def fit_rows(
     data: Data,
     tokenizer: Any,
     config: Any,

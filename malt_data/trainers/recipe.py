@@ -21,23 +21,21 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from malt_data.errors import SpecError
-from malt_data.schemas.ids import ROLES
-from malt_data.schemas.manifest import sentence
+from malt_data.schemas.model import Model
+from malt_data.schemas.roles import ROLES
 from malt_data.storage.documents import read_toml
 
 Stage = Literal["sft", "dpo"]
 STAGES: tuple[Stage, ...] = ("sft", "dpo")
+DPO_ROLES = ("verifier", "refiner")
+"""Those that the paper trains by DPO too (§4.3)."""
 BASE = "malt"
 """The paper's recipe, which every other one is read on top of."""
 
 
-class Settings(BaseModel):
+class Settings(Model):
     """What a recipe or a `--config` file may hold; empty tables are the paper's recipe."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     trainer: dict[str, Any] = {}
     sft: dict[str, Any] = {}
@@ -54,12 +52,11 @@ class Settings(BaseModel):
 
         only: one stage of it.
         """
-        learners = ROLES if self.generator_dpo else ROLES[1:]
         return [
             (role, stage)
             for role in ROLES
             for stage in STAGES
-            if (stage == "sft" or role in learners) and only in (None, stage)
+            if (stage == "sft" or role in DPO_ROLES or self.generator_dpo) and only in (None, stage)
         ]
 
     def arguments(self, stage: Stage, rows: int) -> dict[str, Any]:
@@ -106,7 +103,7 @@ def recipes() -> list[str]:
     return [BASE, *(name for name in names if name != BASE)]
 
 
-def read_settings(config: Path | None, recipe: str = BASE) -> Settings:
+def read_settings(config: str | Path | None, recipe: str = BASE) -> Settings:
     """Return a recipe (a name, or a TOML file) with the keys of the file `config` on top.
 
     Raises SpecError that names what is wrong in either.
@@ -121,7 +118,7 @@ def read_settings(config: Path | None, recipe: str = BASE) -> Settings:
         raise SpecError(
             f"There is no recipe {recipe!r}. Known: {', '.join(recipes())}; or name a TOML file."
         )
-    return chosen if config is None else chosen.under(_read(config))
+    return chosen if config is None else chosen.under(_read(Path(config)))
 
 
 def epochs(rows: int) -> int:
@@ -142,7 +139,7 @@ def _shipped(name: str) -> Settings:
 def _read(path: Path) -> Settings:
     try:
         return Settings.model_validate(read_toml(path))
-    except ValidationError as error:
-        raise SpecError(f"{path}: {sentence(error)}") from None
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}") from None
     except (OSError, ValueError) as error:
-        raise SpecError(f"{path} is no valid TOML: {error}") from None
+        raise SpecError(f"{path} is not valid TOML: {error}") from None

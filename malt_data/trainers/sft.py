@@ -1,8 +1,8 @@
 """SFT of one role on its positive samples (MALT §4.3, Algorithm 1), LoRA on the base model.
 
-    python -m malt_data.trainers.sft --role generator --dataset me/trees --out generator
-    accelerate launch -m malt_data.trainers.sft --role verifier --dataset forest --out verifier
-    python -m malt_data.trainers.sft --role verifier --adapter verifier --out verifier-2
+    python -m malt_data train --role generator --dataset me/trees --out generator
+    accelerate launch -m malt_data train --role verifier --dataset forest --out verifier
+    python -m malt_data train --role verifier --adapter verifier --out verifier-2
 
 With `--adapter` training goes on from that adapter instead of a fresh one: further steps on the
 same data, or a second round on new data. Its shape stays what it is; `[lora]` shapes fresh ones.
@@ -11,20 +11,20 @@ The loss is taken on the completion's tokens only. The prompt is, token for toke
 `build` sent: the same messages under the same chat template.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
-from malt_data.trainers.training import Watch, load_adapter, make_lora, prepare
+from malt_data.trainers.base import load_adapter, make_lora
+from malt_data.trainers.training import OnProgress, prepare
 
 
 def train_sft(
     role: str,
     dataset: str,
-    out: Path,
+    out: str | Path,
     *,
     adapter: str | None = None,
-    watch: Watch = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total: None,
     **options: Any,
 ) -> dict[str, Any]:
     """Train a role's SFT adapter into `out`; return its record. A finished one is left as it is.
@@ -37,7 +37,7 @@ def train_sft(
     task = prepare(role, "sft", dataset, out, adapter=adapter, **options)
     if record := task.finished():
         return record
-    task, base, tokenizer = task.load_base()
+    task, base, tokenizer = task.load()
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
@@ -53,11 +53,5 @@ def train_sft(
             processing_class=tokenizer,
             peft_config=lora,
         ),
-        watch,
+        on_progress,
     )
-
-
-if __name__ == "__main__":
-    from malt_data.cli import main
-
-    main(["train", "--stage", "sft", *sys.argv[1:]])

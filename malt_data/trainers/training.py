@@ -12,31 +12,33 @@ out/
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from malt_data.engines.quiet import quiet_libraries
 from malt_data.errors import SpecError, TrainError, one_line
-from malt_data.forests.parts import write_text, writing
 from malt_data.storage.documents import read_json
-from malt_data.storage.hub import fetch_file
+from malt_data.storage.files import write_errors, write_text
+from malt_data.trainers.base import load_base, model_of
+from malt_data.trainers.card import render_adapter_card
 from malt_data.trainers.costs import Clock, costs, last
-from malt_data.trainers.data import Data, load
-from malt_data.trainers.fitting import fitting
+from malt_data.trainers.curves import plot_curves
+from malt_data.trainers.data import Data, load_rows
+from malt_data.trainers.fitting import fit_rows
+from malt_data.trainers.questions import QUESTIONS, questions_of
 from malt_data.trainers.recipe import Settings, Stage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Watch = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 """Called after each step with the steps done and the steps to do."""
 
 RECORD = "training.json"
 CHECKPOINTS = "checkpoints"
-QUESTIONS = "questions.txt"
 PLAN = "plan.json"
 _PACKAGES = ("torch", "transformers", "peft", "trl", "datasets")
 
@@ -54,7 +56,7 @@ class Task:
     out: Path
     note: Callable[[str], None] = lambda _: None
     fitted: dict[str, Any] = field(default_factory=dict)
-    """What `fitting` found: rows, max_length, left_out."""
+    """What `fit_rows` found: rows, max_length, left_out."""
 
     def finished(self) -> dict[str, Any] | None:
         """Return the record of a training in `out` that ended; None where there is work to do.
@@ -84,12 +86,12 @@ class Task:
                 "new folder: --out NAME"
             ) from None
 
-    def load_base(self) -> "tuple[Task, Any, PreTrainedTokenizerBase]":
+    def load(self) -> "tuple[Task, Any, PreTrainedTokenizerBase]":
         """Return (the task with the rows that the model can take, model, tokenizer)."""
-        with library_noise():
+        with quiet_libraries(datasets=True):
             model, tokenizer = load_base(self.model, self.settings.quantize)
             asked = self.settings.arguments(self.stage, len(self.data.train)).get("max_length")
-            data, found = fitting(self.data, tokenizer, model.config, asked, self.note)
+            data, found = fit_rows(self.data, tokenizer, model.config, asked, self.note)
         return replace(self, data=data, fitted=found), model, tokenizer
 
     def config(self, kind: Any) -> Any:
@@ -111,12 +113,12 @@ class Task:
         except (TypeError, ValueError) as error:
             raise SpecError(f"[trainer] {one_line(error)}") from None
 
-    def train(self, make: Callable[[], Any], watch: Watch) -> dict[str, Any]:
+    def train(self, make: Callable[[], Any], on_progress: OnProgress) -> dict[str, Any]:
         """Make the trainer, run it to the end and save what it learnt; return the record."""
-        with library_noise():
+        with quiet_libraries(datasets=True):
             trainer = make()
             begin(self.out, self.plan, self.data)
-            run(trainer, self.out, watch)
+            run_training(trainer, self.out, on_progress)
         report = self.data.report.model_dump(mode="json") if self.data.report else None
         facts = {**self.plan, **self.fitted, "role": self.role, "report": report}
         return save(trainer, self.out, facts)
@@ -126,7 +128,7 @@ def prepare(
     role: str,
     stage: Stage,
     dataset: str,
-    out: Path,
+    out: str | Path,
     *,
     model: str | None = None,
     settings: Settings | None = None,
@@ -140,11 +142,11 @@ def prepare(
     Raises TrainError, SpecError or HubError where data and model cannot work.
     """
     chosen = settings or Settings()
-    with library_noise():
-        data = load(dataset, role, stage)
-    name = base_of(data, model, other_model)
+    with quiet_libraries(datasets=True):
+        data = load_rows(dataset, role, stage)
+    name = model_of(data, model, other_model)
     plan = plan_of(data, name, chosen, stage, max_steps=max_steps, **more)
-    return Task(role, stage, data, name, chosen, plan, out, note)
+    return Task(role, stage, data, name, chosen, plan, Path(out), note)
 
 
 def begin(out: Path, plan: dict[str, Any], data: Data) -> None:
@@ -158,72 +160,7 @@ def begin(out: Path, plan: dict[str, Any], data: Data) -> None:
     write_text(out / QUESTIONS, "".join(f"{one}\n" for one in sorted(ids)))
 
 
-def questions_of(adapter: str) -> frozenset[str] | None:
-    """Return the ids of the questions that an adapter has seen; None where it does not say."""
-    path = Path(adapter) / QUESTIONS
-    if not path.exists() and adapter.count("/") == 1 and not Path(adapter).exists():
-        path = fetch_file(adapter, QUESTIONS)
-    return frozenset(path.read_text("utf-8").split()) if path.exists() else None
-
-
-def load_base(name: str, quantize: str | None) -> tuple[Any, "PreTrainedTokenizerBase"]:
-    """Return (model, tokenizer): bfloat16 where the device has it, else float32."""
-    try:
-        import torch
-        import transformers
-
-        from malt_data.engines.embedded import resolve
-    except ImportError as error:
-        raise TrainError(
-            f"Training needs torch, transformers, peft and trl ({error}): "
-            "pip install 'malt-data[train]'"
-        ) from None
-    source = resolve(name, lambda _: None)
-    half = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    more: dict[str, Any] = {}
-    if quantize:
-        four_bits: Any = transformers.BitsAndBytesConfig
-        more["quantization_config"] = four_bits(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=torch.bfloat16,
-        )
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.bfloat16 if half else torch.float32, **more
-        )
-    except (OSError, ValueError, ImportError) as error:
-        raise TrainError(f"The base model {name} could not be loaded: {one_line(error)}") from None
-    if not tokenizer.chat_template:
-        raise TrainError(f"{name} has no chat template: take its instruction-tuned variant.")
-    return model, tokenizer
-
-
-def load_adapter(base: Any, adapter: str) -> Any:
-    """Return `base` with a trainable adapter (a folder or a Hub repo) on it."""
-    import peft
-
-    try:
-        return peft.PeftModel.from_pretrained(base, adapter, is_trainable=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise TrainError(
-            f"The adapter {adapter} could not be loaded on this base model: {one_line(error)}. "
-            "Check its name, your login (hf auth login), and that it was trained on this model."
-        ) from None
-
-
-def make_lora(settings: Settings) -> Any:
-    """Return PEFT's LoraConfig; raise SpecError for a key or value that it does not take."""
-    import peft
-
-    try:
-        return peft.LoraConfig(**settings.lora_arguments())
-    except (TypeError, ValueError) as error:
-        raise SpecError(f"[lora] {one_line(error)}") from None
-
-
-def run(trainer: Any, out: Path, watch: Watch) -> None:
+def run_training(trainer: Any, out: Path, on_progress: OnProgress) -> None:
     """Train to the end, from the last whole checkpoint where there is one."""
     from transformers import PrinterCallback, TrainerCallback
 
@@ -236,7 +173,7 @@ def run(trainer: Any, out: Path, watch: Watch) -> None:
             clock.start(state.log_history)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            watch(state.global_step, state.max_steps)
+            on_progress(state.global_step, state.max_steps)
 
         def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             clock.stamp(state.log_history[-1])
@@ -246,12 +183,12 @@ def run(trainer: Any, out: Path, watch: Watch) -> None:
     require_space(trainer, out)
     trainer.remove_callback(PrinterCallback)  # it writes to stdout, where facts go
     trainer.add_callback(Metrics())
-    with writing(out / CHECKPOINTS):
+    with write_errors(out / CHECKPOINTS):
         trainer.train(resume_from_checkpoint=last_checkpoint(out / CHECKPOINTS))
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """Return the newest checkpoint that was written whole, and remove torn ones."""
+    """Return the newest checkpoint that was written whole, and remove half-written ones."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     for path in reversed(found):
         if (path / "trainer_state.json").exists():  # the last file that a checkpoint gets
@@ -275,9 +212,6 @@ def require_space(trainer: Any, out: Path) -> None:
 
 def save(trainer: Any, out: Path, record: dict[str, Any]) -> dict[str, Any]:
     """Write the adapter and what belongs to it; return the record."""
-    from malt_data.trainers.card import render_adapter_card
-    from malt_data.trainers.curves import draw
-
     log = trainer.state.log_history
     record = record | {
         "steps": trainer.state.global_step,
@@ -288,12 +222,12 @@ def save(trainer: Any, out: Path, record: dict[str, Any]) -> dict[str, Any]:
     if not trainer.is_world_process_zero():
         return record
     model = trainer.accelerator.unwrap_model(trainer.model)
-    with writing(out):
+    with write_errors(out):
         # Only the adapter itself: DPO's frozen copy of it, `ref`, would lie beside it otherwise.
         model.save_pretrained(out, selected_adapters=["default"])
         trainer.processing_class.save_pretrained(out)
     write_metrics(out, log)
-    draw(log, out / "curves.svg")
+    plot_curves(log, out / "curves.svg")
     write_text(out / "README.md", render_adapter_card(record))
     write_text(out / RECORD, json.dumps(record, indent=2) + "\n")
     shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
@@ -319,38 +253,3 @@ def plan_of(
         "stage": stage,
         **more,
     }
-
-
-def base_of(data: Data, model: str | None, other_model: bool) -> str:
-    """Return the base model's name: the one that sampled the data, unless told otherwise.
-
-    Raises TrainError where `model` is another one: DPO's pairs are then off its policy.
-    """
-    sampled = data.sampled_by
-    if model is None and sampled is None:
-        raise SpecError("Name the base model: --model NAME")
-    if model is not None and sampled is not None and not other_model and model != sampled:
-        raise TrainError(
-            f"{data.source} was sampled by {sampled}, not by {model}. Train {sampled}, or say "
-            "--other-model if that is what you want."
-        )
-    return str(model or sampled)
-
-
-@contextmanager
-def library_noise() -> Iterator[None]:
-    """Keep the libraries' own chatter and bars off stderr and stdout."""
-    import datasets
-    import transformers
-
-    logging: Any = transformers.logging
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        logging.enable_progress_bar()
-        datasets.enable_progress_bars()

@@ -13,7 +13,7 @@ import pytest
 from evaluation.harness import answer, malt, timeless, write_questions
 from openai_server import OpenAIServer
 
-from malt_data.evaluation.results import compare
+from malt_data.evaluation.tables import compare
 
 EVERY = (
     "sa,sa+mv,ma,ma+mv,malt,malt+mv,star-ma+mv,debate,malt-base-v,malt-g,malt-gv,malt-gr,"

@@ -11,7 +11,7 @@ from evaluation.harness import answer, malt, write_questions
 from openai_server import OpenAIServer
 
 from malt_data import open_results
-from malt_data.evaluation.results import compare
+from malt_data.evaluation.tables import compare
 
 
 @pytest.fixture

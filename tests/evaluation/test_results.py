@@ -22,8 +22,8 @@ from rich.console import Console
 
 from malt_data import open_results
 from malt_data.errors import EvalError, QueryError
-from malt_data.evaluation.results import compare, table
-from malt_data.evaluation.tables import readable
+from malt_data.evaluation.tables import accuracy_table, compare
+from malt_data.report.tables import readable
 from malt_data.report.terminal import print_rows
 
 SETTINGS = "sa,sa+mv,ma,ma+mv,debate,pair"
@@ -124,7 +124,7 @@ def test_accuracy_and_its_cost_in_sql_are_those_of_the_table(out: Path) -> None:
                          capture_output=True, text=True, check=True)  # fmt: skip
     completions = pl.read_parquet(out / "completions" / "*.parquet")
     predictions = open_results(out).predictions()
-    shown = {row["setting"]: row for row in table(open_results(out))}
+    shown = {row["setting"]: row for row in accuracy_table(open_results(out))}
     for row in json.loads(run.stdout):
         assert row["accuracy"] == pytest.approx(shown[row["setting"]]["mean"])
         assert row["seconds"] == pytest.approx(shown[row["setting"]]["seconds"])
@@ -149,8 +149,8 @@ def test_the_cost_of_a_setting_is_a_multiple_of_the_single_agents_or_the_cheapes
     shutil.copytree(out, tmp_path / "out")
     if baseline != "sa":  # of what is left, two agents are the cheapest
         for path in [tmp_path / "out" / "predictions.parquet", *(tmp_path / "out").glob("c*/*")]:
-            table = pq.read_table(path)
-            pq.write_table(table.filter(pc.field("setting") != "sa"), path)
+            accuracy_table = pq.read_table(path)
+            pq.write_table(accuracy_table.filter(pc.field("setting") != "sa"), path)
     results = open_results(tmp_path / "out")
     rows = {row["setting"]: row for row in results.sql("FROM cost").to_dicts()}
     units = results.predictions().group_by("setting").agg(pl.len())
@@ -180,9 +180,9 @@ def test_sql_over_results_only_reads_them(out: Path) -> None:
 
 
 def test_figures_are_whole_and_the_same_again(out: Path, tmp_path: Path) -> None:
-    from malt_data.report.figures import draw
+    from malt_data.report.figures import write_figures
 
-    again = draw(open_results(out), tmp_path)
+    again = write_figures(open_results(out), tmp_path)
     assert [path.name for path in again] == [
         "turns.svg",
         "flips.svg",
@@ -200,13 +200,13 @@ def test_a_merge_that_was_killed_shows_nothing_twice(out: Path) -> None:
 
     (whole,) = parts(out)
     before = open_results(out).sql("SELECT count(*) AS n FROM completions")
-    table = pq.read_table(whole)
-    write_part(out, table.slice(0, 9))
-    write_part(out, table.slice(9))
+    accuracy_table = pq.read_table(whole)
+    write_part(out, accuracy_table.slice(0, 9))
+    write_part(out, accuracy_table.slice(9))
     whole.unlink()
     halves = parts(out)
     kept = {path: path.read_bytes() for path in halves}
-    write_part(out, table, halves)
+    write_part(out, accuracy_table, halves)
     for path, content in kept.items():
         path.write_bytes(content)  # as if the kill had come before they were removed
     assert open_results(out).sql("SELECT count(*) AS n FROM completions").equals(before)

@@ -13,10 +13,10 @@ from lora import write_adapter
 
 from malt_data.engines.embedded import EMBEDDED, resolve
 from malt_data.evaluation.evaluate import evaluate
-from malt_data.evaluation.plan import plan
-from malt_data.evaluation.settings import find
-from malt_data.schemas.ids import ROLES
-from malt_data.schemas.manifest import Spec
+from malt_data.evaluation.plan import plan_evaluation
+from malt_data.evaluation.settings import find_settings
+from malt_data.schemas.roles import ROLES
+from malt_data.schemas.spec import BuildSpec
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +48,10 @@ def test_every_completion_is_its_adapters(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; else most of the memory
-    spec = Spec(questions=str(write_questions(tmp_path / "q.jsonl")), split="train", limit=1,
+    spec = BuildSpec(questions=str(write_questions(tmp_path / "q.jsonl")), split="train", limit=1,
                 temperature=0, max_tokens=tokens, engine=engine, model=EMBEDDED)  # fmt: skip
-    settings = find(["ma", "star-ma", "malt", "malt-base-v"])
-    report = evaluate(plan(spec, settings, team, tmp_path / "out"))
+    settings = find_settings(["ma", "star-ma", "malt", "malt-base-v"])
+    report = evaluate(plan_evaluation(spec, settings, team, tmp_path / "out"))
     assert report["failed"] == {}
     rows = pl.read_parquet(tmp_path / "out" / "completions" / "*.parquet").to_dicts()
     assert len(rows) == 12

@@ -4,8 +4,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from malt_data.evaluation.results import compare
 from malt_data.evaluation.statistics import holm, interval, paired_test, sign_flip
+from malt_data.evaluation.tables import compare
 
 TEMPLATES, INSTANCES = 20, 20
 

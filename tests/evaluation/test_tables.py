@@ -16,9 +16,9 @@ from openai_server import OpenAIServer
 
 from malt_data import open_results
 from malt_data.cli import main
-from malt_data.evaluation.results import table
 from malt_data.evaluation.statistics import holm, interval, paired_test
-from malt_data.evaluation.tables import markdown
+from malt_data.evaluation.tables import accuracy_table
+from malt_data.report.tables import markdown
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_questions_of_one_template_are_drawn_together(server: OpenAIServer, tmp_
     pq.write_table(named, out / "questions.parquet")
     predictions = open_results(out).predictions()
     assert set(predictions["cluster"]) == {"t0", "t1", "t2", "t3", asked["question_id"][11].as_py()}
-    rows = table(open_results(out), "sa")
+    rows = accuracy_table(open_results(out), "sa")
     for row in rows:
         mine = predictions.filter(setting=row["setting"])
         cells = mine.group_by("cluster").agg(pl.sum("correct"), n=pl.len())
@@ -117,7 +117,7 @@ def test_several_teams_are_draws_and_go_on_where_they_stopped(
     assert row["settings"]["malt"]["mean"] == rows["malt"]["mean"]
     assert row["settings"]["sa"]["mean"] == rows["sa"]["mean"]
     twice = call(server, "--table", "out/a", "out/a")[0][0]["settings"]["malt"]
-    (alone,) = [r for r in table(open_results("out/a")) if r["setting"] == "malt"]
+    (alone,) = [r for r in accuracy_table(open_results("out/a")) if r["setting"] == "malt"]
     assert twice["teams"] == 1  # one team in two folders is one team
     assert twice == alone
     run = CliRunner().invoke(main, ["eval", "--table", "out/a", "out/b", "out/c", "--markdown"])

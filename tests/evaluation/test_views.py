@@ -17,9 +17,9 @@ from synthetic import make_forest
 
 from malt_data import Results, open_results
 from malt_data.evaluation.evaluate import evaluate
-from malt_data.evaluation.plan import plan
-from malt_data.evaluation.settings import find
-from malt_data.schemas.manifest import Spec
+from malt_data.evaluation.plan import plan_evaluation
+from malt_data.evaluation.settings import find_settings
+from malt_data.schemas.spec import BuildSpec
 from malt_data.storage.query import connect
 
 CRITICISMS = {
@@ -46,11 +46,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     own.write_text('[five]\nturns = ["generator"]\nvotes = 5\n'
                    '[gv]\nturns = ["generator", "verifier"]\nvotes = 2\n')  # fmt: skip
     with OpenAIServer(answer, models=()) as server:
-        spec = Spec(questions=str(write_questions(folder / "q.jsonl")), split="train",
+        spec = BuildSpec(questions=str(write_questions(folder / "q.jsonl")), split="train",
                     engine="openai", base_url=server.base_url, model="m")  # fmt: skip
-        settings = find(["sa", "five", "gv", "ma+mv", "debate"], own)
+        settings = find_settings(["sa", "five", "gv", "ma+mv", "debate"], own)
         nobody: dict[str, dict[str, str]] = {"team": {}, "sft": {}}
-        report = evaluate(plan(spec, settings, nobody, folder / "out", seeds=2))
+        report = evaluate(plan_evaluation(spec, settings, nobody, folder / "out", seeds=2))
     assert report["failed"] == {}
     return open_results(folder / "out")
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from malt_data.errors import SpecError
-from malt_data.evaluation.settings import Setting, find
+from malt_data.evaluation.settings import Setting, find_settings
 from malt_data.evaluation.vote import ballots, majority
 from malt_data.graders import choice
 
@@ -68,16 +68,19 @@ def test_one_choice_in_other_words_is_one_vote() -> None:
 
 
 def test_settings_by_name() -> None:
-    assert find(["sa+mv"])[0] == Setting(name="sa+mv", turns=("generator",), votes=3)
-    assert [s.name for s in find(["sa", "sa", "ma"])] == ["sa", "ma"]
+    assert find_settings(["sa+mv"])[0] == Setting(name="sa+mv", turns=("generator",), votes=3)
+    assert [s.name for s in find_settings(["sa", "sa", "ma"])] == ["sa", "ma"]
     with pytest.raises(SpecError, match=r"no setting 'moa'.*debate"):
-        find(["moa"])
+        find_settings(["moa"])
 
 
 def test_a_setting_of_ones_own_is_a_table_that_can_be_played(tmp_path: Path) -> None:
     path = tmp_path / "own.toml"
     path.write_text('[mine]\nname = "sa"\nturns = ["generator", "refiner"]\nvotes = 5\n')
-    assert [(s.name, s.votes) for s in find(["sa", "mine"], path)] == [("sa", 1), ("mine", 5)]
+    assert [(s.name, s.votes) for s in find_settings(["sa", "mine"], path)] == [
+        ("sa", 1),
+        ("mine", 5),
+    ]
     for text, said in [
         ("mine = 3", "write [mine]"),
         ("[[mine]]", "write [mine]"),
@@ -88,8 +91,8 @@ def test_a_setting_of_ones_own_is_a_table_that_can_be_played(tmp_path: Path) -> 
     ]:
         path.write_text(text)
         with pytest.raises(SpecError, match=re.escape(said)):
-            find(["mine"], path)
+            find_settings(["mine"], path)
     with pytest.raises(SpecError, match="the agents are the vote"):
-        find(["debate+mv"])
+        find_settings(["debate+mv"])
     with pytest.raises(SpecError, match="Name a setting"):
-        find([])
+        find_settings([])

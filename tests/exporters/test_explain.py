@@ -23,7 +23,7 @@ from malt_data.exporters.selection import REASONS, Selection
 from malt_data.forests.forest import Forest, open_forest
 from malt_data.forests.relabel import relabel
 from malt_data.schemas.exports import ALL, Config, config_named
-from malt_data.schemas.manifest import Labels
+from malt_data.schemas.spec import Labels
 
 Node = dict[str, Any]
 Fate = tuple[str, str | None]

@@ -24,14 +24,15 @@ from synthetic import make_forest
 from malt_data.cli import main
 from malt_data.engines.embedded import EMBEDDED
 from malt_data.errors import ExportError, SpecError
-from malt_data.exporters.export import EXPORT, export, exports_of, fingerprint, read_report
+from malt_data.exporters.export import export, exports_of, fingerprint, read_report
 from malt_data.exporters.rows import Rows, chunks
 from malt_data.exporters.selection import REASONS, Selection, make_selection
 from malt_data.exporters.verify import verify_export
 from malt_data.forests.forest import Forest, open_forest
 from malt_data.forests.relabel import relabel
 from malt_data.schemas.exports import ALL, DEFAULT, RECIPE, Config, config_named, configs
-from malt_data.schemas.manifest import Labels
+from malt_data.schemas.layout import EXPORT
+from malt_data.schemas.spec import Labels
 
 NAMES = [config.name for config in ALL]
 

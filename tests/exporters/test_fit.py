@@ -21,7 +21,7 @@ from malt_data.forests.relabel import relabel
 from malt_data.publish.card import render_card
 from malt_data.publish.push import _fresh_exports
 from malt_data.schemas.exports import ALL, Config, config_named
-from malt_data.schemas.manifest import Labels
+from malt_data.schemas.spec import Labels
 
 pytest.importorskip("transformers")
 

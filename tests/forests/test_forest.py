@@ -6,8 +6,9 @@ import pytest
 from synthetic import make_forest
 
 from malt_data.forests import forest as module
-from malt_data.forests.forest import create_forest, open_forest
-from malt_data.questions.loading import Question
+from malt_data.forests.create import create_forest
+from malt_data.forests.forest import open_forest
+from malt_data.schemas.forest import Question
 from malt_data.schemas.ids import question_id
 
 

@@ -20,10 +20,11 @@ import pytest
 from killing import Running, start
 from openai_server import OpenAIServer, Reply
 
-from malt_data.builders.writer import stamped
 from malt_data.forests.forest import open_forest
-from malt_data.forests.parts import Parts, write_table
+from malt_data.forests.labels import stamped
+from malt_data.forests.parts import NodeParts
 from malt_data.forests.verify import verify
+from malt_data.storage.parquet import write_table
 
 KILLS = int(os.environ.get("MALT_KILLS", "15"))
 SEED = int(os.environ.get("MALT_KILLS_SEED", "0"))
@@ -206,7 +207,7 @@ def test_what_a_kill_leaves_is_finished_by_what_is_said(
             begin(place, work, kill_at=once).wait()
         with told(f"kill {kill} of seed {SEED}: {work} before change {at}"):
             require_readable(place, base)
-            kept = Parts(place.forest / "nodes").trees()
+            kept = NodeParts(place.forest / "nodes").trees()
             base.server.requests.clear()
             finish(place, work)
             require_sound(place, expected)
@@ -245,7 +246,7 @@ def test_two_at_once_of_which_one_is_killed(
             assert place.run("verify", place.forest, name="verify").wait() == 0
             require_readable(place, base)
             grown = TREES if "build" in pair else GROWN
-            assert len(Parts(place.forest / "nodes").trees()) == grown
+            assert len(NodeParts(place.forest / "nodes").trees()) == grown
         shutil.rmtree(place.folder)
 
 

@@ -14,10 +14,13 @@ from synthetic import make_forest
 
 from malt_data.errors import ForestError
 from malt_data.forests import relabel as module
-from malt_data.forests.forest import Forest, create_forest, open_forest, update_manifest
+from malt_data.forests.create import create_forest
+from malt_data.forests.forest import Forest, open_forest
+from malt_data.forests.manifest import update_manifest
 from malt_data.forests.relabel import relabel
 from malt_data.forests.verify import verify
-from malt_data.schemas.manifest import Labels, Run
+from malt_data.schemas.manifest import BuildRecord
+from malt_data.schemas.spec import Labels
 
 
 @pytest.fixture
@@ -144,7 +147,7 @@ def test_the_command_prints_flips(forest: Forest) -> None:
 
 
 def test_a_build_that_ended_since_the_forest_was_opened_keeps_its_record(forest: Forest) -> None:
-    run = Run(
+    run = BuildRecord(
         started=dt.datetime.now(dt.UTC),
         trees=8,
         failed=0,

@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic import make_forest
 
-from malt_data.builders.writer import stamped
 from malt_data.forests.forest import Forest, open_forest
-from malt_data.forests.parts import write_table
+from malt_data.forests.labels import stamped
 from malt_data.forests.verify import verify
+from malt_data.storage.parquet import write_table
 
 
 @pytest.fixture

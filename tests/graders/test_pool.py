@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
-from malt_data.graders import Grader, Kind, extract_answer
+from malt_data.graders import Grader, extract_answer
 from malt_data.graders.numeric import is_number
 from malt_data.graders.pool import Pool
 
@@ -52,7 +52,7 @@ def test_quick_leaves_algebra_to_grade_and_then_remembers_it(grader: Grader) -> 
 
 
 def test_the_memo_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("malt_data.graders.MEMO_SIZE", 3)
+    monkeypatch.setattr("malt_data.graders.grader.MEMO_SIZE", 3)
     with Grader() as grader:
         for number in range(9):
             grader.grade(f"x={number}", "x=1", "math")
@@ -244,7 +244,7 @@ def test_no_input_holds_up_the_caller_or_raises(grader: Grader, name: str) -> No
     start = time.monotonic()
     for text in (f"Final Answer: {hostile}", rf"\boxed{{{hostile}}}", hostile):
         for gold in ("12", "x^2+1"):
-            kind: Kind = "numeric" if is_number(gold) else "math"
+            kind: str = "numeric" if is_number(gold) else "math"
             answer = extract_answer(text, kind)
             assert grader.grade(answer, gold, kind) in ("wrong", "timeout")
     assert time.monotonic() - start < 10

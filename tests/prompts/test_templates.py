@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from malt_data.errors import SpecError
-from malt_data.prompts.templates import KINDS, load_prompts, render
+from malt_data.graders import KINDS
+from malt_data.prompts.templates import load_prompts, render
 
 FILES = ("prompts.toml", "prompts_embedded.toml")
 ASKED = ["QUESTION", "ANSWER", "VERIFICATION"]

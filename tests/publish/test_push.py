@@ -23,7 +23,7 @@ from malt_data.forests.forest import Forest, open_forest
 from malt_data.forests.verify import verify
 from malt_data.schemas.exports import ALL, config_named
 from malt_data.storage.files import lock
-from malt_data.storage.hub import parse
+from malt_data.storage.hub import parse_repo
 
 REPO = "ann/trees"
 HOMES: dict[str, Path] = {}
@@ -444,10 +444,10 @@ def test_names_that_are_none(lfs: Hub, forest: Forest, name: str) -> None:
 
 
 def test_parse() -> None:
-    assert parse("me/trees@v1") == ("me/trees", "v1")
-    assert parse("me/trees") == ("me/trees", None)
+    assert parse_repo("me/trees@v1") == ("me/trees", "v1")
+    assert parse_repo("me/trees") == ("me/trees", None)
     with pytest.raises(SpecError, match="user/name"):
-        parse("trees")
+        parse_repo("trees")
 
 
 def test_without_a_network(lfs: Hub, forest: Forest, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ import operator
 import re
 from collections import Counter
 
-from malt_data.questions.loading import Question, load_questions
+from malt_data.questions.loading import load_questions
+from malt_data.schemas.forest import Question
 
 OPERATIONS = {
     "+": operator.add, "plus": operator.add, "-": operator.sub, "minus": operator.sub,

@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from malt_data.errors import QuestionsError
-from malt_data.forests.forest import question_table
 from malt_data.graders import Grader, extract_answer
 from malt_data.prompts.templates import load_prompts, render
+from malt_data.questions.benchmarks import BENCHMARKS
 from malt_data.questions.fields import last_box
-from malt_data.questions.loading import Loaded, Question, load_questions
-from malt_data.questions.sources import BENCHMARKS
+from malt_data.questions.loading import Loaded, load_questions
+from malt_data.schemas.forest import Question, question_table
 from malt_data.schemas.ids import question_id
 
 CSQA = {

@@ -15,9 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from malt_data.errors import QuestionsError
+from malt_data.questions.benchmarks import BENCHMARKS
 from malt_data.questions.hub import dataset_rows
 from malt_data.questions.loading import load_questions
-from malt_data.questions.sources import BENCHMARKS, Rows, open_rows, pick_split
+from malt_data.questions.source import Source, pick_split
+from malt_data.questions.sources import open_source
 
 ROWS = [{"question": f"What is {i} + 1?", "answer": str(i + 1)} for i in range(3)]
 
@@ -27,7 +29,7 @@ def jsonl(path: Path, rows: list[dict[str, Any]] = ROWS) -> Path:
     return path
 
 
-def wheres(rows: Rows) -> list[str]:
+def wheres(rows: Source) -> list[str]:
     return [where for where, _ in rows.rows]
 
 
@@ -70,7 +72,7 @@ def test_csv_choices_are_json_and_its_fields_may_hold_lines(tmp_path: Path) -> N
     path.write_text('question,choices,answer\n"Which\nof them?","[""hill"", ""lake""]",lake\n')
     question = load_questions(str(path)).questions[0]
     assert (question.question, question.gold) == ("Which\nof them?", "B")
-    assert wheres(open_rows(str(path))) == [f"{path} line 3"]
+    assert wheres(open_source(str(path))) == [f"{path} line 3"]
 
 
 @pytest.mark.parametrize(
@@ -111,14 +113,14 @@ def test_a_folders_files_are_its_splits(tmp_path: Path) -> None:
     jsonl(tmp_path / "train.jsonl")
     jsonl(tmp_path / "dev.jsonl", ROWS[:1])
     folder = str(tmp_path)
-    assert [open_rows(folder, split=s).split for s in (None, "train", "dev")] == [
+    assert [open_source(folder, split=s).split for s in (None, "train", "dev")] == [
         "train", "train", "dev",
     ]  # fmt: skip
     validation = load_questions(folder, split="validation")
     assert (validation.split, validation.source) == ("dev", tmp_path.name)
-    assert wheres(open_rows(folder, split="dev")) == [f"{tmp_path}/dev.jsonl line 1"]
+    assert wheres(open_source(folder, split="dev")) == [f"{tmp_path}/dev.jsonl line 1"]
     with pytest.raises(QuestionsError, match="no split 'test'; available: dev, train"):
-        open_rows(folder, split="test")
+        open_source(folder, split="test")
 
 
 def test_without_train_the_first_split_is_taken_and_named(tmp_path: Path) -> None:
@@ -137,22 +139,22 @@ def test_two_files_for_one_split_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "train.csv")
     write(tmp_path / "train.jsonl")
     with pytest.raises(QuestionsError, match="split train twice"):
-        open_rows(str(tmp_path))
+        open_source(str(tmp_path))
 
 
 def test_a_folder_without_question_files_says_so(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("hello")
     with pytest.raises(QuestionsError, match=r"no \.jsonl, \.json, \.csv or \.parquet file"):
-        open_rows(str(tmp_path))
+        open_source(str(tmp_path))
 
 
 def test_a_file_without_splits_is_called_what_is_asked(tmp_path: Path) -> None:
     path = str(jsonl(tmp_path / "mine.jsonl"))
-    assert open_rows(path, split="test").split == "test"
+    assert open_source(path, split="test").split == "test"
     with pytest.raises(QuestionsError, match="no split 'tset'"):
-        open_rows(path, split="tset")
+        open_source(path, split="tset")
     with pytest.raises(QuestionsError, match="available: train"):
-        open_rows(str(jsonl(tmp_path / "train.jsonl")), split="test")
+        open_source(str(jsonl(tmp_path / "train.jsonl")), split="test")
 
 
 def test_rows_that_name_their_split_are_chosen_by_it(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from malt_data.errors import ForestError
-from malt_data.storage.files import lock, settle, shared_lock, whole, whole_folder
+from malt_data.storage.files import atomic_folder, atomic_write, lock, recover, shared_lock
 
 WRITER = """
 import sys
@@ -40,14 +40,14 @@ def test_only_what_the_dead_left_is_removed(tmp_path: Path, kind: str) -> None:
     child, temporary = start(tmp_path / "x", kind)
     foreign = tmp_path / ".x.1234.tmp"
     foreign.touch()
-    settle(tmp_path)
+    recover(tmp_path)
     assert temporary.exists()
     os.kill(child.pid, signal.SIGKILL)
     child.communicate()
     assert temporary.exists()
-    settle(tmp_path, "y")
+    recover(tmp_path, "y")
     assert temporary.exists()
-    settle(tmp_path, "x")
+    recover(tmp_path, "x")
     assert [path.name for path in tmp_path.iterdir()] == [foreign.name]
 
 
@@ -55,10 +55,10 @@ def test_a_complete_folder_whose_process_died_is_put_into_its_place(tmp_path: Pa
     complete = tmp_path / ".x.0123abcd.new"
     complete.mkdir()
     (complete / "a").write_text("whole")
-    settle(tmp_path)
+    recover(tmp_path)
     assert (tmp_path / "x" / "a").read_text() == "whole"
     (tmp_path / "x").rename(complete)
-    with whole_folder(tmp_path / "x", replace=True) as temporary:
+    with atomic_folder(tmp_path / "x", replace=True) as temporary:
         (temporary / "a").write_text("newer")
     assert (tmp_path / "x" / "a").read_text() == "newer"
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
@@ -66,7 +66,7 @@ def test_a_complete_folder_whose_process_died_is_put_into_its_place(tmp_path: Pa
 
 def test_a_folder_that_has_come_meanwhile_is_not_replaced_unasked(tmp_path: Path) -> None:
     def write() -> None:
-        with whole_folder(tmp_path / "x", replace=False) as temporary:
+        with atomic_folder(tmp_path / "x", replace=False) as temporary:
             (temporary / "a").touch()
             (tmp_path / "x").mkdir()
             (tmp_path / "x" / "mine").touch()
@@ -77,12 +77,12 @@ def test_a_folder_that_has_come_meanwhile_is_not_replaced_unasked(tmp_path: Path
 
 
 def test_two_that_write_the_same_file_or_folder_leave_a_whole_one(tmp_path: Path) -> None:
-    with whole(tmp_path / "a") as one, whole(tmp_path / "a") as other:
+    with atomic_write(tmp_path / "a") as one, atomic_write(tmp_path / "a") as other:
         one.write_text("one")
         other.write_text("other")
     with (
-        whole_folder(tmp_path / "b", replace=True) as one,
-        whole_folder(tmp_path / "b", replace=True) as other,
+        atomic_folder(tmp_path / "b", replace=True) as one,
+        atomic_folder(tmp_path / "b", replace=True) as other,
     ):
         (one / "c").write_text("one")
         (other / "c").write_text("other")

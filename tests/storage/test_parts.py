@@ -14,22 +14,17 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic import make_forest
 
+from malt_data.builders.claims import Claims
 from malt_data.errors import ForestError
 from malt_data.forests import parts as parts_module
-from malt_data.forests.forest import open_forest, remove_empty
-from malt_data.forests.parts import (
-    LABELS,
-    REPLACES,
-    Claims,
-    Footer,
-    Parts,
-    read_footer,
-    write_table,
-)
+from malt_data.forests.create import remove_empty
+from malt_data.forests.forest import open_forest
+from malt_data.forests.parts import NodeParts
 from malt_data.forests.relabel import relabel
 from malt_data.forests.verify import verify
 from malt_data.schemas.forest import NODES, SCHEMA_KEY
-from malt_data.schemas.manifest import Labels
+from malt_data.schemas.spec import Labels
+from malt_data.storage.parquet import LABELS, REPLACES, Footer, read_footer, write_table
 
 
 def trees(*names: str) -> pa.Table:
@@ -49,42 +44,42 @@ def trees(*names: str) -> pa.Table:
 
 
 def visible(folder: Path) -> list[str]:
-    fresh = Parts(folder)
+    fresh = NodeParts(folder)
     return sorted(i for path in fresh.paths() for i in fresh.read(path)["question_id"].to_pylist())
 
 
 def test_written_trees_are_read_back(tmp_path: Path) -> None:
-    parts = Parts(tmp_path)
+    parts = NodeParts(tmp_path)
     assert parts.trees() == set()
     parts.write(trees("a", "b"))
-    assert parts.trees() == Parts(tmp_path).trees() == {"a", "b"}
+    assert parts.trees() == NodeParts(tmp_path).trees() == {"a", "b"}
 
 
 def test_parts_of_another_writer_are_noticed(tmp_path: Path) -> None:
-    parts = Parts(tmp_path)
+    parts = NodeParts(tmp_path)
     parts.write(trees("a"))
     assert parts.trees() == {"a"}
     for name in "bcdef":  # faster than the file system's clock ticks
-        Parts(tmp_path).write(trees(name))
+        NodeParts(tmp_path).write(trees(name))
         assert name in parts.trees()
 
 
 def test_compaction_keeps_every_tree_once(tmp_path: Path) -> None:
-    parts = Parts(tmp_path)
+    parts = NodeParts(tmp_path)
     names = sorted(f"{i:04}" for i in range(250))
     for name in names:
         parts.write(trees(name))
     parts.compact()
     assert len(parts.paths()) == 3
     assert visible(tmp_path) == names
-    Parts(tmp_path).compact()
+    NodeParts(tmp_path).compact()
     assert visible(tmp_path) == names
 
 
 def test_a_kill_between_merge_and_removal_shows_no_tree_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = Parts(tmp_path)
+    parts = NodeParts(tmp_path)
     for name in "abc":
         parts.write(trees(name))
     with monkeypatch.context() as patch:
@@ -92,7 +87,7 @@ def test_a_kill_between_merge_and_removal_shows_no_tree_twice(
         parts.compact()
     assert len(list(tmp_path.glob("part-*.parquet"))) == 4
     assert visible(tmp_path) == ["a", "b", "c"]
-    Parts(tmp_path).compact()
+    NodeParts(tmp_path).compact()
     assert len(list(tmp_path.glob("part-*.parquet"))) == 1
     assert visible(tmp_path) == ["a", "b", "c"]
 
@@ -134,12 +129,12 @@ def test_a_writer_killed_at_any_moment_leaves_whole_parts(tmp_path: Path) -> Non
 
 
 def test_a_torn_part_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
-    parts = Parts(tmp_path)
+    parts = NodeParts(tmp_path)
     good = parts.write(trees("a"))
     torn = tmp_path / "part-torn.parquet"
     torn.write_bytes(good.read_bytes()[:-20])
     with pytest.raises(ForestError, match=r"part-torn.parquet is torn.*Move it out"):
-        Parts(tmp_path).trees()
+        NodeParts(tmp_path).trees()
     torn.unlink()
     assert visible(tmp_path) == ["a"]
 
@@ -148,7 +143,7 @@ def test_a_torn_part_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
 def test_a_foreign_part_is_refused(tmp_path: Path, table: pa.Table) -> None:
     write_table(tmp_path / "part-foreign.parquet", table)
     with pytest.raises(ForestError, match=r"part-foreign.parquet is no part of a forest"):
-        Parts(tmp_path).trees()
+        NodeParts(tmp_path).trees()
 
 
 CORRUPT = {
@@ -203,12 +198,12 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path, make: Callable[[Path
 
 
 def test_a_rewritten_part_still_replaces_what_it_replaced(tmp_path: Path) -> None:
-    parts = Parts(tmp_path)
+    parts = NodeParts(tmp_path)
     old = parts.write(trees("a"))
     merged = parts.write(trees("a"), replaces=[old])  # and here the merging process died
     parts.rewrite(merged, trees("a"))
     assert visible(tmp_path) == ["a"]
-    with Parts(tmp_path).rewriting():
+    with NodeParts(tmp_path).rewriting():
         assert not old.exists()
 
 
@@ -223,7 +218,7 @@ def test_who_reads_and_who_rewrites_wait_for_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parts_module, "_PATIENCE_SECONDS", 0.1)
-    one, other = Parts(tmp_path), Parts(tmp_path)
+    one, other = NodeParts(tmp_path), NodeParts(tmp_path)
     for name in "ab":
         one.write(trees(name))
     with one.reading():
@@ -249,10 +244,10 @@ def test_an_empty_forest_into_which_another_process_builds_is_not_removed(tmp_pa
 
 
 def test_a_merge_under_a_reader_without_a_lock_is_looked_at_again(tmp_path: Path) -> None:
-    parts = Parts(tmp_path)
+    parts = NodeParts(tmp_path)
     for name in "ab":
         parts.write(trees(name))
-    fresh = Parts(tmp_path)
+    fresh = NodeParts(tmp_path)
     footer = fresh.footer
 
     def merged_meanwhile(path: Path) -> Footer:
@@ -270,10 +265,10 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_debris(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    Parts(tmp_path).write(trees("a"))
+    NodeParts(tmp_path).write(trees("a"))
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ForestError, match=r"No space left on device\. Free some space"):
-        Parts(tmp_path).write(trees("b"))
+        NodeParts(tmp_path).write(trees("b"))
     monkeypatch.undo()
     assert visible(tmp_path) == ["a"]
     assert not list(tmp_path.glob(".*.tmp"))

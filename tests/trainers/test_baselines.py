@@ -10,12 +10,11 @@ from trainers.tiny import make_tiny
 
 from malt_data.cli import _adapters
 from malt_data.errors import EvalError, SpecError
-from malt_data.evaluation.plan import require_adapters
-from malt_data.evaluation.settings import find
+from malt_data.evaluation.settings import find_settings, require_adapters
 from malt_data.exporters.export import export
 from malt_data.exporters.selection import Selection
 from malt_data.schemas.exports import RECIPE, config_named
-from malt_data.schemas.ids import ROLES
+from malt_data.schemas.roles import ROLES
 from malt_data.trainers.recipe import Settings
 from malt_data.trainers.team import read_team, train_team
 
@@ -91,9 +90,9 @@ def test_a_team_of_before_gets_its_baselines_on_equal_terms(tmp_path: Path) -> N
     assert not team.lone  # for want of pairs, which is said, with the way to get them
     assert any("malt-lone" in n and "--role generator --format dpo" in n for n in notes)
     _, adapters, seen = _adapters(path)
-    require_adapters(find(["star-sa-long", "star-ma-long+mv", "shared+mv"]), adapters)
+    require_adapters(find_settings(["star-sa-long", "star-ma-long+mv", "shared+mv"]), adapters)
     with pytest.raises(EvalError, match=r"lone adapter of generator.*malt-data export"):
-        require_adapters(find(["malt-lone+mv"]), adapters)
+        require_adapters(find_settings(["malt-lone+mv"]), adapters)
     assert str(out / "shared_sft") in seen
     with pytest.raises(SpecError, match="no lone adapter for generator"):
         team.require("lone")
@@ -124,8 +123,10 @@ def test_a_team_of_before_gets_its_baselines_on_equal_terms(tmp_path: Path) -> N
 
 def test_settings_of_a_baseline_need_every_role_and_a_team() -> None:
     team = {"team": {"generator": "g"}, "sft": {"generator": "g"}, "sft_long": {"generator": "g"}}
-    require_adapters(find(["malt", "star-ma", "star-sa-long"]), team)  # the rest is the base model
+    require_adapters(
+        find_settings(["malt", "star-ma", "star-sa-long"]), team
+    )  # the rest is the base model
     with pytest.raises(EvalError, match=r"star-ma-long needs the sft_long adapter of verifier, r"):
-        require_adapters(find(["star-ma-long"]), team)
+        require_adapters(find_settings(["star-ma-long"]), team)
     with pytest.raises(EvalError, match=r"needs the shared adapters of a team: --team"):
-        require_adapters(find(["shared"]), {})
+        require_adapters(find_settings(["shared"]), {})

@@ -72,7 +72,7 @@ def caught(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         found.append(trainer)
         raise Captured
 
-    monkeypatch.setattr("malt_data.trainers.training.run", run)
+    monkeypatch.setattr("malt_data.trainers.training.run_training", run)
     return found
 
 

@@ -7,7 +7,8 @@ from click.testing import CliRunner
 
 from malt_data.cli import _team, main
 from malt_data.errors import SpecError
-from malt_data.trainers.team import Team, read_team, write_team
+from malt_data.schemas.team import Team
+from malt_data.trainers.team import read_team, write_team
 
 SAMPLING = {
     "temperature": 0.7,

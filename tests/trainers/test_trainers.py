@@ -26,11 +26,12 @@ from malt_data.exporters.selection import Selection
 from malt_data.forests.forest import Forest, open_forest
 from malt_data.prompts.templates import render
 from malt_data.schemas.exports import RECIPE, config_named
+from malt_data.schemas.team import Team
 from malt_data.trainers import training
 from malt_data.trainers.dpo import require_reference, train_dpo
 from malt_data.trainers.recipe import Settings, epochs, read_settings
 from malt_data.trainers.sft import train_sft
-from malt_data.trainers.team import Team, read_team, train_team, write_team
+from malt_data.trainers.team import read_team, train_team, write_team
 
 pytestmark = [
     pytest.mark.model,
@@ -77,7 +78,7 @@ def caught(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         found.append(trainer)
         raise Captured
 
-    monkeypatch.setattr("malt_data.trainers.training.run", run)
+    monkeypatch.setattr("malt_data.trainers.training.run_training", run)
     return found
 
 

@@ -1,0 +1,42 @@
+"""Keeping the libraries' own bars and advice off the terminal, where ours are."""
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def quiet_libraries(*, datasets: bool = False) -> Iterator[None]:
+    """Silence transformers and its GGUF reader; downloads from the Hub still show their bars.
+
+    datasets: silence that library too, which takes a moment to import.
+    """
+    hub: Any = importlib.import_module("huggingface_hub.utils")
+    gguf: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
+    logging: Any = importlib.import_module("transformers.utils.logging")
+    rows: Any = importlib.import_module("datasets") if datasets else None
+
+    def silent(*args: Any, **kwargs: Any) -> Any:
+        return bar(*args, **kwargs, disable=True)
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    downloads = not hub.are_progress_bars_disabled()
+    preparing = datasets and not rows.are_progress_bars_disabled()
+    bar = gguf.tqdm  # tqdm's own, which knows no setting of transformers
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()  # the Hub's too
+    if downloads:
+        hub.enable_progress_bars()
+    if preparing:
+        rows.disable_progress_bars()
+    gguf.tqdm = silent
+    try:
+        yield
+    finally:
+        gguf.tqdm = bar
+        if preparing:
+            rows.enable_progress_bars()
+        if bars:
+            logging.enable_progress_bar()
+        logging.set_verbosity(verbosity)

@@ -1,0 +1,93 @@
+"""One question to a team, answered by a setting, turn by turn.
+
+answer, votes = ask("What is 12 + 30?", spec, find_settings(["malt+mv"])[0], team.by_set())
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from malt_data.engines import Engine
+from malt_data.engines.opening import open_engine
+from malt_data.errors import EvalError
+from malt_data.evaluation.play import Memo, Turn, play
+from malt_data.evaluation.settings import Setting, require_adapters
+from malt_data.evaluation.vote import ballots, majority
+from malt_data.graders import AUTO, KINDS, Grader
+from malt_data.prompts.resolve import resolve_sampling
+from malt_data.questions.fields import MAX_CHOICES
+from malt_data.schemas.forest import Question
+from malt_data.schemas.ids import question_id
+from malt_data.schemas.spec import EvalSpec
+from malt_data.schemas.team import AdapterSets
+
+
+def ask(
+    text: str,
+    spec: EvalSpec,
+    setting: Setting,
+    team: AdapterSets,
+    *,
+    choices: Sequence[str] = (),
+    seed: int = 0,
+    on_turn: Callable[[Turn], None] = lambda _: None,
+    note: Callable[[str], None] = lambda _: None,
+) -> tuple[str | None, list[str | None]]:
+    """Answer one question; return (answer after the vote, the passes' answers).
+
+    choices: the texts of A, B, …; the answer is then a letter. Without them the kind of question
+    is spec's grader, its kind (a team's data's), or numeric. on_turn: called with each turn as it
+    is finished. Raises EvalError where the team lacks the setting's adapters, EngineError where a
+    request fails.
+    """
+    require_adapters([setting], team)
+    question = _asked(text, choices, spec)
+    spec = resolve_sampling(spec)
+
+    async def once() -> list[Turn]:
+        engine = await open_for(spec, [setting], team, note)
+        memo = Memo(engine, spec.prompts, spec.temperature, spec.max_tokens or 0)
+        try:
+            return await play(question, setting, seed, memo, team, on_turn)
+        finally:
+            await memo.close()
+            await engine.close()
+
+    votes = ballots((t.passed, t.turn, t.role, t.answer) for t in asyncio.run(once()))
+    with Grader() as grader:
+        return majority(votes, partial(_same, question, grader)), votes
+
+
+def _asked(text: str, choices: Sequence[str], spec: EvalSpec) -> Question:
+    """Return the question that a person asks; raise EvalError where it cannot be one."""
+    try:
+        "".join([text, *choices]).encode()
+    except UnicodeEncodeError:
+        raise EvalError("The question is not valid UTF-8. Write it in UTF-8.") from None
+    shown = tuple(choice.strip() for choice in choices) or None
+    if shown and (not 2 <= len(shown) <= MAX_CHOICES or len(set(shown)) < len(shown)):
+        raise EvalError(
+            f"A multiple-choice question has 2 to {MAX_CHOICES} different choices, not "
+            f"{len(shown)}: repeat --choice TEXT for each."
+        )
+    free = spec.kind or "numeric" if spec.grader == AUTO else spec.grader
+    kind = "choice" if shown else "numeric" if KINDS[free].lettered else free
+    name = question_id(text, shown)
+    return Question(name, "asked", "", text, shown, "", kind, None, "{}")
+
+
+def _same(question: Question, grader: Grader, one: str, other: str) -> bool:
+    return one == other or grader.grade(one, other, question.kind, question.choices) == "right"
+
+
+async def open_for(
+    spec: EvalSpec, settings: Sequence[Setting], team: AdapterSets, note: Callable[[str], None]
+) -> Engine:
+    """Return the engine of `spec`, with the adapters of `team` that the settings use."""
+    used = {
+        name
+        for setting in settings
+        for role in setting.turns
+        if (name := setting.adapter(role, team)) is not None
+    }
+    return await open_engine(spec, sorted(used), note)

@@ -1,0 +1,71 @@
+"""The folder of an evaluation: its manifest, its questions, and the parts of its completions."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from malt_data.errors import EvalError
+from malt_data.schemas import layout
+from malt_data.schemas.evaluation import COMPLETIONS, STAMP
+from malt_data.schemas.versions import upgrade
+from malt_data.storage.documents import read_json
+from malt_data.storage.parquet import Footer, read_table
+from malt_data.storage.parts import Parts
+
+_PART_BYTES = 32 * 2**20
+_ORDER = ("setting", "seed", "question_id", "pass", "turn")
+
+
+class CompletionParts(Parts):
+    """The part files of an evaluation's completions; every part holds whole units."""
+
+    def __init__(self, out: Path) -> None:
+        super().__init__(out / layout.COMPLETIONS)
+
+    def add(self, rows: list[dict[str, Any]]) -> None:
+        """Add the completions of whole units as one part."""
+        self.write(pa.Table.from_pylist(rows, schema=COMPLETIONS))
+
+    def _check(self, path: Path, footer: Footer) -> None:
+        pass  # `read_manifest` has checked the version of the whole folder
+
+    def _share_of_a_part(self, path: Path) -> float:
+        return path.stat().st_size / _PART_BYTES
+
+    def _merged(self, paths: Sequence[Path]) -> pa.Table:
+        tables = [pq.read_table(path, schema=COMPLETIONS) for path in paths]
+        table = pa.concat_tables(tables).sort_by([(name, "ascending") for name in _ORDER])
+        return table.replace_schema_metadata(COMPLETIONS.metadata)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the content of `folder`/eval.json; raise EvalError where it is corrupt or too new."""
+    path = folder / layout.RESULTS
+    try:
+        facts = read_json(path)
+        stamp = facts["schema"]
+    except (OSError, ValueError, KeyError) as error:
+        raise EvalError(
+            f"{path} cannot be read ({error}). Restore it, or evaluate into a new folder: "
+            f"the completions in {folder / layout.COMPLETIONS} are untouched."
+        ) from None
+    if stamp != STAMP.decode():
+        raise EvalError(
+            f"{path} has schema {stamp}, this malt-data reads {STAMP.decode()}. "
+            "Upgrade malt-data: pip install -U malt-data"
+        )
+    return facts
+
+
+def read_questions(out: Path) -> pa.Table:
+    """Return the questions of an evaluation as the newest schema version."""
+    return upgrade(read_table(out / layout.QUESTIONS), str(out / layout.QUESTIONS))
+
+
+def forget(out: Path) -> None:
+    """Remove what an evaluation without completions has left in `out`."""
+    for name in (layout.RESULTS, layout.QUESTIONS, layout.PREDICTIONS):
+        (out / name).unlink(missing_ok=True)

@@ -1,0 +1,245 @@
+r"""The kinds of answer, one record each: how an answer is read, compared, and stored as a gold.
+
+What a kind's answers look like is known here and in its own module (`numeric`, `choice`, `math`);
+what its questions are asked with stands in `prompts/prompts.toml`. All else goes by the record.
+
+    >>> KINDS["numeric"].quick("25 apples", "25", ())
+    'right'
+    >>> KINDS["numeric"].canonical("$1,234")
+    '1234'
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from malt_data.graders import algebra, choice, math, numeric
+from malt_data.graders.formulas import (
+    PROSE,
+    SEGMENT,
+    content,
+    has_prose,
+    last_match,
+    only_segment,
+)
+
+Verdict = Literal["right", "wrong", "timeout"]
+"""timeout: nobody knows, which is not wrong."""
+
+
+class Unusable(Exception):
+    """A gold that no answer could be compared with; its text is the reason."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One form of answer; see the module."""
+
+    name: str
+    lettered: bool
+    """Asked with choices, answered with the letter of one."""
+    bare: Callable[[str, Sequence[str] | None], str | None]
+    """The answer that a text is, if it is nothing else; (text, choices)."""
+    sentence: Callable[[str], str]
+    """The answer in the words that follow a marker."""
+    commits: Callable[[str], bool]
+    """Whether the words after "the final answer is" name an answer at all."""
+    quick: Callable[[str, str, Sequence[str]], Verdict | None]
+    """The verdict on (answer, gold, choices), at once; None: ask a worker of `pool.py`."""
+    slow: bool
+    """Some verdicts need a worker, and none is found in microseconds: they are remembered."""
+    canonical: Callable[[str], str]
+    """A gold as it is stored; raises Unusable where no answer could equal it."""
+
+
+# --- numeric -----------------------------------------------------------------------------------
+
+_NUMBER_AND_UNIT = re.compile(r"[-+$(]{0,3}[\d.][\d.,]*\s*[a-z]+(?:\s+[a-z]+){0,2}\.?")
+_LONGEST_NUMBER = 100
+"""Characters of a text that is nothing but a number."""
+
+
+def _bare_number(text: str, _: Sequence[str] | None) -> str | None:
+    if len(text) > _LONGEST_NUMBER:
+        return None
+    inner = only_segment(text)
+    candidate = text if inner is None else inner
+    plain = not has_prose(candidate) or _NUMBER_AND_UNIT.fullmatch(text) is not None
+    return candidate if re.search(r"\w", candidate) and plain and numeric.read(candidate) else None
+
+
+def _says_a_number(sentence: str) -> bool:
+    """Say whether a sentence may name a number: "positive, because …" does not."""
+    written = re.search(r"[\d$\\]|\bnone\b", sentence, re.IGNORECASE)
+    return not PROSE.search(sentence) or bool(written) or numeric.read(sentence) is not None
+
+
+def _first_sentence(text: str) -> str:
+    text = _cut(text)
+    inner = only_segment(text)
+    return text if inner is None else inner
+
+
+def _quick_number(answer: str, gold: str, _: Sequence[str]) -> Verdict:
+    return _verdict(numeric.equal(answer, gold))
+
+
+_DRESS = re.compile(r"\\?\$|\\!|(?<=\d)\{?,\}?(?=(?:\\!)?\d{3}(?!\d))")
+
+
+def _canonical_number(gold: str) -> str:
+    plain = _DRESS.sub("", gold).replace("\N{MINUS SIGN}", "-").strip()
+    value = numeric.parse_number(gold)
+    gold = plain if value is not None and numeric.parse_number(plain) == value else gold
+    if numeric.parse_number(gold) is None:
+        raise Unusable("gold is not a number")
+    return gold
+
+
+# --- choice ------------------------------------------------------------------------------------
+
+
+def _bare_choice(text: str, choices: Sequence[str] | None) -> str | None:
+    return text if choices and choice.letter_of(text, choices) else None
+
+
+def _quick_choice(answer: str, gold: str, choices: Sequence[str]) -> Verdict:
+    return _verdict(choice.equal(answer, gold, choices))
+
+
+# --- math --------------------------------------------------------------------------------------
+
+_FORMULA_AND_UNIT = re.compile(r"\$[^$]{1,100}\$\s+[a-z]+(?:\s+[a-z]+)?\.?")
+_STATES = re.compile(r"\b(?:is|are|that|equals|thus|therefore|hence|so)\b|:", re.IGNORECASE)
+_CONCLUDES = re.compile(r"\b(?:thus|therefore|hence|conclusion|solution|result)\b", re.IGNORECASE)
+_CLOSED = re.compile(r"(?:\s+(?:is|are)\s+(?:our|the|my)\s+(?:answer|solution|result)s?)?[\s.!]*")
+
+
+_PROSE_WORDS = 5  # "all real numbers" is an answer of MATH's; a sentence has many right wordings
+_DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
+
+
+def _bare_math(text: str, _: Sequence[str] | None) -> str | None:
+    inner = only_segment(text)
+    candidate = text if inner is None else inner
+    if not re.search(r"\w", candidate):
+        return None
+    if inner is not None or (text and len(text) <= 300 and not has_prose(text)):
+        return candidate
+    if _FORMULA_AND_UNIT.fullmatch(text):
+        return text
+    return _conclusion(text)
+
+
+def _conclusion(text: str) -> str | None:
+    """Return the last `$…$` of a closing sentence (`Thus $x<2$ is our answer.`).
+
+    A chain of thought that was cut off ends on a formula too, so the sentence must say that it
+    concludes; a text of one sentence may just end on "is", and on nothing after the formula.
+    """
+    tail = text[-600:]
+    found = last_match(SEGMENT, tail)
+    if found is None or not _CLOSED.fullmatch(tail, found.end()):
+        return None
+    before = tail[: found.start()]
+    sentence = re.split(r"[.!?]\s|\n", before)[-1]
+    alone = len(text) <= 200 and sentence == before
+    return content(found) if (_STATES if alone else _CONCLUDES).search(sentence) else None
+
+
+def _math_sentence(text: str) -> str:
+    text = _cut(text)
+    if (inner := only_segment(text)) is not None:
+        return inner
+    return _math_in_prose(text) if has_prose(SEGMENT.sub(" ", text)) else text
+
+
+def _math_in_prose(text: str) -> str:
+    """Return the formula that a sentence ends on or opens with, else the number after "is"."""
+    opening = SEGMENT.match(text)
+    if opening and not re.match(r"\s*(?:and|or|,)\s*[$\\]", text[opening.end() :]):
+        return content(opening)
+    if (after := re.search(r".*\b(?:is|are|be|equals)\b:?\s*(.+)", text)) is not None:
+        inner = only_segment(after[1])
+        return inner if inner is not None else after[1]
+    return text
+
+
+def _quick_math(answer: str, gold: str, _: Sequence[str]) -> Verdict | None:
+    equal = math.quick(answer, gold)
+    if equal is not None:
+        return _verdict(equal)
+    if algebra.too_costly(gold):  # then a costly answer may well be right: nobody knows
+        return "timeout"
+    return "wrong" if algebra.too_costly(answer) else None
+
+
+def _canonical_math(gold: str) -> str:
+    for opening, closing in _DELIMITERS:
+        inner = gold[len(opening) : -len(closing)]
+        if gold.startswith(opening) and gold.endswith(closing) and inner and "$" not in inner:
+            gold = inner.strip()
+            break
+    if _is_prose(gold):
+        raise Unusable("gold is prose, which no grader can compare")
+    return gold
+
+
+def _is_prose(gold: str) -> bool:
+    """Say whether a gold is sentences or lines, so that equal answers may differ."""
+    if "\\" in gold:
+        return False
+    return "\n" in gold or len(re.findall(r"[^\W\d_]{2,}", gold)) > _PROSE_WORDS
+
+
+# --- shared ------------------------------------------------------------------------------------
+
+_SENTENCE_END = re.compile(r"(?<=[^.\s])(?<![ap]\.m)\.(?=\s+[A-Z\\$]|\s*$)|[;!?](?=\s)")
+
+
+def _cut(text: str) -> str:
+    """Return the first sentence of a text."""
+    end = _SENTENCE_END.search(text)
+    return text[: end.start()] if end else text
+
+
+def _verdict(equal: bool) -> Verdict:
+    return "right" if equal else "wrong"
+
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            "numeric",
+            lettered=False,
+            bare=_bare_number,
+            sentence=_first_sentence,
+            commits=_says_a_number,
+            quick=_quick_number,
+            slow=False,
+            canonical=_canonical_number,
+        ),
+        Kind(
+            "choice",
+            lettered=True,
+            bare=_bare_choice,
+            sentence=str,
+            commits=lambda _: True,
+            quick=_quick_choice,
+            slow=False,
+            canonical=str,
+        ),
+        Kind(
+            "math",
+            lettered=False,
+            bare=_bare_math,
+            sentence=_math_sentence,
+            commits=lambda _: True,
+            quick=_quick_math,
+            slow=True,
+            canonical=_canonical_math,
+        ),
+    )
+}

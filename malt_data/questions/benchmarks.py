@@ -1,0 +1,66 @@
+"""Benchmarks by name, and where they live on the Hub. To add one: a record in BENCHMARKS."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from malt_data.questions.files import Row
+from malt_data.questions.hub import dataset_rows, download, hub_errors, look_up
+from malt_data.questions.source import Source, pick_split
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Where a benchmark lives on the Hub; `aliases` maps a split's other names to its own."""
+
+    repo: str
+    configs: tuple[str | None, ...]
+    splits: tuple[str, ...]
+    license: str
+    kind: str
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+
+_MATH_SUBJECTS = (
+    "algebra", "counting_and_probability", "geometry", "intermediate_algebra", "number_theory",
+    "prealgebra", "precalculus",
+)  # fmt: skip
+_SYMBOLIC = ("apple/GSM-Symbolic", ("test",), "CC-BY-NC-ND-4.0", "numeric")
+
+BENCHMARKS = {
+    "gsm8k": Benchmark("openai/gsm8k", ("main",), ("train", "test"), "MIT", "numeric"),
+    "math": Benchmark(
+        "EleutherAI/hendrycks_math", _MATH_SUBJECTS, ("train", "test"), "MIT", "math"
+    ),
+    "math500": Benchmark("HuggingFaceH4/MATH-500", (None,), ("test",), "MIT", "math"),
+    # Its own test split has no answers; MALT (§5.1) and everybody else test on validation.
+    "csqa": Benchmark(
+        "tau/commonsense_qa",
+        (None,),
+        ("train", "validation"),
+        "MIT",
+        "choice",
+        {"test": "validation"},
+    ),
+    "gsm-symbolic": Benchmark(_SYMBOLIC[0], ("main",), *_SYMBOLIC[1:]),
+    "gsm-symbolic-p1": Benchmark(_SYMBOLIC[0], ("p1",), *_SYMBOLIC[1:]),
+    "gsm-symbolic-p2": Benchmark(_SYMBOLIC[0], ("p2",), *_SYMBOLIC[1:]),
+}
+
+
+def open_benchmark(name: str, split: str | None) -> Source:
+    benchmark = BENCHMARKS[name]
+    chosen = pick_split(split, list(benchmark.splits), name, benchmark.aliases)
+    note = f"{name} {split} is its split {chosen} on the Hub."
+    with hub_errors(benchmark.repo):
+        at = look_up(benchmark.repo, None)
+
+    def rows() -> Iterator[Row]:
+        for config in benchmark.configs:  # one after the other: a limit may end it early
+            with hub_errors(benchmark.repo):
+                splits = download(benchmark.repo, config, at)
+            yield from dataset_rows(splits[chosen], f"{name}{f'/{config}' if config else ''}")
+
+    notes = (note,) if split not in (None, chosen) else ()
+    return Source(
+        name, chosen, rows(), benchmark.license, notes=(*notes, *at.notes), kind=benchmark.kind
+    )

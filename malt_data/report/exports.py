@@ -1,0 +1,70 @@
+"""What is said on a terminal of an export, its check, and the proof of one row."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from malt_data.display import clean, escape
+from malt_data.exporters.export import ExportReport
+from malt_data.exporters.selection import REASONS
+
+
+def print_export(
+    report: ExportReport, folder: Path | None, checked: dict[str, Any] | None, console: Console
+) -> None:
+    """Print rows, drops with their reasons, and what the check found. folder None: a dry run."""
+    rows = ", ".join(f"{count} {split}" for split, count in report.rows.items()) or "no rows"
+    where = f" in {escape(str(folder))}" if folder else ""
+    console.print(f"{report.config}: {rows}{where}", markup=False)
+    for reason, count in report.dropped.items():
+        console.print(f"  {count} left out: {reason} ({REASONS[reason]})", markup=False)
+    if checked is None or not checked["rows"]:
+        return
+    lengths = {"prompt": checked["prompt_tokens"], **checked["text_tokens"]}
+    for name, marks in lengths.items():
+        shown = ", ".join(f"{mark} {tokens}" for mark, tokens in marks.items())
+        console.print(f"  {name} tokens: {shown}", markup=False)
+    if checked["max_length"] is not None:
+        console.print(f"  longer than {checked['max_length']} tokens: {checked['too_long']}")
+    if checked["chosen_longer"] is not None:
+        console.print(f"  chosen is the longer text in {100 * checked['chosen_longer']:.0f} %")
+
+
+def print_explained(facts: dict[str, Any], console: Console) -> None:
+    """Print what `explain` returned, from the question down to the exports."""
+    question = facts["question"]
+    console.print(
+        Text(f"question {question['question_id']}, gold {clean(question['gold'])}", "bold")
+    )
+    console.print(Text(clean(question["question"])))
+    for node in facts["path"]:
+        mark = "+" if node["label"] else "-"
+        console.print(
+            Text(f"\n{escape(node['node_id'])}  {node['role']}  {node['value']:.2f} {mark}", "bold")
+        )
+        console.print(Text(clean(node["text"])))
+    console.print(Text("\nwhy", "bold"))
+    for leaf in facts["leaves"]:
+        answer = "no answer" if leaf["answer"] is None else clean(leaf["answer"])
+        console.print(Text(f"{escape(leaf['node_id'])}  {leaf['verdict']}  {answer}"))
+    console.print(Text(facts["label_because"]))
+    console.print(Text("\nexports", "bold"))
+    for name, found in facts["exports"].items():
+        rows = found["rows"]
+        console.print(Text(f"{name} ({found['status']}): {_outcome(rows)}"))
+        for row in rows:
+            if "chosen_id" in row:
+                why = row["reason"] or f"row in {row['split']}"
+                console.print(Text(f"  {row['chosen_id']} over {row['rejected_id']}: {why}"))
+
+
+def _outcome(rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return "no pair: it takes two siblings of differing label"
+    if "chosen_id" in rows[0]:
+        kept = sum(row["reason"] is None for row in rows)
+        return f"in {kept} of {len(rows)} pairs"
+    reason = rows[0]["reason"]
+    return f"left out: {reason} ({REASONS[reason]})" if reason else f"row in {rows[0]['split']}"

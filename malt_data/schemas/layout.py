@@ -1,0 +1,31 @@
+"""Names on disk and in a dataset repo: what a forest, an export and an evaluation are made of.
+
+my-forest/
+  forest.json              MANIFEST
+  questions.parquet        QUESTIONS
+  nodes/part-*.parquet     NODES
+  exports/refiner_dpo/     EXPORTS, a folder an export
+    export.json            EXPORT
+    train-*.parquet
+  README.md                CARD, on the Hub
+
+results/
+  eval.json                RESULTS
+  questions.parquet        QUESTIONS
+  completions/part-*.parquet   COMPLETIONS
+  predictions.parquet      PREDICTIONS
+"""
+
+MANIFEST = "forest.json"
+QUESTIONS = "questions.parquet"
+NODES = "nodes"
+EXPORTS = "exports"
+EXPORT = "export.json"
+CARD = "README.md"
+
+RESULTS = "eval.json"
+COMPLETIONS = "completions"
+PREDICTIONS = "predictions.parquet"
+
+TEAM = "team.toml"
+"""A trained team: its base model and the adapter of each role."""

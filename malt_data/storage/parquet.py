@@ -1,0 +1,134 @@
+"""Parquet files: written whole or not at all, read with every fault named, footers checked.
+
+    write_table(Path("nodes/part-0.parquet"), table)
+    read_footer(Path("nodes/part-0.parquet")).stamp      # 'forest/2'
+
+Files come from anywhere, so what they say of themselves is checked like any input.
+"""
+
+import stat
+from pathlib import Path
+from typing import Annotated
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Json, StringConstraints
+
+from malt_data.errors import SpecError, StorageError
+from malt_data.schemas.forest import SCHEMA_KEY
+from malt_data.schemas.model import Model
+from malt_data.schemas.spec import Labelled
+from malt_data.storage.files import atomic_write
+
+REPLACES = b"malt.replaces"
+"""Footer key of a merged part: a JSON list of the part names that it stands for."""
+LABELS = b"malt.labels"
+"""Footer key of a part: the grader, threshold and pooling that its labels were made with."""
+
+_ROW_GROUP = 122_880
+_MOVE_IT = (
+    "Move it out of the folder and run what made it again (malt-data build, malt-data eval): only "
+    "what it held is sampled anew."
+)
+
+PartName = Annotated[str, StringConstraints(pattern=r"^part-[^/\\\x00-\x1f]+\.parquet$")]
+
+
+class Footer(Model):
+    """What a part says of itself."""
+
+    stamp: str | None = None
+    """Its schema and version, e.g. `forest/2`."""
+    replaces: Json[tuple[PartName, ...]] = ()
+    labels: Json[Labelled] | None = None
+
+
+class MissingFile(StorageError):
+    """A file that was there a moment ago: another process has merged it, or there is none."""
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write `table` to `path`, zstd, whole or not at all: temporary file, fsync, rename.
+
+    Raises StorageError when the disk is full or the folder cannot be written.
+    """
+    with atomic_write(path) as temporary:
+        pq.write_table(
+            table.combine_chunks(),  # the same rows make the same pages, however they came together
+            temporary,
+            compression="zstd",
+            compression_level=3,
+            row_group_size=_ROW_GROUP,
+            use_content_defined_chunking=True,  # after a relabel the Hub stores little anew
+        )
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Return a Parquet file, or some of its columns; raise StorageError where it is corrupt."""
+    file_state(path)
+    try:
+        return pq.read_table(path, columns=columns, partitioning=None)
+    except FileNotFoundError as error:
+        raise _missing(path) from error
+    except (OSError, pa.ArrowException) as error:
+        raise corrupt(path, error) from error
+
+
+def read_schema(path: Path) -> pa.Schema:
+    """Return a Parquet file's schema; raise StorageError where it is corrupt or no Parquet file."""
+    file_state(path)
+    try:
+        schema = pq.read_schema(path)
+        _require_text(schema)
+    except FileNotFoundError as error:
+        raise _missing(path) from error
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise corrupt(path, error) from error
+    return schema
+
+
+def read_footer(path: Path) -> Footer:
+    """Return what a part says of itself; raise StorageError where that is corrupt."""
+    metadata = read_schema(path).metadata or {}
+    keys = {"stamp": SCHEMA_KEY, "replaces": REPLACES, "labels": LABELS}
+    try:
+        return Footer.model_validate({k: metadata[v] for k, v in keys.items() if v in metadata})
+    except SpecError as error:
+        raise StorageError(
+            f"{path} has a corrupt footer ({str(error)[:160]}). {_MOVE_IT}"
+        ) from None
+
+
+def file_state(path: Path) -> tuple[int, int]:
+    """Return what changes when a file is replaced; raise StorageError unless it is a plain file."""
+    try:
+        facts = path.stat()
+    except FileNotFoundError as error:
+        raise _missing(path) from error
+    except OSError as error:
+        raise corrupt(path, error) from error
+    if not stat.S_ISREG(facts.st_mode):  # reading a pipe would wait for ever
+        raise StorageError(f"{path} is not a regular file. Move it out of the folder.")
+    return facts.st_ino, facts.st_mtime_ns
+
+
+def corrupt(path: Path, error: Exception) -> StorageError:
+    """Return the error for a file that cannot be read as Parquet."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+    return StorageError(f"{path} is corrupt or not a Parquet file ({reason}). {_MOVE_IT}")
+
+
+def _missing(path: Path) -> MissingFile:
+    return MissingFile(f"{path} is missing. Restore it, or use a new folder.")
+
+
+def _require_text(schema: pa.Schema) -> None:
+    """Raise UnicodeDecodeError for names and metadata over which polars would panic."""
+    for said in (schema.metadata or {}).items():
+        b"".join(said).decode()
+    fields = list(schema)
+    while fields:
+        field = fields.pop()
+        for said in (field.metadata or {}).items():
+            b"".join(said).decode()
+        fields += [field.type.field(index) for index in range(field.type.num_fields)]

