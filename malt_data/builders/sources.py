@@ -3,9 +3,8 @@
 A source becomes one stream of raw rows, read only as far as somebody asks, each with the words
 that name it in a message. What a row means is `questions.py`'s business.
 
-    >>> rows = open_rows("gsm8k-copy/", split="test")    # gsm8k-copy/test.jsonl
-    >>> next(rows.rows)
-    ('gsm8k-copy/test.jsonl line 1', {'question': 'Janet’s ducks lay …', 'answer': '… #### 18'})
+    opened = open_rows("gsm8k-copy/", split="test")
+    next(opened.rows)    # ('gsm8k-copy/test.jsonl line 1', {'question': 'Janet’s ducks …', …})
 
 A Hub dataset is pinned to one commit before a byte of it is read, by one request with a time limit.
 """
