@@ -1,6 +1,6 @@
 # make demo   install, grow a small forest with the embedded model, show it
 # make test   install what the tests need, run them all
-# make lint   formatting, style, types
+# make lint   formatting, style, types, of the tests too
 #
 # torch is pinned to a CPU build by constraints-cpu.txt; with a GPU: make demo CONSTRAINTS=
 

@@ -266,7 +266,7 @@ def apart(way: str, forest: Path, config: str, folder: Path, processes: int) -> 
 def checked(folder: Path, config: Config) -> tuple[int, str]:
     """Return how many rows a folder's Parquet files hold and a digest that no order changes."""
     columns = ", ".join(config.schema.names)
-    found = duckdb.sql(
+    found = duckdb.execute(
         f"SELECT count(*), bit_xor(hash({columns})) FROM read_parquet('{folder}/*.parquet')"
     ).fetchall()[0]
     return found[0], f"{found[1]:016x}"

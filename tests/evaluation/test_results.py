@@ -97,8 +97,8 @@ def test_accuracy_by_turn_and_flips_are_those_of_the_completions(out: Path) -> N
     results = open_results(out)
     by_turn: dict[Any, list[bool]] = {}
     flips: dict[str, list[tuple[bool, bool]]] = {}
-    for (setting, *_), rows in passes(out).items():
-        right = shown(rows)
+    for (setting, *_), turns in passes(out).items():
+        right = shown(turns)
         for turn, correct in enumerate(right):
             by_turn.setdefault((setting, turn), []).append(correct)
         if len(right) > 1:

@@ -33,10 +33,10 @@ def derive(
     dropped: Counter[str] = Counter()
     for reason, holds in _rules(config, chosen, candidates):
         kept = []
-        for one in _in_turn(candidates, holds):
-            dropped[reason] += one[1]
-            if not one[1]:
-                kept.append(one[0])
+        for one, drop in _in_turn(candidates, holds):
+            dropped[reason] += drop
+            if not drop:
+                kept.append(one)
         candidates = kept
     rows: dict[str, list[Row]] = {}
     for one in candidates:
@@ -123,7 +123,7 @@ def _row(
     )  # fmt: skip
     common = {"prompt": [dict(m) for m in prompt], "question_id": leaf["question_id"]}
     if config.format == "dpo":
-        sides = {}
+        sides: Row = {}
         for side in ("chosen", "rejected"):
             node = one[side]
             sides |= {side: _said(node["text"]), f"{side}_id": node["node_id"],

@@ -166,7 +166,7 @@ def rows_of(
 
 
 def key(config: Config, row: dict[str, Any]) -> str:
-    return row["chosen_id"] + row["rejected_id"] if config.format == "dpo" else row["node_id"]
+    return "".join(row[name] for name in config.ids)
 
 
 def parent(config: Config, row: dict[str, Any]) -> str:

@@ -12,9 +12,11 @@ import polars as pl
 import pytest
 from synthetic import make_forest
 
+from malt_data.builders.values import assign
+from malt_data.builders.writer import stamped
 from malt_data.errors import ForestError
-from malt_data.forests import relabel as module
 from malt_data.forests.forest import Forest, create_forest, open_forest, update_manifest
+from malt_data.forests.parts import write_table
 from malt_data.forests.relabel import relabel
 from malt_data.forests.verify import verify
 from malt_data.schemas.manifest import Labels, Run
@@ -82,7 +84,7 @@ def test_regrading_finds_what_was_graded_wrongly(forest: Forest) -> None:
     ).with_columns(reward=pl.when(pl.col("depth") == 3).then(0.0))
     before = nodes(forest)
     labels = forest.manifest.labels
-    module.write_table(path, module.stamped(module.assign(spoilt, 0.5, "global"), labels))
+    write_table(path, stamped(assign(spoilt, 0.5, "global"), labels))
     assert nodes(forest) != before
     relabel(open_forest(forest.folder), labels, regrade=True)
     assert nodes(forest) == before

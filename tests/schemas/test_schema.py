@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -67,7 +68,7 @@ def test_a_foreign_file_is_refused(stamp: str | None) -> None:
 def test_older_versions_are_upgraded_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[int] = []
 
-    def step(version: int) -> versions.Callable[[pa.Table], pa.Table]:
+    def step(version: int) -> Callable[[pa.Table], pa.Table]:
         def apply(table: pa.Table) -> pa.Table:
             steps.append(version)
             return table.append_column(f"new_in_{version + 1}", pa.array([version]))

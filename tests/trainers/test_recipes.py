@@ -58,7 +58,12 @@ def test_the_first_loss_is_the_one_that_the_recipe_says(
 ) -> None:
     seen: list[Any] = []
     real = training.run
-    monkeypatch.setattr(training, "run", lambda *args: (seen.append(args[0]), real(*args)))
+
+    def run(*args: Any) -> Any:
+        seen.append(args[0])
+        return real(*args)
+
+    monkeypatch.setattr(training, "run", run)
     whole = tmp_path / "whole.toml"  # all rows in one batch: what is logged can be recomputed
     whole.write_text("[trainer]\nper_device_train_batch_size = 64\n")
     out = tmp_path / "dpo"

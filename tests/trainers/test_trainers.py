@@ -381,7 +381,7 @@ def test_a_full_disk_is_said_first(
 ) -> None:
     import shutil
 
-    full = shutil._ntuple_diskusage(100, 99, 1)  # type: ignore[attr-defined]
+    full = shutil._ntuple_diskusage(100, 99, 1)
     monkeypatch.setattr("malt_data.trainers.training.shutil.disk_usage", lambda _: full)
     with pytest.raises(TrainError, match="MiB free, this training needs"):
         train_sft("verifier", str(forest.folder), tmp_path / "out", settings=FAST)
