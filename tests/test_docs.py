@@ -33,3 +33,6 @@ def test_the_version_is_the_same_wherever_it_is_named() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
     assert malt_data.__version__ == version
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))["version"] == version
+    changes = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    assert "## [Unreleased]" in changes
+    assert f"## {version}" in changes
