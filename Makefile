@@ -1,6 +1,7 @@
 # make demo   install, grow a small forest with the embedded model, show it
 # make test   install what the tests need, run them all
 # make lint   formatting, style, types, of the tests too
+# make fix    mend what the linters can mend
 #
 # torch is pinned to a CPU build by constraints-cpu.txt; with a GPU: make demo CONSTRAINTS=
 
@@ -9,7 +10,7 @@ CONSTRAINTS ?= -c constraints-cpu.txt
 BIN = .venv/bin
 VLLM = .venv-vllm/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint fix bench clean
 
 demo: .venv/local
 	$(BIN)/malt-data build --n 3
@@ -24,6 +25,10 @@ lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+fix: .venv/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 bench: .venv/dev
 	$(BIN)/python benchmarks/orchestrator.py
