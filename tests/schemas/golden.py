@@ -5,6 +5,7 @@
     forest_2.json, export_1.json, eval_1.json    the columns of each format
     golden/exports.json         what every export of the two forests reports
     golden/exports.jsonl.gz     the rows of those exports, in their order
+    golden/forests.json         what every view says of the two forests
     golden/relabel.json         the flips and labels of a relabelled forest_2
     golden/results.json         what every view and table says of eval_1
 
@@ -44,7 +45,9 @@ from malt_data.evaluation.tables import markdown, markdown_overview, overview
 from malt_data.exporters.export import export
 from malt_data.exporters.selection import Selection
 from malt_data.forests.forest import Forest, open_forest
+from malt_data.forests.parts import write_table
 from malt_data.forests.relabel import relabel
+from malt_data.forests.report import stats
 from malt_data.schemas.evaluation import COMPLETIONS, PREDICTIONS
 from malt_data.schemas.exports import ALL, DEFAULT, FORMATS, RECIPE, Config
 from malt_data.schemas.manifest import Labels, make_spec
@@ -62,6 +65,7 @@ SELECTIONS = {
         positives="paired",
         max_per_question=4,
         keep_truncated=True,
+        keep_ungraded=True,
         drop_duplicates=True,
         validation=0.4,
         seed=3,
@@ -163,19 +167,49 @@ def _served(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def build(folder: Path) -> Forest:
-    """Grow a tree for each of QUESTIONS in `folder`/forest."""
+    """Grow a tree for each of QUESTIONS in `folder`/forest, with a few leaves left undecided."""
     with _served(folder) as asked:
         spec = make_spec({**asked, "n": 2, "n_refiner": 3, "seed": 7})
         report = build_forest(spec, Path("forest"))
     assert not report.failed
     assert not report.refused
-    return open_forest(folder / "forest")
+    forest = open_forest(folder / "forest")
+    _undecide(forest)
+    return forest
+
+
+def _undecide(forest: Forest) -> None:
+    """Make some wrong leaves what they were had the grader run out of time: no value changes."""
+    for path in forest.parts.paths():
+        table = forest.parts.read(path)
+        frame = pl.DataFrame(table)
+        leaf = pl.col("r").eq_missing(2) & (pl.col("g") == pl.col("v"))
+        hit = leaf & (pl.col("verdict") == "wrong")
+        frame = frame.with_columns(
+            verdict=pl.when(hit).then(pl.lit("timeout")).otherwise("verdict"),
+            correct=pl.when(~hit).then("correct"),
+        )
+        write_table(path, frame.to_arrow().cast(table.schema))
 
 
 def nodes(forest: Forest) -> list[dict[str, Any]]:
     """Return the nodes in the order of their ids, without their latency."""
     rows: list[dict[str, Any]] = forest.nodes().drop("latency").sort("node_id").collect().to_dicts()
     return rows
+
+
+def forest_views(folder: Path) -> dict[str, Any]:
+    """Return what every view says of copies of the stored forests in `folder`."""
+    return {
+        name: _views(copied(name, folder)) | {"stats": stats(open_forest(folder / name))}
+        for name in FORESTS
+    }
+
+
+def _views(source: Forest | Results) -> dict[str, Any]:
+    names = [view.rpartition("/")[2] for view in source.views]
+    frames = {name: source.sql(f"FROM {name} ORDER BY ALL") for name in names}
+    return {name: {"columns": f.columns, "rows": f.rows()} for name, f in frames.items()}
 
 
 def relabelled(folder: Path) -> dict[str, Any]:
@@ -258,14 +292,10 @@ def completions(results: Results) -> list[dict[str, Any]]:
 
 def views(results: Results) -> dict[str, Any]:
     """Return what every view and every table says of `results`."""
-    names = [view.rpartition("/")[2] for view in results.views]
     predictions = results.predictions()
     pairs = [(a, b) for a in results.settings for b in results.settings if a != b]
-    frames = {name: results.sql(f"FROM {name} ORDER BY ALL") for name in names}
     found = {
-        "views": {
-            name: {"columns": frame.columns, "rows": frame.rows()} for name, frame in frames.items()
-        },
+        "views": _views(results),
         "table": table(results),
         "against": table(results, AGAINST),
         "compare": {f"{a} {b}": compare(predictions, a, b) for a, b in pairs},
@@ -316,6 +346,7 @@ def main() -> None:
         GOLDEN.mkdir(exist_ok=True)
         dump(HERE / "export_1.json", export_columns())
         dump(HERE / "eval_1.json", evaluation_columns())
+        dump(GOLDEN / "forests.json", forest_views(folder / "forests"))
         facts, rows = exports(folder / "exports")
         dump(GOLDEN / "exports.json", facts)
         _write_rows(rows)

@@ -83,6 +83,10 @@ def test_a_relabel_flips_what_it_flipped(tmp_path: Path) -> None:
     assert verify(open_forest(tmp_path / "forest_2")) == []
 
 
+def test_every_view_says_of_a_stored_forest_what_it_said(tmp_path: Path) -> None:
+    assert_same(as_json(golden.forest_views(tmp_path)), stored(golden.GOLDEN / "forests.json"))
+
+
 @pytest.mark.parametrize("name", golden.FORESTS)
 def test_a_stored_forest_is_sound(tmp_path: Path, name: str) -> None:
     assert verify(golden.copied(name, tmp_path)) == []
