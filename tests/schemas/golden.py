@@ -16,7 +16,8 @@ All but forest_1 and forest_2.json are written anew by
 That is allowed for a format that no release has written yet, and where a golden file gains
 something that is new (another export format, another view). What a released version wrote never
 changes: where a test fails for such a file, the code is wrong, or the format needs a new version
-and golden files of its own beside these.
+and golden files of its own beside these. Where the default prompts are to change, let `build` and
+`play` go on with the old ones, by `prompts` in their settings.
 """
 
 import contextlib
