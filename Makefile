@@ -1,6 +1,9 @@
-# make demo   install, grow a small forest with the embedded model, show it
-# make test   install what the tests need, run them all
-# make lint   formatting, style, types
+# make demo        install, grow a small forest with the embedded model, show it
+# make test        install what the tests need, run them all
+# make test-fast   those that load no language model
+# make lint        formatting, style, types, of the tests too
+# make fix         mend what the linters can mend
+# make bench       how fast builds and exports are
 #
 # torch is pinned to a CPU build by constraints-cpu.txt; with a GPU: make demo CONSTRAINTS=
 
@@ -9,7 +12,7 @@ CONSTRAINTS ?= -c constraints-cpu.txt
 BIN = .venv/bin
 VLLM = .venv-vllm/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-fast lint fix bench clean
 
 demo: .venv/local
 	$(BIN)/malt-data build --n 3
@@ -20,10 +23,17 @@ test: .venv/dev .venv-vllm/dev
 	$(BIN)/python -m pytest -m "not vllm" -n 2 --dist loadfile
 	$(VLLM)/python -m pytest -m vllm
 
+test-fast: .venv/dev
+	$(BIN)/python -m pytest -m "not model and not vllm" -n 2 --dist loadfile
+
 lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+fix: .venv/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 bench: .venv/dev
 	$(BIN)/python benchmarks/orchestrator.py

@@ -148,7 +148,7 @@ def rows_of(
         negative = [i for i in siblings if not nodes["label"][i]]
         for i in positive:
             answer = said(nodes["text"][i])
-            if config.format == "sft":
+            if config.format.name == "sft":
                 name, value = nodes["node_id"][i], nodes["value"][i]
                 yield {**shared, "completion": answer, "node_id": name, "value": value}
                 continue
@@ -266,7 +266,7 @@ def apart(way: str, forest: Path, config: str, folder: Path, processes: int) -> 
 def checked(folder: Path, config: Config) -> tuple[int, str]:
     """Return how many rows a folder's Parquet files hold and a digest that no order changes."""
     columns = ", ".join(config.schema.names)
-    found = duckdb.sql(
+    found = duckdb.execute(
         f"SELECT count(*), bit_xor(hash({columns})) FROM read_parquet('{folder}/*.parquet')"
     ).fetchall()[0]
     return found[0], f"{found[1]:016x}"

@@ -25,7 +25,7 @@ from malt_data.forests.create import create_forest
 from malt_data.prompts.resolve import resolve_sampling
 from malt_data.schemas.forest import Question
 from malt_data.schemas.ids import question_id
-from malt_data.schemas.manifest import make_spec
+from malt_data.schemas.spec import BuildSpec
 
 SIZES = (250, 1000, 4000)
 REASONING = "First add the tens, then the ones, and carry what is left over. " * 9
@@ -60,7 +60,7 @@ def questions(count: int) -> list[Question]:
 
 def measure(count: int) -> dict[str, float]:
     """Grow `count` trees at n = 3 in a fresh folder; return what it took."""
-    spec = resolve_sampling(make_spec({"n": 3, "engine": "openai", "model": "instant"}), None)
+    spec = resolve_sampling(BuildSpec(n=3, engine="openai", model="instant"), None)
     report = BuildReport(asked=count)
     with tempfile.TemporaryDirectory() as folder:
         forest = create_forest(Path(folder) / "forest", spec, questions(count), {})

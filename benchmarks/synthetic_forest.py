@@ -18,8 +18,8 @@ from malt_data.forests.forest import Forest
 from malt_data.forests.labels import assign, stamped
 from malt_data.prompts.resolve import resolve_sampling
 from malt_data.schemas.forest import Question
-from malt_data.schemas.manifest import make_spec
 from malt_data.schemas.roles import ROLES
+from malt_data.schemas.spec import BuildSpec
 
 N = 3
 NODES_A_TREE = N + N**2 + N**3
@@ -37,7 +37,7 @@ def synthetic_forest(folder: Path, nodes: int, seed: int = 0) -> Forest:
         )
         for i in range(trees)
     ]
-    spec = resolve_sampling(make_spec({"engine": "openai", "model": "made", "n": N}), None)
+    spec = resolve_sampling(BuildSpec(engine="openai", model="made", n=N), None)
     forest = create_forest(folder, spec, questions, {})
     ids = [q.question_id for q in questions]
     for start in range(0, trees, _TREES_A_PART):

@@ -90,7 +90,8 @@ def _call(words: list[str], folder: str) -> tuple[int | None, str, str]:
     if code is None:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-    return code, *map(_content, files)
+    out, err = map(_content, files)
+    return code, out, err
 
 
 def _content(file: int) -> str:

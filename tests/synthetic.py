@@ -14,8 +14,8 @@ from malt_data.graders import judged
 from malt_data.prompts.resolve import resolve_sampling
 from malt_data.schemas.forest import Question
 from malt_data.schemas.ids import child_id, question_id
-from malt_data.schemas.manifest import make_spec
 from malt_data.schemas.roles import ROLES
+from malt_data.schemas.spec import BuildSpec
 
 
 def make_forest(
@@ -34,7 +34,7 @@ def make_forest(
         for text, gold in zip(texts, golds, strict=True)
     ]
     settings = {"n_generator": n[0], "n_verifier": n[1], "n_refiner": n[2]}
-    made = resolve_sampling(make_spec({"engine": "openai", "model": "m", **settings, **spec}), None)
+    made = resolve_sampling(BuildSpec(engine="openai", model="m", **settings, **spec), None)
     facts = {"source": "made", "split": "train", "license": "mit", "refused": {"no gold": 1}}
     forest = create_forest(folder, made, questions, facts)
     for question in questions:
@@ -89,7 +89,7 @@ def _branch(
         "adapter": None,
         "seed": source.randrange(2**31),
         "latency": 0.5,
-    } | judged(answer, verdict, depth)
+    } | judged(answer, verdict, leaf=depth == len(ROLES))
     below = range(n[depth]) if depth < len(ROLES) else ()
     children = (_branch(question, (*path, i), n, source, timeouts) for i in below)
     return [row, *(node for child in children for node in child)]

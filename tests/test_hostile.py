@@ -32,7 +32,7 @@ from malt_data.forests.forest import open_forest
 from malt_data.questions.loading import load_questions
 from malt_data.report.terminal import print_rows, write_rows
 from malt_data.schemas.exports import config_named
-from malt_data.schemas.manifest import make_spec
+from malt_data.schemas.spec import BuildSpec
 from malt_data.storage.query import run_query
 
 RAW = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -394,7 +394,7 @@ def test_halves_of_characters_are_kept_out_of_a_forest(tmp_path: Path) -> None:
     ]
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     loaded = load_questions(str(tmp_path / "q.jsonl"))
-    spec = make_spec({"questions": "q.jsonl", "split": loaded.split})
+    spec = BuildSpec(questions="q.jsonl", split=loaded.split)
     forest = create_forest(tmp_path / "f", spec, loaded.questions, loaded.report())
     assert open_forest(forest.folder).questions().collect()["split"].to_list() == ["\\ud83d"]
     assert "(\\\\ud83d\\\\x1b[31m)" in (tmp_path / "f" / "forest.json").read_text()

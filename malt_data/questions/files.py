@@ -1,7 +1,7 @@
 """Rows of local files: JSON lines, JSON, CSV and Parquet, the first three also gzipped.
 
-    >>> next(read_file(Path("gsm8k/test.jsonl"), "gsm8k/test.jsonl"))
-    ('gsm8k/test.jsonl line 1', {'question': 'Janet’s ducks lay …', 'answer': '… #### 18'})
+    rows = read_file(Path("gsm8k/test.jsonl"), "gsm8k/test.jsonl")
+    next(rows)    # ('gsm8k/test.jsonl line 1', {'question': 'Janet’s ducks lay …', …})
 
 Rows are read as they are asked for. A corrupt file is an error that names file and line, never a
 shorter stream: half a benchmark would look like a benchmark.

@@ -4,9 +4,8 @@ A gold answer that cannot be graded makes every leaf of its tree wrong, silently
 either becomes a `Question` whose canonical gold grades equal to itself, or a `Refusal` that names
 the row and the reason; `Loaded` holds both.
 
-    >>> loaded = load_questions("mine.jsonl", limit=100)
-    >>> loaded.questions[0].gold, loaded.counts()
-    ('1234', {'no gold answer': 2})
+    loaded = load_questions("mine.jsonl", limit=100)
+    loaded.questions[0].gold, loaded.counts()    # '1234', {'no gold answer': 2}
 
 Understood without being told: GSM8K's `… #### 1,234`, MATH's `solution` with its last `\boxed{…}`,
 CommonsenseQA's `choices`, and lists, dicts or JSON strings of choices.

@@ -470,7 +470,7 @@ def test_a_changed_gold_is_refused_on_resuming(tmp_path: Path) -> None:
     with OpenAIServer(answer=answer, models=["m"], refuse=lambda body: Fault(400, "no")) as server:
         assert malt(*build_command(server, questions, out)).returncode == 1
         questions.write_text(questions.read_text().replace("#### 3", "#### 4"))
-        server.refuse = None
+        server.refuse = lambda body: None
         run = malt(*build_command(server, questions, out))
     assert run.returncode == 1
     assert re.search(r"gold answer of question \w+ is '3' in .*, '4' in q.jsonl", run.stderr)

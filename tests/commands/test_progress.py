@@ -1,5 +1,7 @@
 """What long work says on stderr where that is no terminal."""
 
+import time
+
 import pytest
 
 from malt_data.commands import progress
@@ -9,7 +11,7 @@ def test_a_line_now_and_then_with_an_eta_of_the_stage_at_work(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = iter([0.0, 10.0, 20.0, 30.0, 40.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     with progress.Steps("team") as steps:
         steps.update(1, 5)  # at 10 s: too early for a line
         steps.update(4, 5)

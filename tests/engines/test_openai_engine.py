@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from email.utils import formatdate
+from functools import partial
 from typing import Any
 
 import pytest
@@ -333,7 +334,7 @@ def test_retry_after_above_the_limit_of_the_client_is_waited_for(
         await sleep(0)
 
     with OpenAIServer(fail_first=1, faults=[Fault(429, headers={"Retry-After": "300"})]) as server:
-        monkeypatch.setattr(module.asyncio, "sleep", note)
+        monkeypatch.setattr(asyncio, "sleep", note)
         one(server)
         monkeypatch.undo()
     assert [seconds for seconds in pauses if seconds >= 300]
@@ -419,7 +420,7 @@ def test_a_url_without_v1_stops_the_build_and_says_so() -> None:
     with OpenAIServer() as server:
         url = server.base_url.removesuffix("/v1")
         for model in ("test-model", None):
-            error = failure(lambda model=model: asyncio.run(ask(url, [request(1)], model)))
+            error = failure(partial(asyncio.run, ask(url, [request(1)], model)))
             assert isinstance(error, EngineDown)
             assert "--base-url ends in /v1" in str(error)
 

@@ -97,8 +97,8 @@ def test_accuracy_by_turn_and_flips_are_those_of_the_completions(out: Path) -> N
     results = open_results(out)
     by_turn: dict[Any, list[bool]] = {}
     flips: dict[str, list[tuple[bool, bool]]] = {}
-    for (setting, *_), rows in passes(out).items():
-        right = shown(rows)
+    for (setting, *_), turns in passes(out).items():
+        right = shown(turns)
         for turn, correct in enumerate(right):
             by_turn.setdefault((setting, turn), []).append(correct)
         if len(right) > 1:
@@ -196,21 +196,20 @@ def test_figures_are_whole_and_the_same_again(out: Path, tmp_path: Path) -> None
 
 
 def test_a_merge_that_was_killed_shows_nothing_twice(out: Path) -> None:
-    from malt_data.evaluation.results import compact, parts, write_part
-
-    (whole,) = parts(out)
+    parts = CompletionParts(out)
+    (whole,) = parts.paths()
     before = open_results(out).sql("SELECT count(*) AS n FROM completions")
-    accuracy_table = pq.read_table(whole)
-    write_part(out, accuracy_table.slice(0, 9))
-    write_part(out, accuracy_table.slice(9))
+    table = pq.read_table(whole)
+    parts.write(table.slice(0, 9))
+    parts.write(table.slice(9))
     whole.unlink()
-    halves = parts(out)
+    halves = parts.paths()
     kept = {path: path.read_bytes() for path in halves}
-    write_part(out, accuracy_table, halves)
+    parts.write(table, halves)
     for path, content in kept.items():
         path.write_bytes(content)  # as if the kill had come before they were removed
     assert open_results(out).sql("SELECT count(*) AS n FROM completions").equals(before)
-    compact(out)
+    parts.compact()
     assert len(list((out / "completions").glob("*.parquet"))) == 1
     assert open_results(out).sql("SELECT count(*) AS n FROM completions").equals(before)
 

@@ -16,7 +16,7 @@ from malt_data.evaluation.evaluate import evaluate
 from malt_data.evaluation.plan import plan_evaluation
 from malt_data.evaluation.settings import find_settings
 from malt_data.schemas.roles import ROLES
-from malt_data.schemas.spec import BuildSpec
+from malt_data.schemas.spec import EvalSpec
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_every_completion_is_its_adapters(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; else most of the memory
-    spec = BuildSpec(questions=str(write_questions(tmp_path / "q.jsonl")), split="train", limit=1,
+    spec = EvalSpec(questions=str(write_questions(tmp_path / "q.jsonl")), split="train", limit=1,
                 temperature=0, max_tokens=tokens, engine=engine, model=EMBEDDED)  # fmt: skip
     settings = find_settings(["ma", "star-ma", "malt", "malt-base-v"])
     report = evaluate(plan_evaluation(spec, settings, team, tmp_path / "out"))

@@ -19,7 +19,7 @@ from malt_data import Results, open_results
 from malt_data.evaluation.evaluate import evaluate
 from malt_data.evaluation.plan import plan_evaluation
 from malt_data.evaluation.settings import find_settings
-from malt_data.schemas.spec import BuildSpec
+from malt_data.schemas.spec import EvalSpec
 from malt_data.storage.query import connect
 
 CRITICISMS = {
@@ -46,7 +46,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     own.write_text('[five]\nturns = ["generator"]\nvotes = 5\n'
                    '[gv]\nturns = ["generator", "verifier"]\nvotes = 2\n')  # fmt: skip
     with OpenAIServer(answer, models=()) as server:
-        spec = BuildSpec(questions=str(write_questions(folder / "q.jsonl")), split="train",
+        spec = EvalSpec(questions=str(write_questions(folder / "q.jsonl")), split="train",
                     engine="openai", base_url=server.base_url, model="m")  # fmt: skip
         settings = find_settings(["sa", "five", "gv", "ma+mv", "debate"], own)
         nobody: dict[str, dict[str, str]] = {"team": {}, "sft": {}}

@@ -32,8 +32,8 @@ def test_the_majority_wins_and_a_tie_goes_to_the_first(answers: list[str | None]
 @given(ANSWERS, st.permutations(["1", "2", "3"]))
 def test_names_of_answers_do_not_matter(answers: list[str | None], names: list[str]) -> None:
     renamed = dict(zip(["1", "2", "3"], names, strict=True)) | {None: None}
-    found = majority([renamed[a] for a in answers], lambda a, b: a == b)  # type: ignore[index]
-    assert found == renamed[majority(answers, lambda a, b: a == b)]  # type: ignore[index]
+    found = majority([renamed[a] for a in answers], lambda a, b: a == b)
+    assert found == renamed[majority(answers, lambda a, b: a == b)]
 
 
 def test_equal_answers_in_other_words_are_one() -> None:

@@ -24,7 +24,7 @@ def derive(
     for one in candidates:
         names = [one[side]["node_id"] for side in ("chosen", "rejected") if side in one]
         one["ungraded"] = bool(undecided & set(names or [one["node_id"]]))
-    if config.format == "trajectory":  # cut off if any turn of the path is
+    if config.format.name == "trajectory":  # cut off if any turn of the path is
         cut = {name for name, row in nodes.items() if row["finish_reason"] == "length"}
         for one in candidates:
             steps = one["node_id"].split("/")
@@ -33,10 +33,10 @@ def derive(
     dropped: Counter[str] = Counter()
     for reason, holds in _rules(config, chosen, candidates):
         kept = []
-        for one in _in_turn(candidates, holds):
-            dropped[reason] += one[1]
-            if not one[1]:
-                kept.append(one[0])
+        for one, drop in _in_turn(candidates, holds):
+            dropped[reason] += drop
+            if not drop:
+                kept.append(one)
         candidates = kept
     rows: dict[str, list[Row]] = {}
     for one in candidates:
@@ -62,7 +62,7 @@ def _resting_on_a_timeout(nodes: dict[str, Row]) -> set[str]:
 
 def _candidates(config: Config, nodes: dict[str, Row]) -> list[Row]:
     mine = [row for row in nodes.values() if row["depth"] == config.depth]
-    if config.format != "dpo":
+    if config.format.name != "dpo":
         return [{**row, "parent": row["parent_id"] or row["question_id"]} for row in mine]
     return [
         {"chosen": a, "rejected": b, "parent": a["parent_id"] or a["question_id"],
@@ -74,12 +74,12 @@ def _candidates(config: Config, nodes: dict[str, Row]) -> list[Row]:
 
 
 def _rules(config: Config, chosen: Selection, candidates: list[Row]) -> list[tuple[str, Any]]:
-    pairs = config.format == "dpo"
+    pairs = config.format.name == "dpo"
     found: list[tuple[str, Any]] = []
     if not chosen.keep_ungraded:
         found.append(("ungraded", lambda c: c["ungraded"]))
         candidates = [c for c in candidates if not c["ungraded"]]
-    if config.format in ("sft", "trajectory"):
+    if config.format.name in ("sft", "trajectory"):
         found.append(("negative", lambda c: not c["label"]))
         if chosen.positives == "paired":
             paired = {c["parent"] for c in candidates if not c["label"]}
@@ -89,12 +89,12 @@ def _rules(config: Config, chosen: Selection, candidates: list[Row]) -> list[tup
             found.append(("no_negative", lambda c: c["question_id"] not in mixed))
     if pairs and not chosen.keep_identical:
         found.append(("identical", lambda c: c["chosen"]["text"] == c["rejected"]["text"]))
-    if config.format == "kto" and not chosen.keep_identical:
+    if config.format.name == "kto" and not chosen.keep_identical:
         sides: dict[tuple[str, str], set[bool]] = {}
         for c in candidates:
             sides.setdefault((c["parent"], c["text"]), set()).add(c["label"])
         found.append(("identical", lambda c: len(sides[c["parent"], c["text"]]) > 1))
-    if not chosen.keep_truncated and config.format in ("sft", "kto", "trajectory"):
+    if not chosen.keep_truncated and config.format.name in ("sft", "kto", "trajectory"):
         found.append(("truncated", lambda c: c["label"] and c["finish_reason"] == "length"))
     if not chosen.keep_truncated and pairs:
         found.append(("truncated", lambda c: c["chosen"]["finish_reason"] == "length"))
@@ -111,28 +111,28 @@ def _rules(config: Config, chosen: Selection, candidates: list[Row]) -> list[tup
 def _row(
     forest: Forest, config: Config, one: Row, nodes: dict[str, Row], questions: dict[str, Row]
 ) -> Row:
-    leaf = one["chosen"] if config.format == "dpo" else one
+    leaf = one["chosen"] if config.format.name == "dpo" else one
     question = questions[leaf["question_id"]]
     above: list[Row] = []
     while (above[0] if above else leaf)["parent_id"]:
         above.insert(0, nodes[(above[0] if above else leaf)["parent_id"]])
-    path = () if config.format == "trajectory" else tuple(row["text"] for row in above)
+    path = () if config.format.name == "trajectory" else tuple(row["text"] for row in above)
     prompt = render(
         forest.manifest.spec.prompts,
         question["kind"], question["question"], question["choices"], path,
     )  # fmt: skip
     common = {"prompt": [dict(m) for m in prompt], "question_id": leaf["question_id"]}
-    if config.format == "dpo":
-        sides = {}
+    if config.format.name == "dpo":
+        sides: Row = {}
         for side in ("chosen", "rejected"):
             node = one[side]
             sides |= {side: _said(node["text"]), f"{side}_id": node["node_id"],
                       f"{side}_value": node["value"]}  # fmt: skip
         return common | sides
     text = leaf["text"]
-    if config.format == "trajectory":
+    if config.format.name == "trajectory":
         text = "\n\n".join(row["text"] for row in [*above, leaf])
-    label = {"label": leaf["label"]} if config.format == "kto" else {}
+    label = {"label": leaf["label"]} if config.format.name == "kto" else {}
     named = {"node_id": leaf["node_id"], "value": leaf["value"]}
     return common | {"completion": _said(text)} | named | label
 

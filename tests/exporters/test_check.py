@@ -100,7 +100,7 @@ def test_the_facts_are_those_counted_again(
     forest: Forest, tokenizer: Any, tmp_path: Path, config: Any
 ) -> None:
     rows = rows_of(write(forest, config.name, tmp_path / "out"))
-    sides = ("chosen", "rejected") if config.format == "dpo" else ("completion",)
+    sides = ("chosen", "rejected") if config.format.name == "dpo" else ("completion",)
     prompts: list[int] = []
     texts: dict[str, list[int]] = {side: [] for side in sides}
     for row in rows:
@@ -125,7 +125,7 @@ def test_the_facts_are_those_counted_again(
         assert sum(length > marks["median"] for length in lengths) <= len(lengths) / 2
         assert sum(length < marks["p95"] for length in lengths) <= 0.95 * len(lengths)
         assert sum(length > marks["p95"] for length in lengths) <= 0.05 * len(lengths) + 1
-    if config.format == "dpo":
+    if config.format.name == "dpo":
         pairs = list(zip(texts["chosen"], texts["rejected"], strict=True))
         points = sum(1 if a > b else 0.5 if a == b else 0 for a, b in pairs)
         assert facts["chosen_longer"] == pytest.approx(points / len(pairs))

@@ -24,9 +24,15 @@ from synthetic import make_forest
 from malt_data.cli import main
 from malt_data.engines.embedded import EMBEDDED
 from malt_data.errors import ExportError, SpecError
-from malt_data.exporters.export import export, exports_of, fingerprint, read_report
+from malt_data.exporters.export import (
+    export,
+    exports_of,
+    fingerprint,
+    read_report,
+    to_datasets,
+)
 from malt_data.exporters.rows import Rows, chunks
-from malt_data.exporters.selection import REASONS, Selection, make_selection
+from malt_data.exporters.selection import REASONS, Selection
 from malt_data.exporters.verify import verify_export
 from malt_data.forests.forest import Forest, open_forest
 from malt_data.forests.relabel import relabel
@@ -113,13 +119,13 @@ def test_caps_and_strategies_keep_a_seeded_part_of_the_rows(
     everything = {
         key(config, row): row for rows in derive(forest, config)[0].values() for row in rows
     }
-    kept, reasons = rows_of(forest, config, make_selection(asked))
-    again, _ = rows_of(forest, config, make_selection(asked))
+    kept, reasons = rows_of(forest, config, Selection(**asked))
+    again, _ = rows_of(forest, config, Selection(**asked))
     assert kept == again
     assert {key(config, row) for row in kept} <= set(everything)
     parents = Counter(parent(config, row) for row in kept)
     by_question = Counter(row["question_id"] for row in kept)
-    if "strategy" in asked and config.format == "dpo":
+    if "strategy" in asked and config.format.name == "dpo":
         assert max(parents.values()) == 1
         margin = asked.get("margin", 0)
         able = {
@@ -129,18 +135,18 @@ def test_caps_and_strategies_keep_a_seeded_part_of_the_rows(
         }
         if "max_per_question" not in asked:
             assert set(parents) == able
-    if asked.get("strategy") == "best_worst" and config.format == "dpo":
+    if asked.get("strategy") == "best_worst" and config.format.name == "dpo":
         for row in kept:
             siblings = [r for r in everything.values() if parent(config, r) == parent(config, row)]
             assert row["chosen_value"] == max(r["chosen_value"] for r in siblings)
             best = [r for r in siblings if r["chosen_value"] == row["chosen_value"]]
             assert row["rejected_value"] == min(r["rejected_value"] for r in best)
-    if "max_per_parent" in asked and config.format != "trajectory":
+    if "max_per_parent" in asked and config.format.name != "trajectory":
         assert max(parents.values()) <= asked["max_per_parent"]
         assert len(parents) == len({parent(config, row) for row in everything.values()})
     if "max_per_question" in asked:
         assert max(by_question.values()) <= asked["max_per_question"]
-        if "margin" not in asked or config.format != "dpo":
+        if "margin" not in asked or config.format.name != "dpo":
             assert set(by_question) == {row["question_id"] for row in everything.values()}
     if asked == {"drop_duplicates": True}:
         texts = [content(config, row) for row in kept]
@@ -167,16 +173,16 @@ def rows_of(
 
 
 def key(config: Config, row: dict[str, Any]) -> str:
-    return row["chosen_id"] + row["rejected_id"] if config.format == "dpo" else row["node_id"]
+    return "".join(row[name] for name in config.ids)
 
 
 def parent(config: Config, row: dict[str, Any]) -> str:
-    name: str = row["chosen_id" if config.format == "dpo" else "node_id"].rpartition("/")[0]
+    name: str = row["chosen_id" if config.format.name == "dpo" else "node_id"].rpartition("/")[0]
     return name
 
 
 def content(config: Config, row: dict[str, Any]) -> str:
-    texts = ("chosen", "rejected") if config.format == "dpo" else ("completion",)
+    texts = ("chosen", "rejected") if config.format.name == "dpo" else ("completion",)
     return json.dumps([parent(config, row), *(row[t][0]["content"] for t in texts)])
 
 
@@ -376,9 +382,9 @@ def test_a_torn_report_is_one_clear_sentence(forest: Forest, tmp_path: Path) -> 
 
 def test_wrong_settings_are_named() -> None:
     with pytest.raises(SpecError, match=r"margin.*\(got 3\)"):
-        make_selection({"margin": 3})
+        Selection(margin=3)
     with pytest.raises(SpecError, match="unknown setting 'strategie'"):
-        make_selection({"strategie": "all"})
+        Selection(**{"strategie": "all"})
     with pytest.raises(SpecError, match=r"no export 'refiner_ppo'.*refiner_dpo"):
         config_named("refiner_ppo")
     with pytest.raises(SpecError, match="spans the roles"):
@@ -407,7 +413,7 @@ def test_a_relabel_makes_an_export_stale(tmp_path: Path) -> None:
 
 
 def test_the_python_way_gives_the_same_rows(forest: Forest) -> None:
-    found = forest.export("verifier", "dpo", validation=0.3)
+    found = to_datasets(forest, "verifier_dpo", Selection(validation=0.3))
     rows, _ = derive(forest, config_named("verifier_dpo"), Selection(validation=0.3))
     assert same({split: data.to_list() for split, data in found.items()}, rows)
 

@@ -19,7 +19,7 @@ from malt_data.exporters.export import export
 from malt_data.exporters.selection import REASONS, Selection
 from malt_data.forests.forest import Forest, open_forest
 from malt_data.schemas.exports import ALL, config_named
-from malt_data.schemas.manifest import make_spec
+from malt_data.schemas.spec import BuildSpec
 
 ROLES = ("generator", "verifier", "refiner")
 READINGS: tuple[Literal["all", "paired", "mixed"], ...] = ("all", "paired", "mixed")
@@ -40,7 +40,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Forest:
     (folder / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with OpenAIServer(models=("m",), answer=answer) as server:
         spec = {"questions": str(folder / "q.jsonl"), "engine": "openai", "model": "m"}
-        build_forest(make_spec({**spec, "base_url": server.base_url, "n": 3}), folder / "f")
+        build_forest(BuildSpec(**spec, base_url=server.base_url, n=3), folder / "f")
     return open_forest(folder / "f")
 
 
@@ -93,7 +93,7 @@ def undecided(tmp_path_factory: pytest.TempPathFactory) -> Forest:
 def test_nothing_that_rests_on_an_undecided_answer_leaves(
     undecided: Forest, tmp_path: Path, config: Any
 ) -> None:
-    for reading in READINGS if config.format in ("sft", "trajectory") else ("all",):
+    for reading in READINGS if config.format.name in ("sft", "trajectory") else ("all",):
         chosen = Selection(positives=reading, keep_truncated=True)
         report = export(undecided, config, chosen, tmp_path / reading)
         rows, dropped = derive(undecided, config, chosen)

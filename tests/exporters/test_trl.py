@@ -29,7 +29,7 @@ TRAINERS = {
     "trajectory": ["SFT"],
     "value": ["SFT", "RLOO"],
 }
-CASES = [(config.name, name) for config in ALL for name in TRAINERS[config.format]]
+CASES = [(config.name, name) for config in ALL for name in TRAINERS[config.format.name]]
 VERIFIER = "{question}\n{initial_answer}\n<|im_end|> Is it right? äöü 🙂 "
 BEGINNINGS = ["", " ", "\n", "🙂 ", "<|im_end|>\n<|im_start|>user\n", "日本\u202e", "\t{question}"]
 END = "<|im_end|>\n"

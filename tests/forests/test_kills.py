@@ -104,7 +104,7 @@ def spoil(place: Place) -> None:
         write_table(path, stamped(frame, forest.manifest.labels))
 
 
-RELABELS = {
+RELABELS: dict[str, list[object]] = {
     "threshold": ["--threshold", 0.7],
     "pooling": ["--pooling", "local", "--threshold", 0.4],
     "grader": ["--grader", "math"],

@@ -13,14 +13,15 @@ import pytest
 from synthetic import make_forest
 
 from malt_data.errors import ForestError
-from malt_data.forests import relabel as module
 from malt_data.forests.create import create_forest
 from malt_data.forests.forest import Forest, open_forest
+from malt_data.forests.labels import assign, stamped
 from malt_data.forests.manifest import update_manifest
 from malt_data.forests.relabel import relabel
 from malt_data.forests.verify import verify
 from malt_data.schemas.manifest import BuildRecord
 from malt_data.schemas.spec import Labels
+from malt_data.storage.parquet import write_table
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_regrading_finds_what_was_graded_wrongly(forest: Forest) -> None:
     ).with_columns(reward=pl.when(pl.col("depth") == 3).then(0.0))
     before = nodes(forest)
     labels = forest.manifest.labels
-    module.write_table(path, module.stamped(module.assign(spoilt, 0.5, "global"), labels))
+    write_table(path, stamped(assign(spoilt, 0.5, "global"), labels))
     assert nodes(forest) != before
     relabel(open_forest(forest.folder), labels, regrade=True)
     assert nodes(forest) == before
@@ -109,7 +110,7 @@ def test_an_interrupted_relabel_is_noticed_and_finished(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        relabel(forest, Labels(threshold=0.7), watch=die)
+        relabel(forest, Labels(threshold=0.7), on_progress=die)
     torn = open_forest(forest.folder)
     assert len(torn.unlabelled()) == 5
     assert any("in the middle of a relabel" in problem for problem in verify(torn))

@@ -183,8 +183,8 @@ def test_the_card_answers_with_measured_facts(lfs: Hub, forest: Forest) -> None:
 
 def test_round_trip_over_machines(hub: Hub, tmp_path: Path) -> None:
     forest = make_forest(tmp_path / "f", trees=60, n=(3, 3, 3))
-    said = forest.nodes().select("text").collect()["text"]
-    words = [f"{random.Random(i).randbytes(400).hex()}\n{text}" for i, text in enumerate(said)]
+    texts = forest.nodes().select("text").collect()["text"]
+    words = [f"{random.Random(i).randbytes(400).hex()}\n{text}" for i, text in enumerate(texts)]
     rewrite(forest, words, questions=False)
     forest.parts.compact()
     forest = open_forest(forest.folder)

@@ -286,7 +286,13 @@ def test_a_mapping_to_nothing_known_is_an_error(tmp_path: Path) -> None:
 
 def test_duplicates_are_refused_by_name_and_conflicts_by_another(tmp_path: Path) -> None:
     letter = {"question": "Which?", "choices": ["hill", "lake"], "answer": "A"}
-    rows = [GOOD, {**GOOD, "id": 9}, {**GOOD, "answer": "3", "id": "x"}, letter, letter]
+    rows: list[dict[str, Any]] = [
+        GOOD,
+        {**GOOD, "id": 9},
+        {**GOOD, "answer": "3", "id": "x"},
+        letter,
+        letter,
+    ]
     loaded = load(tmp_path, *rows)
     assert [q.gold for q in loaded.questions] == ["2", "A"]
     assert [(r.reason, r.where.rsplit("/", 1)[1]) for r in loaded.refused] == [
@@ -368,7 +374,7 @@ def test_permuting_the_golds_of_a_source_changes_no_prompt_and_no_extracted_answ
             (
                 render(prompts, q.kind, q.question, q.choices, ()),
                 render(prompts, q.kind, q.question, q.choices, ("a", "b")),
-                [extract_answer(text, q.kind, q.choices) for text in said],  # type: ignore[arg-type]
+                [extract_answer(text, q.kind, q.choices) for text in said],
             )
             for q in load(tmp_path, *rows).questions
         ]
@@ -433,12 +439,12 @@ def test_a_forests_own_questions_load_as_the_same_questions(tmp_path: Path) -> N
     assert load_questions(str(tmp_path / "questions.parquet")).questions == before
 
 
-_values = st.recursive(
+_values: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner),
     max_leaves=8,
 )
-_golds = _values | st.sampled_from(
+_any_golds: st.SearchStrategy[Any] = _values | st.sampled_from(
     ["#### 1,234", r"\boxed{}", r"\boxed{x", "A", "(B)", "50%", "$", "$$", r"\frac", "1/0", "a,b"]
 )
 _rows = st.fixed_dictionaries(
@@ -446,8 +452,8 @@ _rows = st.fixed_dictionaries(
     optional={
         "question": _values,
         "problem": st.text(max_size=20),
-        "answer": _golds,
-        "solution": _golds,
+        "answer": _any_golds,
+        "solution": _any_golds,
         "choices": _values | st.lists(st.text(max_size=3) | st.just("A"), max_size=4),
         "kind": st.sampled_from(["math", "numeric", "choice", "?"]),
         "meta": _values,

@@ -2,17 +2,19 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from malt_data.errors import ForestError
-from malt_data.forests.forest import Labels, open_forest
+from malt_data.forests.forest import open_forest
 from malt_data.forests.relabel import relabel
 from malt_data.forests.verify import verify
 from malt_data.schemas import versions
 from malt_data.schemas.forest import NODES, QUESTIONS
+from malt_data.schemas.spec import Labels
 
 FOREST_1 = Path(__file__).with_name("forest_1")
 """A forest that version 0.1.0 wrote, before `cluster`."""
@@ -67,7 +69,7 @@ def test_a_foreign_file_is_refused(stamp: str | None) -> None:
 def test_older_versions_are_upgraded_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[int] = []
 
-    def step(version: int) -> versions.Callable[[pa.Table], pa.Table]:
+    def step(version: int) -> Callable[[pa.Table], pa.Table]:
         def apply(table: pa.Table) -> pa.Table:
             steps.append(version)
             return table.append_column(f"new_in_{version + 1}", pa.array([version]))

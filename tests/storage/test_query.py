@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -154,9 +155,9 @@ def test_a_query_cannot_leave_the_forest(forest: Forest, tmp_path: Path, query: 
     }
 
 
-def sql(forest: Forest, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+def sql(forest: Forest, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "malt_data", "sql", str(forest.folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
 
 
 @pytest.mark.parametrize(

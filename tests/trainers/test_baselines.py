@@ -8,13 +8,13 @@ import pytest
 from synthetic import make_forest
 from trainers.tiny import make_tiny
 
-from malt_data.cli import _adapters
 from malt_data.errors import EvalError, SpecError
 from malt_data.evaluation.settings import find_settings, require_adapters
 from malt_data.exporters.export import export
 from malt_data.exporters.selection import Selection
 from malt_data.schemas.exports import RECIPE, config_named
 from malt_data.schemas.roles import ROLES
+from malt_data.trainers.questions import seen_by
 from malt_data.trainers.recipe import Settings
 from malt_data.trainers.team import read_team, train_team
 
@@ -89,7 +89,7 @@ def test_a_team_of_before_gets_its_baselines_on_equal_terms(tmp_path: Path) -> N
 
     assert not team.lone  # for want of pairs, which is said, with the way to get them
     assert any("malt-lone" in n and "--role generator --format dpo" in n for n in notes)
-    _, adapters, seen = _adapters(path)
+    adapters, seen = read_team(path).by_set(), seen_by(read_team(path))
     require_adapters(find_settings(["star-sa-long", "star-ma-long+mv", "shared+mv"]), adapters)
     with pytest.raises(EvalError, match=r"lone adapter of generator.*malt-data export"):
         require_adapters(find_settings(["malt-lone+mv"]), adapters)

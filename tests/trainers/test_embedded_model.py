@@ -95,7 +95,7 @@ def test_vllm_loads_the_adapter_as_it_is(
     out = tmp_path / "v"
     train_sft("refiner", str(forest.folder), out, settings=settings, max_steps=2)
     source = resolve(EMBEDDED, print)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(source)
     messages = [{"role": "user", "content": "Question 3 of 0?"}]
     prompt: list[int] = tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, tokenize=True, return_dict=False

@@ -57,8 +57,13 @@ def test_the_first_loss_is_the_one_that_the_recipe_says(
     forest: Forest, sft: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
-    real = training.run
-    monkeypatch.setattr(training, "run", lambda *args: (seen.append(args[0]), real(*args)))
+    real = training.run_training
+
+    def run(*args: Any) -> Any:
+        seen.append(args[0])
+        return real(*args)
+
+    monkeypatch.setattr(training, "run_training", run)
     whole = tmp_path / "whole.toml"  # all rows in one batch: what is logged can be recomputed
     whole.write_text("[trainer]\nper_device_train_batch_size = 64\n")
     out = tmp_path / "dpo"

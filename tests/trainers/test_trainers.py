@@ -289,7 +289,7 @@ def test_killed_and_resumed_ends_with_the_same_metrics(forest: Forest, tmp_path:
 def test_the_script_runs_under_accelerate_on_two_processes(forest: Forest, tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
               "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-              "-m", "malt_data.trainers.sft"]  # fmt: skip
+              "-m", "malt_data", "train"]  # fmt: skip
     words = ["--role", "refiner", "--dataset", str(forest.folder), "--max-steps", "2"]
     run = subprocess.run(
         [*launch, *words, "--out", str(tmp_path / "out")], capture_output=True, text=True
@@ -382,7 +382,7 @@ def test_a_full_disk_is_said_first(
 ) -> None:
     import shutil
 
-    full = shutil._ntuple_diskusage(100, 99, 1)  # type: ignore[attr-defined]
+    full = shutil._ntuple_diskusage(100, 99, 1)
     monkeypatch.setattr("malt_data.trainers.training.shutil.disk_usage", lambda _: full)
     with pytest.raises(TrainError, match="MiB free, this training needs"):
         train_sft("verifier", str(forest.folder), tmp_path / "out", settings=FAST)

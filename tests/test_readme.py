@@ -1,0 +1,161 @@
+"""What the README and docs/ show is what happens: commands, the session, Python."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from hub_server import Hub, User
+from synthetic import make_forest
+
+from malt_data import cli
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = [README, *sorted(ROOT.glob("docs/**/*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def fenced(page: Path, language: str) -> list[str]:
+    return [body for named, body in FENCE.findall(page.read_text("utf-8")) if named == language]
+
+
+def lines_of_code(page: Path) -> Iterator[str]:
+    """Yield the lines of blocks that a reader would type: indented ones, and behind `$`."""
+    for body in fenced(page, "console"):
+        yield from (line[2:] for line in body.splitlines() if line.startswith("$ "))
+    rest = FENCE.sub("", page.read_text("utf-8"))
+    yield from (line[4:] for line in rest.splitlines() if line.startswith("    "))
+
+
+def calls(lines: Iterator[str]) -> Iterator[list[str]]:
+    """Yield the words behind each `malt-data`; one in quotes may go over several lines."""
+    open_call = ""
+    for line in lines:
+        if not open_call and not line.startswith("malt-data "):
+            continue
+        open_call += line
+        try:
+            words = shlex.split(open_call.replace("\\\n", " "), comments=True)
+        except ValueError:  # a quote is still open
+            open_call += "\n"
+            continue
+        open_call = ""
+        yield words[1 : words.index(">") if ">" in words else None]
+    assert not open_call, f"a quote is never closed: {open_call}"
+
+
+def help_lines(name: str) -> Iterator[str]:
+    text = (cli.main.commands[name].help or "").replace("\\\n", " ")
+    return (line.strip().partition("  ")[0] for line in text.splitlines())  # and no comment
+
+
+PAGE_CALLS = [
+    (f"{page.relative_to(ROOT)}: {shlex.join(words)}", words)
+    for page in PAGES
+    for words in calls(lines_of_code(page))
+]
+HELP_CALLS = [
+    (f"{name} --help: {shlex.join(words)}", words)
+    for name in sorted(cli.main.commands)
+    for words in calls(help_lines(name))
+]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [words for _, words in PAGE_CALLS + HELP_CALLS],
+    ids=[name for name, _ in PAGE_CALLS + HELP_CALLS],
+)
+def test_every_command_line_shown_is_one_that_parses(words: list[str]) -> None:
+    command = cli.main.commands[words[0]]
+    context = click.Context(command, info_name=words[0])
+    given, left, _ = command.make_parser(context).parse_args(words[1:])
+    assert not left, f"too many arguments: {left}"
+    for parameter in command.params:
+        value = given.get(parameter.name or "")
+        assert not (parameter.required and parameter.value_is_missing(value)), parameter.name
+        if isinstance(value, str) and not isinstance(parameter.type, click.Path):
+            parameter.type_cast_value(context, value)
+
+
+def test_no_command_line_is_overlooked() -> None:
+    """A block in another form would go untested: compare with a count by other means."""
+    for page in PAGES:
+        shown = re.findall(r"^(?:    |\$ )malt-data ", page.read_text("utf-8"), re.MULTILINE)
+        assert len(shown) == sum(name.startswith(f"{page.relative_to(ROOT)}:")
+                                 for name, _ in PAGE_CALLS)  # fmt: skip
+    assert {name.split()[0] for name, _ in HELP_CALLS} == set(cli.main.commands)
+
+
+@pytest.mark.parametrize(
+    "words", [words for _, words in PAGE_CALLS if words[0] == "sql" and "docs/" in words[1]]
+)
+def test_queries_of_results_that_come_along_give_rows(words: list[str]) -> None:
+    run = malt(words, ROOT)
+    assert len(run.stdout.splitlines()) > 1
+
+
+# --- the session ----------------------------------------------------------------------------------
+
+VARIES = [  # a batch's padding changes the last bits of logits, and with them now and then a text
+    (r"(completions, )\d+ tokens in [\d.]+ s", r"\1…"),
+    (r"^(\w+,\d+,)[\d.]+$", r"\1…"),  # role, nodes, mean value
+    (r"^(\w+ +\d+)( +\d+){6}$", r"\1…"),  # role, nodes, flips and pairs
+]
+
+
+def malt(words: list[str], folder: Path, seconds: int = 60) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "MALT_FOREST"}
+    run = subprocess.run(
+        [sys.executable, "-m", "malt_data", *words],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=seconds,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    return run
+
+
+def settled(output: str) -> list[str]:
+    """Return what is the same in every run, in an order of its own: SQL promises none."""
+    lines = [line.rstrip() for line in output.splitlines() if ", ETA " not in line]
+    for pattern, kept in VARIES:
+        lines = [re.sub(pattern, kept, line) for line in lines]
+    return sorted(lines)
+
+
+@pytest.mark.model
+def test_the_session_goes_as_it_is_shown(tmp_path: Path) -> None:
+    """It takes a few minutes, as the README says: the forest is grown for real."""
+    (session,) = fenced(README, "console")
+    for part in session.split("$ malt-data ")[1:]:
+        command, _, shown = part.partition("\n")
+        run = malt(shlex.split(command), tmp_path, seconds=1800)
+        if shown:  # of a tree only the command is shown
+            assert settled(run.stderr + run.stdout) == settled(shown), command
+        else:
+            assert run.stdout
+
+
+# --- Python ---------------------------------------------------------------------------------------
+
+
+def test_the_python_blocks_run_one_after_the_other(tmp_path: Path) -> None:
+    """`hf://datasets/me/trees` is a push of the same forest to the tests' own Hub."""
+    make_forest(tmp_path / "forest", trees=20)
+    code = "\n".join(fenced(README, "python"))
+    assert "hf://datasets/me/trees" in code
+    check = "\nassert forest.done and forest.origin == 'hf://datasets/me/trees'"
+    with Hub(tmp_path / "hub") as hub:
+        hub.tokens["hf_me"] = User("me", write=True)
+        environment = hub.environment(tmp_path / "home", token="hf_me")
+        for words in (["-m", "malt_data", "push", "me/trees"], ["-c", code + check]):
+            run = subprocess.run(
+                [sys.executable, *words],
+                cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120,
+            )  # fmt: skip
+            assert run.returncode == 0, run.stderr
