@@ -97,7 +97,7 @@ def test_a_wrong_call_is_exit_code_2_and_writes_nothing(call: list[str], tmp_pat
     [
         ("n = 'many'", "n:"),
         ("colour = 1", "unknown setting 'colour'"),
-        ("n = [", "no valid TOML"),
+        ("n = [", "not valid TOML"),
         ("threshold = 1.0", "threshold"),
         ("[adapters]\npainter = 'x'", "adapters"),
     ],

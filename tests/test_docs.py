@@ -5,8 +5,7 @@ there as plain indented code.
 """
 
 import doctest
-import tomllib
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 
 import pytest
@@ -30,8 +29,8 @@ def test_every_example_gives_what_it_shows(name: str) -> None:
 
 
 def test_the_version_is_the_same_wherever_it_is_named() -> None:
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
-    assert malt_data.__version__ == version
+    version = malt_data.__version__
+    assert metadata.version("malt-data") == version
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))["version"] == version
     changes = (ROOT / "CHANGELOG.md").read_text("utf-8")
     assert "## [Unreleased]" in changes

@@ -4,6 +4,7 @@ A rule is a name and a SQL condition over the candidates; the first rule that ho
 candidate is its reason. Rules see only trees (no rule looks across questions), so the outcome
 does not depend on how trees are spread over parts, and a seed gives the same rows everywhere.
 
+    >>> from malt_data.schemas.exports import config_named
     >>> [name for name, _ in rules(config_named("refiner_dpo"), Selection(strategy="one"))]
     ['ungraded', 'identical', 'truncated', 'strategy']
 """

@@ -4,9 +4,8 @@ A source becomes one stream of raw rows, each with the words that name it in a m
 means is `loading.py`'s business. To add a sort of source: a module with a function that opens it,
 and a line in `open_source`.
 
-    >>> rows = open_source("gsm8k-copy/", split="test")    # gsm8k-copy/test.jsonl
-    >>> next(rows.rows)
-    ('gsm8k-copy/test.jsonl line 1', {'question': 'Janet’s ducks lay …', 'answer': '… #### 18'})
+    opened = open_source("gsm8k-copy/", split="test")    # gsm8k-copy/test.jsonl
+    next(opened.rows)    # ('gsm8k-copy/test.jsonl line 1', {'question': …, 'answer': …})
 
 A Hub dataset is pinned to one commit before a byte of it is read, by one request with a time limit.
 """

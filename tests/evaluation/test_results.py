@@ -22,6 +22,7 @@ from rich.console import Console
 
 from malt_data import open_results
 from malt_data.errors import EvalError, QueryError
+from malt_data.evaluation.parts import CompletionParts
 from malt_data.evaluation.tables import accuracy_table, compare
 from malt_data.report.tables import readable
 from malt_data.report.terminal import print_rows

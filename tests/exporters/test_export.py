@@ -476,7 +476,7 @@ def test_a_sound_export_verifies_and_each_damage_is_named(tmp_path: Path) -> Non
     pq.write_table(pa.concat_tables([table[: -other.num_rows], other]), train)
     assert "in train and validation" in problems()
     train.write_bytes(kept[: len(kept) // 2])
-    assert "torn" in problems()
+    assert "corrupt" in problems()
     relabel(forest, Labels(threshold=0.9))
     assert "earlier state" in problems()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from synthetic import make_forest
 
-from malt_data.forests import forest as module
+from malt_data.forests import create as module
 from malt_data.forests.create import create_forest
 from malt_data.forests.forest import open_forest
 from malt_data.schemas.forest import Question

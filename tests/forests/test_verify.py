@@ -84,7 +84,7 @@ def test_a_tree_in_two_parts_is_found(forest: Forest) -> None:
 def test_torn_and_foreign_files_are_found(forest: Forest) -> None:
     path = forest.parts.paths()[0]
     path.write_bytes(path.read_bytes()[:100])
-    assert any("torn" in problem for problem in verify(open_forest(forest.folder)))
+    assert any("corrupt" in problem for problem in verify(open_forest(forest.folder)))
 
 
 def test_a_changed_question_is_found(forest: Forest) -> None:

@@ -71,7 +71,7 @@ def test_a_file_of_ones_own_overrides_one_template_and_keeps_the_others(tmp_path
         ("[numeric.generator]\nsystem = '{question}'", "needs a 'user'"),
         ("[numeric.generator]\nuser = 3", "strings"),
         ("[numeric]\ngenerator = 3", "must be a table"),
-        ("numeric = [", "no valid TOML"),
+        ("numeric = [", "not valid TOML"),
     ],
 )
 def test_a_template_that_cannot_work_is_refused(content: str, told: str, tmp_path: Path) -> None:

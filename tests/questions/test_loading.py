@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from malt_data.errors import QuestionsError
+from malt_data.errors import QuestionsError, SpecError
 from malt_data.graders import Grader, extract_answer
 from malt_data.prompts.templates import load_prompts, render
 from malt_data.questions.benchmarks import BENCHMARKS
@@ -261,7 +261,7 @@ def test_a_rows_own_kind_counts_only_where_it_can_be(tmp_path: Path) -> None:
 
 
 def test_an_unknown_grader_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(QuestionsError, match="auto, numeric, choice or math"):
+    with pytest.raises(SpecError, match="One of: auto, numeric, choice, math"):
         load(tmp_path, GOOD, grader="exact")
 
 

@@ -1,4 +1,4 @@
-"""Where rows come from: splits, files that are torn, names that are unknown, no network."""
+"""Where rows come from: splits, files that are corrupt, names that are unknown, no network."""
 
 import gzip
 import json
@@ -81,24 +81,24 @@ def test_csv_choices_are_json_and_its_fields_may_hold_lines(tmp_path: Path) -> N
         (
             "a.jsonl",
             b'{"question": "?", "answer": "1"}\n{"question": "?',
-            r"a\.jsonl line 2 is torn",
+            r"a\.jsonl line 2 is not valid JSONL",
         ),
         ("a.jsonl", b'{"question": "?", "answer": "1"}\n[1]\n', r"line 2 .*holds list instead"),
         ("a.jsonl", b'{"question": "\xe9"}\n', r"a\.jsonl line 1 is not UTF-8 \(byte 0xe9\)"),
         ("a.jsonl", b'{"q": ' + b"[" * 100_000, r"line 1 is nested too deeply"),
         ("a.json", b'[{"question": "?"}, 3]', r"a\.json row 2 .*holds int instead"),
-        ("a.json", b'[{"question": "?"}', r"a\.json is torn"),
+        ("a.json", b'[{"question": "?"}', r"a\.json is not valid JSON"),
         ("a.csv", b"question,answer\n1,2\n1,2,3\n", r"line 3 .*3 fields, the header has 2"),
         ("a.csv", b"question,question\n1,2\n", r"names a field twice"),
-        ("a.csv", b'question,answer\n"1,2', r"torn or no CSV"),
+        ("a.csv", b'question,answer\n"1,2', r"is not valid CSV"),
         ("a.csv", b"question,answer\n1,\xff\n", r"a\.csv line 2 is not UTF-8"),
-        ("a.parquet", b"PAR1 torn", r"a\.parquet is torn or no PARQUET"),
+        ("a.parquet", b"PAR1 torn", r"a\.parquet is not valid PARQUET"),
         ("a.jsonl.gz", b"\x1f\x8b\x08\x00torn", r"a\.jsonl\.gz cannot be read"),
         ("a.jsonl.gz", b"not gzip", r"a\.jsonl\.gz cannot be read"),
         ("a.txt", b"What?", r"cannot tell how to read it"),
     ],
 )
-def test_a_torn_file_is_an_error_that_names_the_place(
+def test_a_corrupt_file_is_an_error_that_names_the_place(
     tmp_path: Path, name: str, content: bytes, message: str
 ) -> None:
     (tmp_path / name).write_bytes(content)

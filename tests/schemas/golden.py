@@ -50,7 +50,7 @@ from malt_data.forests.forest import Forest, open_forest
 from malt_data.forests.relabel import relabel
 from malt_data.report.tables import markdown, markdown_overview
 from malt_data.schemas.evaluation import COMPLETIONS, PREDICTIONS
-from malt_data.schemas.exports import ALL, DEFAULT, FORMATS, RECIPE, config_of
+from malt_data.schemas.exports import ALL, DEFAULT, FORMATS, RECIPE
 from malt_data.schemas.spec import BuildSpec, EvalSpec, Labels
 from malt_data.storage.parquet import write_table
 
@@ -134,7 +134,7 @@ def columns(schema: pa.Schema) -> list[list[object]]:
 def export_columns() -> dict[str, Any]:
     """Return the columns of every export format, and which exports there are."""
     return {
-        "formats": {form: columns(config_of("refiner", form).schema) for form in FORMATS},
+        "formats": {name: columns(pa.schema(form.columns)) for name, form in FORMATS.items()},
         "all": [config.name for config in ALL],
         "default": [config.name for config in DEFAULT],
         "recipe": [config.name for config in RECIPE],

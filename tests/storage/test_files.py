@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from malt_data.errors import ForestError
+from malt_data.errors import StorageError
 from malt_data.storage.files import atomic_folder, atomic_write, lock, recover, shared_lock
 
 WRITER = """
@@ -71,7 +71,7 @@ def test_a_folder_that_has_come_meanwhile_is_not_replaced_unasked(tmp_path: Path
             (tmp_path / "x").mkdir()
             (tmp_path / "x" / "mine").touch()
 
-    with pytest.raises(ForestError, match="x could not be written: Directory not empty"):
+    with pytest.raises(StorageError, match="x could not be written: Directory not empty"):
         write()
     assert [path.name for path in tmp_path.rglob("*")] == ["x", "mine"]
 

@@ -15,8 +15,7 @@ import pytest
 from synthetic import make_forest
 
 from malt_data.builders.claims import Claims
-from malt_data.errors import ForestError
-from malt_data.forests import parts as parts_module
+from malt_data.errors import StorageError
 from malt_data.forests.create import remove_empty
 from malt_data.forests.forest import open_forest
 from malt_data.forests.parts import NodeParts
@@ -24,6 +23,7 @@ from malt_data.forests.relabel import relabel
 from malt_data.forests.verify import verify
 from malt_data.schemas.forest import NODES, SCHEMA_KEY
 from malt_data.schemas.spec import Labels
+from malt_data.storage import parts as parts_module
 from malt_data.storage.parquet import LABELS, REPLACES, Footer, read_footer, write_table
 
 
@@ -98,8 +98,8 @@ def test_a_writer_killed_at_any_moment_leaves_whole_parts(tmp_path: Path) -> Non
         from pathlib import Path
         sys.path[:0] = [sys.argv[2], str(Path(sys.argv[2]).parent)]
         from test_parts import trees
-        from malt_data.forests.parts import Parts
-        parts = Parts(Path(sys.argv[1]))
+        from malt_data.forests.parts import NodeParts
+        parts = NodeParts(Path(sys.argv[1]))
         for i in range(100000):
             parts.write(trees(f"{sys.argv[3]}-{i:06}"))
             print(i, flush=True)
@@ -133,7 +133,7 @@ def test_a_torn_part_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
     good = parts.write(trees("a"))
     torn = tmp_path / "part-torn.parquet"
     torn.write_bytes(good.read_bytes()[:-20])
-    with pytest.raises(ForestError, match=r"part-torn.parquet is torn.*Move it out"):
+    with pytest.raises(StorageError, match=r"part-torn.parquet is corrupt.*Move it out"):
         NodeParts(tmp_path).trees()
     torn.unlink()
     assert visible(tmp_path) == ["a"]
@@ -142,7 +142,7 @@ def test_a_torn_part_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
 @pytest.mark.parametrize("table", [pa.table({"a": [1]}), trees("a").replace_schema_metadata({})])
 def test_a_foreign_part_is_refused(tmp_path: Path, table: pa.Table) -> None:
     write_table(tmp_path / "part-foreign.parquet", table)
-    with pytest.raises(ForestError, match=r"part-foreign.parquet is no part of a forest"):
+    with pytest.raises(StorageError, match=r"part-foreign.parquet is no part of a forest"):
         NodeParts(tmp_path).trees()
 
 
@@ -155,7 +155,7 @@ CORRUPT = {
     "100,000 levels": {REPLACES: b"[" * 100_000 + b"]" * 100_000},
     "a path": {REPLACES: b'["part-../../a.parquet"]'},
     "labels that are no text": {LABELS: b"\xff"},
-    "labels of a future": {LABELS: b'{"grader": "oracle", "threshold": 0.5, "pooling": "global"}'},
+    "labels of a future": {LABELS: b'{"grader": "auto", "threshold": 0.5, "pooling": "weighted"}'},
     "a threshold that is no number": {LABELS: b'{"threshold": NaN}'},
     "another key that is no text": {b"\xfe": b"\xff"},
 }
@@ -178,14 +178,14 @@ def test_a_corrupt_footer_is_named_by_every_reader(tmp_path: Path, what: str) ->
         lambda: relabel(forest, Labels(threshold=0.7)),
     ]
     for read in readers:
-        with pytest.raises(ForestError, match=path.name):
+        with pytest.raises(StorageError, match=path.name):
             read()
 
 
 def test_a_column_whose_description_is_no_text_is_refused(tmp_path: Path) -> None:
     field = pa.field("a", pa.list_(pa.field("item", pa.int8(), metadata={"doc": b"\xff"})))
     pq.write_table(pa.table({"a": [[1]]}, schema=pa.schema([field])), tmp_path / "part-a.parquet")
-    with pytest.raises(ForestError, match=r"part-a\.parquet"):
+    with pytest.raises(StorageError, match=r"part-a\.parquet"):
         read_footer(tmp_path / "part-a.parquet")
 
 
@@ -224,11 +224,11 @@ def test_who_reads_and_who_rewrites_wait_for_each_other(
     with one.reading():
         with other.reading():
             pass
-        with pytest.raises(ForestError, match="in use by another process"), other.rewriting():
+        with pytest.raises(StorageError, match="in use by another process"), other.rewriting():
             pass
         other.compact()  # left to another time
         assert len(other.paths()) == 2
-    with one.rewriting(), pytest.raises(ForestError, match="being rewritten"), other.reading():
+    with one.rewriting(), pytest.raises(StorageError, match="being rewritten"), other.reading():
         pass
     other.compact()
     assert len(one.paths()) == 1
@@ -267,7 +267,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_debris(
 
     NodeParts(tmp_path).write(trees("a"))
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ForestError, match=r"No space left on device\. Free some space"):
+    with pytest.raises(StorageError, match=r"No space left on device\. Free some space"):
         NodeParts(tmp_path).write(trees("b"))
     monkeypatch.undo()
     assert visible(tmp_path) == ["a"]
@@ -276,7 +276,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_debris(
 
 def test_a_claim_is_seen_by_other_processes_and_dies_with_its_owner(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from malt_data.forests.parts import Claims\n"
+        "import sys; from pathlib import Path; from malt_data.builders.claims import Claims\n"
         "claims = Claims(Path(sys.argv[1])); print(claims.take('00ff'), flush=True)\n"
         "sys.stdin.read()"
     )

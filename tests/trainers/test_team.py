@@ -28,7 +28,7 @@ def test_a_build_samples_with_the_adapters_that_are_named(tmp_path: Path) -> Non
     path = tmp_path / "team.toml"
     sft = {"generator": "me/g1", "verifier": "me/v1", "refiner": "me/r1"}
     team = Team(model="m", adapters={"generator": "me/g2"}, sft=sft)
-    write_of_team(path, team)
+    write_team(path, team)
     assert _of_team(path, "team") == {"model": "m", "adapters": {"generator": "me/g2"}}
     assert _of_team(path, "sft")["adapters"] == sft
     with pytest.raises(SpecError, match=r"no shared adapter for generator, verifier, refiner"):
