@@ -31,9 +31,10 @@ def complete_settings(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def plan_build(
-    spec: BuildSpec, folder: Path, *, prompts_file: Path | None = None
+    spec: BuildSpec, folder: str | Path, *, prompts_file: str | Path | None = None
 ) -> dict[str, Any]:
     """Return what `build_forest` would do: trees, requests, completions, the most tokens."""
+    folder = Path(folder)
     spec = resolve_sampling(spec, prompts_file)
     loaded = load(spec)
     questions = [q for q in loaded.questions if in_shard(q.question_id, spec.shard)]

@@ -228,7 +228,7 @@ def _rank(adapters: tuple[str, ...]) -> int:
     for adapter in adapters:
         config = Path(adapter) / "adapter_config.json"
         largest = max(largest, _rank_of(config) if config.exists() else 64)
-    return next((rank for rank in _RANKS if rank >= largest), _RANKS[-1])
+    return min((rank for rank in _RANKS if rank >= largest), default=max(_RANKS))
 
 
 def _rank_of(config: Path) -> int:

@@ -54,12 +54,13 @@ def gold_leaks(forest: Forest) -> set[str]:
     return found
 
 
-def check(folder: Path, fit: Fit, leaks: Set[str] = frozenset()) -> dict[str, Any]:
+def check(folder: str | Path, fit: Fit, leaks: Set[str] = frozenset()) -> dict[str, Any]:
     """Return facts about the rows in `folder`: lengths in tokens, length bias, problems.
 
     leaks: ids of questions that give their gold away, see `gold_leaks`. `max_length` is the limit
     of `fit`; the rows that do not fit are counted by their reasons (`fit.UNFIT`).
     """
+    folder = Path(folder)
     report = read_report(folder)
     seen = _Seen(fit, leaks)
     for rows in _batches(folder):

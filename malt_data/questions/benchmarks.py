@@ -24,7 +24,11 @@ _MATH_SUBJECTS = (
     "algebra", "counting_and_probability", "geometry", "intermediate_algebra", "number_theory",
     "prealgebra", "precalculus",
 )  # fmt: skip
-_SYMBOLIC = ("apple/GSM-Symbolic", ("test",), "CC-BY-NC-ND-4.0", "numeric")
+
+
+def _symbolic(config: str) -> Benchmark:
+    return Benchmark("apple/GSM-Symbolic", (config,), ("test",), "CC-BY-NC-ND-4.0", "numeric")
+
 
 BENCHMARKS = {
     "gsm8k": Benchmark("openai/gsm8k", ("main",), ("train", "test"), "MIT", "numeric"),
@@ -41,9 +45,9 @@ BENCHMARKS = {
         "choice",
         {"test": "validation"},
     ),
-    "gsm-symbolic": Benchmark(_SYMBOLIC[0], ("main",), *_SYMBOLIC[1:]),
-    "gsm-symbolic-p1": Benchmark(_SYMBOLIC[0], ("p1",), *_SYMBOLIC[1:]),
-    "gsm-symbolic-p2": Benchmark(_SYMBOLIC[0], ("p2",), *_SYMBOLIC[1:]),
+    "gsm-symbolic": _symbolic("main"),
+    "gsm-symbolic-p1": _symbolic("p1"),
+    "gsm-symbolic-p2": _symbolic("p2"),
 }
 
 

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from malt_data.errors import QuestionsError, SpecError
@@ -68,7 +69,7 @@ class Loaded:
 
 
 def load_questions(
-    source: str,
+    source: str | Path,
     *,
     split: str | None = None,
     limit: int | None = None,
@@ -90,7 +91,7 @@ def load_questions(
     Raises QuestionsError where the source cannot be read or holds no usable question, SpecError for
     a grader or a kind that there is none of.
     """
-    names = _names(fields or {})
+    source, names = str(source), _names(fields or {})
     require_grader(grader)
     if kind is not None and kind not in KINDS:
         raise SpecError(f"There is no kind {kind!r}. One of: {', '.join(KINDS)}.")

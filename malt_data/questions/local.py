@@ -61,7 +61,7 @@ def open_file(
     """
     if not file.name.lower().endswith(FORMATS):
         raise QuestionsError(
-            f"{where} is none of {', '.join(FORMATS[:4])}: cannot tell how to read it. "
+            f"{where} is none of a JSONL, JSON, CSV or Parquet file: cannot tell how to read it. "
             "Convert or rename it."
         )
     stem = _stem(file.name)

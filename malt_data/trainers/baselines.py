@@ -22,6 +22,9 @@ from malt_data.trainers.dpo import train_dpo
 from malt_data.trainers.sft import train_sft
 from malt_data.trainers.training import PLAN
 
+LONE = "generator"
+"""The role that answers alone in the baseline `lone`."""
+
 Records = dict[str, dict[str, Any]]
 Tables = dict[str, dict[str, str]]
 
@@ -41,13 +44,13 @@ def train_baselines(
     note says so. Raises what `train_sft` and `train_dpo` raise.
     """
     options["note"] = note
-    lone = f"{ROLES[0]}_dpo"
+    lone = f"{LONE}_dpo"
     records: Records = {}
     if lone not in team:
         note(f"Baseline {lone}")
         if record := _lone(source, out, options):
             records[lone] = record
-    tables: Tables = {"lone": {ROLES[0]: lone} if {lone} & {*team, *records} else {}}
+    tables: Tables = {"lone": {LONE: lone} if {lone} & {*team, *records} else {}}
 
     def sft(role: str, key: str, steps: int, adapter: str | None = None) -> None:
         steps = _begun_with(out / key, steps, note)
@@ -69,7 +72,7 @@ def train_baselines(
 
 def _lone(source: str, out: Path, options: dict[str, Any]) -> dict[str, Any] | None:
     """Return the record of the lone generator's DPO; None, and a note, where it has no rows."""
-    role = ROLES[0]
+    role = LONE
     folder = out / f"{role}_dpo"
     try:
         return train_dpo(role, source, folder, adapter=str(out / f"{role}_sft"), **options)

@@ -1,0 +1,49 @@
+"""Settings: what each command takes, and that every error is one of ours."""
+
+import pytest
+from pydantic import BaseModel
+
+import malt_data
+from malt_data.errors import SpecError
+from malt_data.schemas.model import Model
+from malt_data.schemas.spec import BuildSpec, EvalSpec, Labels
+
+MODELS = sorted(
+    (
+        getattr(malt_data, name)
+        for name in dir(malt_data)
+        if isinstance(getattr(malt_data, name), type)
+        and issubclass(getattr(malt_data, name), BaseModel)
+    ),
+    key=lambda model: str(model.__name__),
+)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_no_error_of_pydantic_reaches_the_caller(model: type[Model]) -> None:
+    with pytest.raises(SpecError, match="unknown setting 'nonsense'"):
+        model(**{"nonsense": 1})
+    with pytest.raises(SpecError, match="unknown setting 'nonsense'"):
+        model.model_validate({"nonsense": 1})
+
+
+@pytest.mark.parametrize("name", ["threshold", "pooling", "n", "shard", "adapters", "seed"])
+def test_an_evaluation_takes_no_settings_of_a_build(name: str) -> None:
+    assert name in BuildSpec.model_fields
+    with pytest.raises(SpecError, match=f"unknown setting '{name}'"):
+        EvalSpec(**{name: None})
+
+
+def test_what_is_stored_of_a_build_keeps_its_groups_in_order() -> None:
+    assert [*BuildSpec.model_fields] == [
+        *("questions", "split", "limit", "fields", "kind"),
+        *("shard", "n", "n_generator", "n_verifier", "n_refiner", "adapters", "seed"),
+        *("engine", "model", "base_url", "concurrency", "temperature", "max_tokens", "prompts"),
+        *("grader", "threshold", "pooling"),
+    ]
+
+
+def test_labels_are_changed_one_by_one_and_checked() -> None:
+    assert Labels(threshold=0.7).updated(pooling="local") == Labels(threshold=0.7, pooling="local")
+    with pytest.raises(SpecError, match=r"threshold: .*\(got 2\)"):
+        Labels().updated(threshold=2)
