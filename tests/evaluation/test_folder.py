@@ -138,13 +138,15 @@ def test_what_a_config_asks_is_done_or_refused(
     server: OpenAIServer, words: list[Any], tmp_path: Path
 ) -> None:
     config = tmp_path / "c.toml"
-    config.write_text('split = "train"\nseed = 7\n')
+    config.write_text('split = "train"\ntemperature = 0.7\n')
     rest = [*words[:2], *words[4:], "--settings", "sa", "--config", config]
     facts, _ = malt(server, *rest)  # without --split
     assert facts["played"] == 12
-    config.write_text('split = "train"\nshard = "1/4"\n')
-    _, said = malt(server, *rest, code=2)
-    assert "no shard" in said
+    assert json.loads((Path(words[-1]) / "eval.json").read_text())["spec"]["temperature"] == 0.7
+    for name, value in (("shard", '"1/4"'), ("threshold", 0.7), ("seed", 7)):  # of a build
+        config.write_text(f"{name} = {value}\n")
+        _, said = malt(server, *rest, code=2)
+        assert f"unknown setting '{name}'" in said
 
 
 @pytest.mark.parametrize("name", ["eval.json", "questions.parquet", "completions"])
