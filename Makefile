@@ -17,7 +17,8 @@ demo: .venv/local
 	$(BIN)/malt-data show
 
 test: .venv/dev .venv-vllm/dev
-	$(BIN)/python -m pytest -m "not vllm" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not vllm" -n 2 --dist loadfile \
+		--no-loadscope-reorder
 	$(VLLM)/python -m pytest -m vllm
 
 lint: .venv/dev
