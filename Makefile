@@ -8,6 +8,8 @@ PYTHON ?= python3
 CONSTRAINTS ?= -c constraints-cpu.txt
 BIN = .venv/bin
 VLLM = .venv-vllm/bin
+# A thread each, below: more would spin while they wait for the core that the others have.
+WORKERS = -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test lint bench clean
 
@@ -17,9 +19,9 @@ demo: .venv/local
 	$(BIN)/malt-data show
 
 test: .venv/dev .venv-vllm/dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not vllm" -n 2 --dist loadfile \
-		--no-loadscope-reorder
-	$(VLLM)/python -m pytest -m vllm
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not vllm" $(WORKERS)
+	OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind $(VLLM)/python -m pytest -m vllm \
+		$(WORKERS)
 
 lint: .venv/dev
 	$(BIN)/ruff check .
