@@ -1,5 +1,6 @@
 # make demo   install, grow a small forest with the embedded model, show it
 # make test   install what the tests need, run them all
+# make test-fast   those that take less than two minutes in all, without a language model
 # make lint   formatting, style, types
 #
 # torch is pinned to a CPU build by constraints-cpu.txt; with a GPU: make demo CONSTRAINTS=
@@ -11,7 +12,7 @@ VLLM = .venv-vllm/bin
 # A thread each, below: more would spin while they wait for the core that the others have.
 WORKERS = -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-fast lint bench clean
 
 demo: .venv/local
 	$(BIN)/malt-data build --n 3
@@ -22,6 +23,9 @@ test: .venv/dev .venv-vllm/dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not vllm" $(WORKERS)
 	OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind $(VLLM)/python -m pytest -m vllm \
 		$(WORKERS)
+
+test-fast: .venv/dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not model and not vllm and not slow" $(WORKERS)
 
 lint: .venv/dev
 	$(BIN)/ruff check .

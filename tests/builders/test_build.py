@@ -21,6 +21,8 @@ from shell import malt
 
 from malt_data.schemas.ids import child_id, node_seed, question_id
 
+pytestmark = pytest.mark.slow
+
 MALT = [sys.executable, "-m", "malt_data"]
 
 

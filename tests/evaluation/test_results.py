@@ -239,6 +239,7 @@ def start(
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_it_goes_on_to_the_same_table(
     server: OpenAIServer, tmp_path: Path
 ) -> None:
@@ -283,6 +284,7 @@ def recompute_run(out: Path) -> None:
     assert run["started"] > "2026"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["--json", "--markdown", "--figures"])
 def test_where_every_question_fails_it_says_so_and_goes_on_later(
     server: OpenAIServer, tmp_path: Path, form: str
@@ -300,6 +302,7 @@ def test_where_every_question_fails_it_says_so_and_goes_on_later(
     assert facts["played"] == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["write_text", "write_table"])
 def test_killed_before_the_first_answer_it_begins_again(
     server: OpenAIServer, tmp_path: Path, step: str
@@ -312,6 +315,7 @@ def test_killed_before_the_first_answer_it_begins_again(
     assert facts["played"] == facts["units"] == 12
 
 
+@pytest.mark.slow
 def test_two_at_once_never_mix(server: OpenAIServer, tmp_path: Path) -> None:
     words: list[object] = ["--questions", write_questions(tmp_path / "q.jsonl"), "--split", "train",
                            "--seeds", 1, "--out", tmp_path / "out"]  # fmt: skip

@@ -26,6 +26,8 @@ from malt_data.forests.verify import verify
 from malt_data.forests.whole import lock
 from malt_data.schemas.exports import ALL, config_named
 
+pytestmark = pytest.mark.slow
+
 REPO = "ann/trees"
 HOMES: dict[str, Path] = {}
 EVERY = ",".join(config.name for config in ALL)

@@ -25,6 +25,8 @@ from malt_data.forests.forest import open_forest
 from malt_data.forests.parts import Parts, write_table
 from malt_data.forests.verify import verify
 
+pytestmark = pytest.mark.slow
+
 KILLS = int(os.environ.get("MALT_KILLS", "15"))
 SEED = int(os.environ.get("MALT_KILLS_SEED", "0"))
 TREES, GROWN = 6, 4
