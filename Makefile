@@ -1,9 +1,7 @@
-# make demo        install, grow a small forest with the embedded model, show it
-# make test        install what the tests need, run them all
-# make test-fast   those that load no language model
-# make lint        formatting, style, types, of the tests too
-# make fix         mend what the linters can mend
-# make bench       how fast builds and exports are
+# make demo   install, grow a small forest with the embedded model, show it
+# make test   install what the tests need, run them all
+# make test-fast   those that take less than two minutes in all, without a language model
+# make lint   formatting, style, types
 #
 # torch is pinned to a CPU build by constraints-cpu.txt; with a GPU: make demo CONSTRAINTS=
 
@@ -11,8 +9,10 @@ PYTHON ?= python3
 CONSTRAINTS ?= -c constraints-cpu.txt
 BIN = .venv/bin
 VLLM = .venv-vllm/bin
+# A thread each, below: more would spin while they wait for the core that the others have.
+WORKERS = -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast lint fix bench clean
+.PHONY: demo test test-fast lint bench clean
 
 demo: .venv/local
 	$(BIN)/malt-data build --n 3
@@ -20,8 +20,12 @@ demo: .venv/local
 	$(BIN)/malt-data show
 
 test: .venv/dev .venv-vllm/dev
-	$(BIN)/python -m pytest -m "not vllm" -n 2 --dist loadfile
-	$(VLLM)/python -m pytest -m vllm
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not vllm" $(WORKERS)
+	OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind $(VLLM)/python -m pytest -m vllm \
+		$(WORKERS)
+
+test-fast: .venv/dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not model and not vllm and not slow" $(WORKERS)
 
 test-fast: .venv/dev
 	$(BIN)/python -m pytest -m "not model and not vllm" -n 2 --dist loadfile

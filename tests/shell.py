@@ -4,10 +4,15 @@
         done = shell.run(["stats"], tmp_path)
         done.code, done.out, done.err
 
+    run = malt("stats", cwd=tmp_path)   # the same, from one shell for the whole test process
+    run.returncode, run.stdout, run.stderr
+
 The process imports what the commands import and uses none of it, so that a forked child is like a
-fresh `malt-data`: its own output, working folder, exit code, and death where it hangs.
+fresh `malt-data`: its own output, working folder, environment, exit code, and death where it hangs.
 """
 
+import atexit
+import functools
 import json
 import os
 import signal
@@ -22,6 +27,9 @@ from typing import Any, Self
 
 SECONDS = 60
 """After these a call hangs; the slowest takes a few."""
+
+LONG = 120
+"""The same for `malt`, whose calls do real work on a machine that may be busy."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +57,40 @@ class Shell:
     def __exit__(self, *_: object) -> None:
         self._process.communicate()
 
-    def run(self, words: Sequence[object], folder: Path) -> Done:
-        """Run `malt-data WORDS` in `folder`."""
+    def run(
+        self,
+        words: Sequence[object],
+        folder: Path,
+        environment: Mapping[str, str] | None = None,
+        seconds: float = SECONDS,
+    ) -> Done:
+        """Run `malt-data WORDS` in `folder`, with the shell's environment or another one."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps([[*map(str, words)], str(folder)]) + "\n")
+        own = None if environment is None else dict(environment)
+        call = [[*map(str, words)], str(folder), own, seconds]
+        self._process.stdin.write(json.dumps(call) + "\n")
         self._process.stdin.flush()
         return Done(*json.loads(self._process.stdout.readline()))
+
+
+def malt(
+    *words: object, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run `malt-data WORDS` as `subprocess.run` would."""
+    environment = os.environ if env is None else env  # a test may have changed its own
+    done = _shared().run(words, cwd or Path.cwd(), environment, LONG)
+    command = ["malt-data", *map(str, words)]
+    if done.code is None:
+        raise subprocess.TimeoutExpired(command, LONG, done.out, done.err)
+    return subprocess.CompletedProcess(command, done.code, done.out, done.err)
+
+
+@functools.cache
+def _shared() -> Shell:
+    shell = Shell().__enter__()
+    atexit.register(shell.__exit__)
+    return shell
 
 
 def _serve() -> None:
@@ -72,17 +107,20 @@ def _serve() -> None:
     import malt_data.storage.query
     import malt_data.trainers.team  # noqa: F401
 
+    # It reads the environment, the Hub's address above all, when it is imported.
+    assert "huggingface_hub" not in sys.modules
     for line in sys.stdin:
-        words, folder = json.loads(line)
-        print(json.dumps(_call(words, folder)), flush=True)  # noqa: T201
+        print(json.dumps(_call(*json.loads(line))), flush=True)  # noqa: T201
 
 
-def _call(words: list[str], folder: str) -> tuple[int | None, str, str]:
+def _call(
+    words: list[str], folder: str, environment: dict[str, str] | None, seconds: float
+) -> tuple[int | None, str, str]:
     files = [os.memfd_create(name) for name in ("out", "err")]
     child = os.fork()
     if child == 0:
-        _be(words, folder, files)
-    code, end = None, time.monotonic() + SECONDS
+        _be(words, folder, environment, files)
+    code, end = None, time.monotonic() + seconds
     while code is None and time.monotonic() < end:
         ended, status = os.waitpid(child, os.WNOHANG)
         code = os.waitstatus_to_exitcode(status) if ended else None
@@ -100,13 +138,17 @@ def _content(file: int) -> str:
         return opened.read().decode("utf-8", "surrogateescape")
 
 
-def _be(words: list[str], folder: str, files: list[int]) -> Any:
+def _be(words: list[str], folder: str, environment: dict[str, str] | None, files: list[int]) -> Any:
     code: Any = 1
     try:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for at, file in enumerate(files, 1):
             os.dup2(file, at)
         os.chdir(folder)
+        if environment is not None:
+            os.environ.clear()
+            os.environ.update(environment)
+        sys.argv = ["malt-data", *words]
         if "gone" in Path(folder).name:
             Path(folder).rmdir()
         from malt_data.cli import main

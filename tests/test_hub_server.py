@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from hub_server import Hub, User
 
+pytestmark = pytest.mark.slow
+
 NAME = "ann/x"
 README = """---
 license: apache-2.0

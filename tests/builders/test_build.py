@@ -17,8 +17,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from openai_server import Fault, OpenAIServer, Reply
+from shell import malt
 
 from malt_data.schemas.ids import child_id, node_seed, question_id
+
+pytestmark = pytest.mark.slow
 
 MALT = [sys.executable, "-m", "malt_data"]
 
@@ -42,11 +45,6 @@ def write_questions(path: Path, count: int) -> Path:
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
-
-
-def malt(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [*MALT, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
 
 
 def build_command(server: OpenAIServer, questions: Path, out: Path, *more: object) -> list[object]:

@@ -2,12 +2,11 @@
 
 import json
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from openai_server import OpenAIServer
+from shell import malt as run_malt
 
 
 def answer(messages: list[dict[str, str]], seed: int | None, sample: int) -> str:
@@ -30,8 +29,7 @@ def malt(
     """Run `malt-data eval` against `server`; return (its JSON, its stderr)."""
     named = [] if model is None else ["--model", model]
     engine = ["--engine", "openai", "--base-url", server.base_url, *named]
-    command = [sys.executable, "-m", "malt_data", "eval", *engine, *map(str, words), "--json"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    run = run_malt("eval", *engine, *words, "--json")
     assert "Traceback" not in run.stderr, run.stderr
     assert run.returncode == code, run.stderr
     return (json.loads(run.stdout) if run.stdout else None), run.stderr

@@ -1,8 +1,6 @@
 """Whole evaluations against a server: recomputed, resumed, refused, and without leaks."""
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +10,7 @@ import polars as pl
 import pytest
 from evaluation.harness import answer, malt, timeless, write_questions
 from openai_server import OpenAIServer
+from shell import malt as run_malt
 
 from malt_data.evaluation.tables import compare
 
@@ -220,20 +219,20 @@ def test_a_difference_and_its_p_against_hand_made_data() -> None:
 
 
 def test_ask_answers_turn_by_turn(server: OpenAIServer, team: Path) -> None:
-    command = [sys.executable, "-m", "malt_data", "ask", "What is 1 + 2?", "--team", str(team),
+    command = ["ask", "What is 1 + 2?", "--team", str(team),
                "--engine", "openai", "--base-url", server.base_url]  # fmt: skip
-    run = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=60)
+    run = run_malt(*command, "--json")
     assert run.returncode == 0, run.stderr
     facts = json.loads(run.stdout)
     assert len(facts["turns"]) == 9
     assert len(facts["votes"]) == 3
     assert {request.body["model"] for request in server.requests if request.body} == {"g", "v", "r"}
-    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    run = run_malt(*command)
     assert run.stdout.count("refiner") == 3
     assert run.stdout.splitlines()[-1].startswith("Answer: ")
     asked = len(server.requests)
     command[command.index("--team") : command.index("--team") + 2] = ["--setting", "malt"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    run = run_malt(*command)
     assert (run.returncode, len(server.requests)) == (1, asked)
     assert "needs the team adapters" in run.stderr
 
@@ -247,8 +246,7 @@ def test_ask_takes_choices_and_the_kind_that_the_team_was_trained_for(
     engine = ["--engine", "openai", "--base-url", server.base_url, "--team", team]
 
     def ask(*words: object) -> tuple[Any, str]:
-        command = [sys.executable, "-m", "malt_data", "ask", *words, *engine, "--json"]
-        run = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=60)
+        run = run_malt("ask", *words, *engine, "--json")
         assert run.returncode == 0, run.stderr
         return json.loads(run.stdout), server.requests[-1].body["messages"][-1]["content"]
 

@@ -13,6 +13,8 @@ from openai_server import OpenAIServer
 from malt_data import open_results
 from malt_data.evaluation.tables import compare
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def server() -> Iterator[OpenAIServer]:

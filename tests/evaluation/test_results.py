@@ -19,6 +19,7 @@ import pytest
 from evaluation.harness import answer, malt, timeless, write_questions
 from openai_server import OpenAIServer
 from rich.console import Console
+from shell import malt as run_malt
 
 from malt_data import open_results
 from malt_data.errors import EvalError, QueryError
@@ -119,10 +120,9 @@ def test_accuracy_by_turn_and_flips_are_those_of_the_completions(out: Path) -> N
 
 
 def test_accuracy_and_its_cost_in_sql_are_those_of_the_table(out: Path) -> None:
-    command = [sys.executable, "-m", "malt_data"]
     query = "SELECT setting, accuracy, seconds, prompt_tokens FROM accuracy ORDER BY setting"
-    run = subprocess.run([*command, "sql", str(out), query, "--json"],
-                         capture_output=True, text=True, check=True)  # fmt: skip
+    run = run_malt("sql", out, query, "--json")
+    assert run.returncode == 0, run.stderr
     completions = pl.read_parquet(out / "completions" / "*.parquet")
     predictions = open_results(out).predictions()
     shown = {row["setting"]: row for row in accuracy_table(open_results(out))}
@@ -239,6 +239,7 @@ def start(
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_it_goes_on_to_the_same_table(
     server: OpenAIServer, tmp_path: Path
 ) -> None:
@@ -283,16 +284,16 @@ def recompute_run(out: Path) -> None:
     assert run["started"] > "2026"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["--json", "--markdown", "--figures"])
 def test_where_every_question_fails_it_says_so_and_goes_on_later(
     server: OpenAIServer, tmp_path: Path, form: str
 ) -> None:
     words: list[object] = ["--questions", write_questions(tmp_path / "q.jsonl"), "--split", "train",
                            "--settings", "sa", "--seeds", 1, "--out", tmp_path / "out"]  # fmt: skip
-    command = [sys.executable, "-m", "malt_data", "eval", "--engine", "openai", "--model", "m",
-               "--base-url", server.base_url, *map(str, words), form]  # fmt: skip
+    command = ["eval", "--engine", "openai", "--model", "m", "--base-url", server.base_url]
     server.fail_every, server.faults = 1, ("400",)
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    run = run_malt(*command, *words, form)
     server.fail_every = 0
     assert run.returncode == 1
     assert "Traceback" not in run.stderr
@@ -301,6 +302,7 @@ def test_where_every_question_fails_it_says_so_and_goes_on_later(
     assert facts["played"] == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["write_text", "write_table"])
 def test_killed_before_the_first_answer_it_begins_again(
     server: OpenAIServer, tmp_path: Path, step: str
@@ -313,6 +315,7 @@ def test_killed_before_the_first_answer_it_begins_again(
     assert facts["played"] == facts["units"] == 12
 
 
+@pytest.mark.slow
 def test_two_at_once_never_mix(server: OpenAIServer, tmp_path: Path) -> None:
     words: list[object] = ["--questions", write_questions(tmp_path / "q.jsonl"), "--split", "train",
                            "--seeds", 1, "--out", tmp_path / "out"]  # fmt: skip

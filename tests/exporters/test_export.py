@@ -253,6 +253,7 @@ def test_every_shard_is_stamped_and_has_the_declared_columns(
             assert schema.remove_metadata().names == config.schema.names
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     texts=st.lists(
@@ -330,6 +331,7 @@ def test_an_export_is_replaced_whole_and_its_old_shards_go(forest: Forest, tmp_p
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_the_old_export_stands(tmp_path: Path) -> None:
     forest = make_forest(tmp_path / "f", trees=200, n=(3, 3, 3))
     before = export(forest, config_named("refiner_dpo"), Selection(seed=5))
@@ -359,6 +361,7 @@ def wait_for(true: Any) -> None:
     raise TimeoutError
 
 
+@pytest.mark.slow
 def test_two_exports_at_once_leave_one_whole(forest: Forest, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "malt_data", "export", str(forest.folder), "--role", "refiner",
@@ -418,6 +421,7 @@ def test_the_python_way_gives_the_same_rows(forest: Forest) -> None:
     assert same({split: data.to_list() for split, data in found.items()}, rows)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_forest(tmp_path: Path) -> None:
     """Peak memory over 8 times the trees stays within a third, once a chunk is full."""
     peaks = []
@@ -481,6 +485,7 @@ def test_a_sound_export_verifies_and_each_damage_is_named(tmp_path: Path) -> Non
     assert "earlier state" in problems()
 
 
+@pytest.mark.slow
 def test_a_check_wants_rows_of_what_was_asked_for_and_of_what_malt_trains_on(
     tmp_path: Path,
 ) -> None:

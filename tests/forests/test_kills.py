@@ -26,6 +26,8 @@ from malt_data.forests.parts import NodeParts
 from malt_data.forests.verify import verify
 from malt_data.storage.parquet import write_table
 
+pytestmark = pytest.mark.slow
+
 KILLS = int(os.environ.get("MALT_KILLS", "15"))
 SEED = int(os.environ.get("MALT_KILLS_SEED", "0"))
 TREES, GROWN = 6, 4

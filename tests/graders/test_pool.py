@@ -16,6 +16,8 @@ from malt_data.graders import Grader, extract_answer
 from malt_data.graders.numeric import is_number
 from malt_data.graders.pool import Pool
 
+pytestmark = pytest.mark.slow
+
 HANG = "(a+b+c+d+e+f+g)^{90}"  # passes the cost guard; expanding it takes minutes
 GOLD = "x^2+1"
 ROOMS = ["kitchen", "garden shed", "attic", "shed"]

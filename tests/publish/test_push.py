@@ -15,6 +15,7 @@ import yaml
 from exporters.derived import derive
 from exporters.test_export import rewrite
 from hub_server import Hub, User
+from shell import malt as run_malt
 from synthetic import make_forest
 
 from malt_data.errors import SpecError
@@ -24,6 +25,8 @@ from malt_data.forests.verify import verify
 from malt_data.schemas.exports import ALL, config_named
 from malt_data.storage.files import lock
 from malt_data.storage.hub import parse_repo
+
+pytestmark = pytest.mark.slow
 
 REPO = "ann/trees"
 HOMES: dict[str, Path] = {}
@@ -51,12 +54,9 @@ def forest(tmp_path: Path) -> Forest:
 
 def malt(hub: Hub, *words: object, home: str = "home", token: str | None = "hf_writer",
          code: int = 0, **environment: str) -> tuple[Any, str]:  # fmt: skip
-    """Run a command in a fresh process with its own cache; return (stdout, stderr)."""
+    """Run a command in a process and with a cache of its own; return (stdout, stderr)."""
     settings = hub.environment(home_of(hub, home), token=token) | environment
-    run = subprocess.run(
-        [sys.executable, "-m", "malt_data", *map(str, words)],
-        env=settings, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    run = run_malt(*words, env=settings)
     assert "Traceback" not in run.stderr, run.stderr
     assert run.returncode == code, (run.returncode, run.stdout, run.stderr)
     if code:

@@ -243,6 +243,7 @@ def test_without_a_network_the_error_says_what_and_what_instead(
     assert "--questions path/to/file.jsonl" in line
 
 
+@pytest.mark.slow
 def test_a_hub_that_never_answers_is_given_up_within_seconds(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()

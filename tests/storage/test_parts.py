@@ -92,6 +92,7 @@ def test_a_kill_between_merge_and_removal_shows_no_tree_twice(
     assert visible(tmp_path) == ["a", "b", "c"]
 
 
+@pytest.mark.slow
 def test_a_writer_killed_at_any_moment_leaves_whole_parts(tmp_path: Path) -> None:
     code = textwrap.dedent("""
         import sys

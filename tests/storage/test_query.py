@@ -160,6 +160,7 @@ def sql(forest: Forest, *arguments: str, **options: Any) -> subprocess.Completed
     return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "query",
     [
@@ -188,6 +189,7 @@ def test_bad_sql_is_one_sentence_and_exit_code_1(forest: Forest, query: str) -> 
     assert "Traceback" not in run.stderr
 
 
+@pytest.mark.slow
 def test_each_format_carries_the_same_rows(forest: Forest, tmp_path: Path) -> None:
     query = "SELECT node_id, value, label, [sample] AS path FROM nodes ORDER BY node_id"
     expected = forest.sql(query).to_dicts()
