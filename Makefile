@@ -1,7 +1,9 @@
-# make demo   install, grow a small forest with the embedded model, show it
-# make test   install what the tests need, run them all
+# make demo        install, grow a small forest with the embedded model, show it
+# make test        install what the tests need, run them all
 # make test-fast   those that take less than two minutes in all, without a language model
-# make lint   formatting, style, types
+# make lint        formatting, style, types, architecture
+# make fix         fix what the linters can fix
+# make bench       how fast builds and exports are
 #
 # torch is pinned to a CPU build by constraints-cpu.txt; with a GPU: make demo CONSTRAINTS=
 
@@ -12,7 +14,7 @@ VLLM = .venv-vllm/bin
 # A thread each, below: more would spin while they wait for the core that the others have.
 WORKERS = -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast lint bench clean
+.PHONY: demo test test-fast lint fix bench clean
 
 demo: .venv/local
 	$(BIN)/malt-data build --n 3
@@ -26,9 +28,6 @@ test: .venv/dev .venv-vllm/dev
 
 test-fast: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not model and not vllm and not slow" $(WORKERS)
-
-test-fast: .venv/dev
-	$(BIN)/python -m pytest -m "not model and not vllm" -n 2 --dist loadfile
 
 lint: .venv/dev
 	$(BIN)/ruff check .
