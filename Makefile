@@ -1,6 +1,7 @@
 # make demo        install, grow a small forest with the embedded model, show it
 # make test        install what the tests need, run them all
 # make test-fast   those that take less than two minutes in all, without a language model
+# make test-python PYTHON=python3.13   what needs no torch, on another Python
 # make lint        formatting, style, types, architecture
 # make fix         fix what the linters can fix
 # make bench       how fast builds and exports are
@@ -14,7 +15,7 @@ VLLM = .venv-vllm/bin
 # A thread each, below: more would spin while they wait for the core that the others have.
 WORKERS = -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast lint fix bench clean
+.PHONY: demo test test-fast test-python lint fix bench clean
 
 demo: .venv/local
 	$(BIN)/malt-data build --n 3
@@ -28,6 +29,12 @@ test: .venv/dev .venv-vllm/dev
 
 test-fast: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not model and not vllm and not slow" $(WORKERS)
+
+# On another Python, without what needs torch: make test-python PYTHON=python3.13
+test-python:
+	$(PYTHON) -m venv .venv-$(notdir $(PYTHON))
+	.venv-$(notdir $(PYTHON))/bin/pip install -q $(CONSTRAINTS) -e '.[openai,reasoning-gym,dev]' matplotlib
+	.venv-$(notdir $(PYTHON))/bin/python -m pytest -m "not model and not vllm and not slow" $(WORKERS)
 
 lint: .venv/dev
 	$(BIN)/ruff check .
