@@ -53,7 +53,7 @@ def ask(
             await memo.close()
             await engine.close()
 
-    votes = ballots((t.passed, t.turn, t.role, t.answer) for t in asyncio.run(once()))
+    votes = ballots((t.pass_index, t.turn, t.role, t.answer) for t in asyncio.run(once()))
     with Grader() as grader:
         return majority(votes, partial(_same, question, grader)), votes
 

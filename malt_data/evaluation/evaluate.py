@@ -183,7 +183,7 @@ def _row(
         "setting": setting.name,
         "seed": seed,
         "question_id": question.question_id,
-        "pass": turn.passed,
+        "pass": turn.pass_index,
         "turn": turn.turn,
         "role": turn.role,
         "adapter": turn.adapter,

@@ -31,7 +31,7 @@ OTHERS = (
 class Turn:
     """One completion: which pass (or agent) and turn (or round) of the setting it is."""
 
-    passed: int
+    pass_index: int
     turn: int
     role: str
     adapter: str | None

@@ -1,6 +1,7 @@
 """Where the results of several teams go: each into a folder of its own, below one.
 
->>> [str(folder) for folder in places([Path("one/team.toml"), Path("two/team.toml")], Path("out"))]
+>>> teams = [Path("one/team.toml"), Path("two/team.toml")]
+>>> [str(folder) for folder in output_folders(teams, Path("out"))]
 ['out/one', 'out/two']
 """
 
@@ -12,7 +13,7 @@ from malt_data.evaluation.plan import Plan
 from malt_data.schemas import layout
 
 
-def places(teams: Sequence[Path], out: Path) -> list[Path]:
+def output_folders(teams: Sequence[Path], out: Path) -> list[Path]:
     """Return the folder of each team's results: `out` itself for one team or none.
 
     Of several, each is named by its file as it was written, so that the same command goes on where
@@ -34,7 +35,7 @@ def places(teams: Sequence[Path], out: Path) -> list[Path]:
     return list(found)
 
 
-def require_alike(plans: Sequence[Plan]) -> None:
+def require_comparable(plans: Sequence[Plan]) -> None:
     """Raise EvalError where several teams would not be asked alike, or not asked at all."""
     if len(plans) < 2:
         return

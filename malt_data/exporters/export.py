@@ -86,7 +86,7 @@ def export(
     """
     config = _named(config)
     chosen = selection or Selection()
-    target = place(forest, config, out)
+    target = export_folder(forest, config, out)
     if target.exists() and not (target / layout.EXPORT).exists() and any(target.iterdir()):
         raise ExportError(f"{target} holds other files. Choose a new folder: --out NAME")
     with forest.reading(), atomic_folder(target, replace=True) as temporary:
@@ -98,7 +98,7 @@ def export(
     return report
 
 
-def place(forest: Forest, config: Config, out: str | Path | None = None) -> Path:
+def export_folder(forest: Forest, config: Config, out: str | Path | None = None) -> Path:
     """Return the folder of an export: `out`, or exports/<config> in the forest.
 
     Raises SpecError where `out` cannot be replaced as a whole: `.`, a file, a forest's own files.

@@ -21,7 +21,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from malt_data.errors import MaltError, QueryError, of_system
+from malt_data.errors import MaltError, QueryError, from_os_error
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "python_enable_replacements": "false",
@@ -153,7 +153,7 @@ def _child(work: Callable[[], None], gibibytes: int) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 0
     except OSError as error:
-        print(f"Error: {of_system(error)}", file=sys.stderr)  # noqa: T201
+        print(f"Error: {from_os_error(error)}", file=sys.stderr)  # noqa: T201
     except MemoryError:
         print("Error: The query ran out of memory. Select less.", file=sys.stderr)  # noqa: T201
     except BaseException:  # noqa: BLE001 - a bug of ours: show it, but never return into the parent's code
