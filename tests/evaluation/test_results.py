@@ -174,7 +174,7 @@ def test_the_cost_of_a_setting_is_a_multiple_of_the_single_agents_or_the_cheapes
 
 def test_sql_over_results_only_reads_them(out: Path) -> None:
     results = open_results(out)
-    with pytest.raises(QueryError, match="may only read"):
+    with pytest.raises(QueryError, match="can only read"):
         results.sql("SELECT * FROM read_csv('/etc/passwd')")
     with pytest.raises(QueryError, match="ballots, turn_accuracy, flips, votes, verdicts"):
         results.sql("FROM nodes")

@@ -459,7 +459,7 @@ def test_from_the_hub_at_a_pinned_commit_and_back(forest: Forest, hub: Hub, tmp_
     assert "has no config generator_dpo" in error
     hidden = ["train", "--role", "refiner", "--dataset", "ann/hidden", "--out", tmp_path / "no"]
     _, error = malt(hub, home, *hidden, code=1, token=None)
-    assert "is not on the Hub, or your login may not see it" in error
+    assert "is not on the Hub, or you have no access to it" in error
     _, error = malt(hub, home, *dpo[:-1], "ann/none", "--out", tmp_path / "no", code=1)
     assert "ann/none could not be loaded" in error
     assert not (tmp_path / "no").exists()
