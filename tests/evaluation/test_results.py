@@ -112,9 +112,9 @@ def test_accuracy_by_turn_and_flips_are_those_of_the_completions(out: Path) -> N
     rows = {row["setting"]: row for row in results.sql("FROM flips WHERE base IS NULL").to_dicts()}
     assert rows.keys() == flips.keys() == {"ma", "ma+mv", "debate", "pair"}
     for setting, ends in flips.items():
-        mended = sum(not first and last for first, last in ends) / len(ends)
+        fixed = sum(not first and last for first, last in ends) / len(ends)
         broken = sum(first and not last for first, last in ends) / len(ends)
-        assert rows[setting]["wrong_to_right"] == pytest.approx(mended)
+        assert rows[setting]["wrong_to_right"] == pytest.approx(fixed)
         assert rows[setting]["right_to_wrong"] == pytest.approx(broken)
 
 
@@ -216,7 +216,7 @@ def test_a_merge_that_was_killed_shows_nothing_twice(out: Path) -> None:
 
 
 def test_a_folder_without_results_is_named(tmp_path: Path) -> None:
-    with pytest.raises(EvalError, match="holds no evaluation"):
+    with pytest.raises(EvalError, match="is not an evaluation"):
         open_results(tmp_path)
 
 
