@@ -385,9 +385,9 @@ def test_wrong_settings_are_named() -> None:
         Selection(margin=3)
     with pytest.raises(SpecError, match="unknown setting 'strategie'"):
         Selection(**{"strategie": "all"})
-    with pytest.raises(SpecError, match=r"no export 'refiner_ppo'.*refiner_dpo"):
+    with pytest.raises(SpecError, match=r"Unknown export 'refiner_ppo'.*refiner_dpo"):
         config_named("refiner_ppo")
-    with pytest.raises(SpecError, match="spans the roles"):
+    with pytest.raises(SpecError, match="span all roles"):
         configs("refiner", "trajectory")
 
 

@@ -142,7 +142,7 @@ def test_a_truncated_part_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
 @pytest.mark.parametrize("table", [pa.table({"a": [1]}), trees("a").replace_schema_metadata({})])
 def test_a_foreign_part_is_refused(tmp_path: Path, table: pa.Table) -> None:
     write_table(tmp_path / "part-foreign.parquet", table)
-    with pytest.raises(ForestError, match=r"part-foreign.parquet is no part of a forest"):
+    with pytest.raises(ForestError, match=r"part-foreign\.parquet is not a part of a forest"):
         NodeParts(tmp_path).trees()
 
 
