@@ -1,11 +1,11 @@
-"""The command line: the group, its errors, a line a command.
+"""The `malt-data` command: lists the subcommands and handles their errors.
 
     malt-data build --n 3
     malt-data sql "FROM role_stats"
     malt-data show
 
-FOREST may be left out everywhere: then it is $MALT_FOREST or ./forest. Heavy libraries are
-imported inside the commands, so that `--help` answers at once.
+The FOREST argument is optional everywhere and defaults to $MALT_FOREST or ./forest. Commands
+import heavy libraries when they run, so that `--help` is fast.
 """
 
 import re
@@ -22,7 +22,7 @@ from malt_data.commands.export import export, pull, push
 from malt_data.commands.query import explain, show, sql, stats, verify
 from malt_data.commands.train import train
 from malt_data.display import printable
-from malt_data.errors import MaltError, of_system
+from malt_data.errors import MaltError, from_os_error
 
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Grow": (build, relabel),
@@ -30,14 +30,14 @@ SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Share": (export, push, pull),
     "Train": (train, ask, evaluate),
 }
-"""Every command, by what people do."""
+"""Every command, in the sections that `--help` shows."""
 
-_NO_TEXT = re.compile("[\0\ud800-\udfff]")
-"""What no argument can be used with: the end of a C string, bytes that are not UTF-8."""
+_NOT_TEXT = re.compile("[\0\ud800-\udfff]")
+"""NUL bytes, which end a C string, and the surrogates that stand for invalid UTF-8."""
 
 
 class _Group(click.Group):
-    """Turns our errors into one sentence on stderr and an exit code, in one place."""
+    """A group that prints errors as one line on stderr and sets the exit code."""
 
     def make_context(
         self,
@@ -46,42 +46,42 @@ class _Group(click.Group):
         parent: click.Context | None = None,
         **extra: Any,
     ) -> click.Context:
-        with _fit_for_a_terminal():
+        with _printable_usage_errors():
             for argument in args:
-                if _NO_TEXT.search(argument):
-                    raise click.UsageError(f"{argument!r} holds a NUL or is not UTF-8.")
+                if _NOT_TEXT.search(argument):
+                    raise click.UsageError(f"{argument!r} contains NUL or is not valid UTF-8.")
             return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with _fit_for_a_terminal():
+            with _printable_usage_errors():
                 return super().invoke(ctx)
         except MaltError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_code)
-        except BrokenPipeError:  # the reader (head, less) had enough
+        except BrokenPipeError:  # the reader (head, less) has quit
             sys.stderr.close()
             ctx.exit(0)
         except OSError as error:
-            click.echo(f"Error: {of_system(error)}", err=True)
+            click.echo(f"Error: {from_os_error(error)}", err=True)
             ctx.exit(1)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands by section."""
-        widest = max(len(str(one.name)) for section in SECTIONS.values() for one in section)
+        width = max(len(str(command.name)) for section in SECTIONS.values() for command in section)
         for title, section in SECTIONS.items():
             with formatter.section(title):
                 formatter.write_dl(
                     [
-                        (str(one.name).ljust(widest), one.get_short_help_str(formatter.width))
-                        for one in section
+                        (str(command.name).ljust(width), command.get_short_help_str(limit=1000))
+                        for command in section
                     ]
                 )
 
 
 @contextmanager
-def _fit_for_a_terminal() -> Iterator[None]:
-    """Clean click's own errors, which quote what was typed, as ours are."""
+def _printable_usage_errors() -> Iterator[None]:
+    """Escape control characters in click's own errors, which quote the arguments."""
     try:
         yield
     except click.UsageError as error:
@@ -94,10 +94,10 @@ def main() -> None:
     """Grow, grade, query and share multi-agent reasoning trees (MALT) as data.
 
     \b
-    malt-data build --n 3              grow a forest in ./forest
-    malt-data stats                    the health of each role
-    malt-data show                     one tree, with values and labels
-    malt-data sql "FROM pairs LIMIT 5" DuckDB over questions, nodes, pairs, …
+    malt-data build --n 3               grow a forest in ./forest
+    malt-data stats                     summarise each role
+    malt-data show                      show one tree with values and labels
+    malt-data sql "FROM pairs LIMIT 5"  query it with DuckDB
     """
 
 

@@ -1,7 +1,7 @@
-r"""What others wrote, made fit for a terminal: data in an error, a note, a table.
+r"""Make untrusted text safe to print: in errors, notes and tables.
 
-A model, a server, a file's name or a query may hold escape sequences that recolour or rewrite the
-terminal, bidirectional controls that turn text around, or a megabyte of anything.
+Text from a model, a server, a file name or a query may contain escape sequences that recolour or
+rewrite the terminal, bidirectional controls that reorder text, or a megabyte of anything.
 
     >>> escape("a\x1b[31mb\n")
     'a\\x1b[31mb\\n'
@@ -11,9 +11,9 @@ import re
 
 LONGEST_WORD = 400
 LONGEST = 2_000
-"""Characters of a message; what stands in the middle is left out first."""
+"""Characters of a message; longer ones are cut in the middle."""
 
-# C0 and C1 controls, bidirectional controls, line separators, halves of a surrogate pair
+# C0 and C1 controls, bidirectional controls, line separators, lone surrogates
 _CONTROL = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
@@ -26,32 +26,32 @@ def escape(text: str) -> str:
 
 
 def clean(text: str) -> str:
-    """Return `text` as `escape` does, its line breaks kept: of a completion, a tree."""
+    """Escape `text` but keep its line breaks."""
     return "\n".join(map(escape, text.split("\n")))
 
 
 def clip(text: str) -> str:
-    """Return `text` with long words, then the whole, cut in the middle.
+    """Shorten long words, then the whole text, in the middle.
 
-    Its end stays: that is where a message says what to do.
+    The end is kept because it says what to do next.
     """
-    return _middle(_WORD.sub(lambda m: _middle(m[0], LONGEST_WORD), text), LONGEST)
+    return _cut_middle(_WORD.sub(lambda m: _cut_middle(m[0], LONGEST_WORD), text), LONGEST)
 
 
 def printable(text: str) -> str:
-    """Return `text` on one line that is fit for a terminal: `escape` and `clip`."""
+    """Return `text` as one line that is safe to print: escaped and clipped."""
     return clip(escape(text))
 
 
-def _middle(text: str, most: int) -> str:
-    if len(text) <= most:
+def _cut_middle(text: str, limit: int) -> str:
+    if len(text) <= limit:
         return text
-    left_out = f" … ({len(text) - most:,} characters left out) … "
-    return text[: most // 2] + left_out + text[-(most // 2) :]
+    omitted = f" … ({len(text) - limit:,} characters omitted) … "
+    return text[: limit // 2] + omitted + text[-(limit // 2) :]
 
 
 def fold(text: str, width: int) -> str:
-    """Return `text` on one line of at most `width` characters; 0 keeps it whole."""
+    """Return `text` as one line of at most `width` characters; 0 means no limit."""
     if not width:
         return clean(text)
     line = " ".join(clean(text[: 4 * width]).split())

@@ -1,22 +1,22 @@
-"""The errors a user can cause, in one small tree.
+"""The errors a user can cause.
 
     MaltError
-    ├── SpecError          a setting, file or flag that cannot work (exit code 2)
+    ├── SpecError          an invalid setting, file or flag (exit code 2)
     ├── QuestionsError     a question source that cannot be read
     ├── StorageError       a file or folder that cannot be read or written
-    ├── ForestError        a forest that is missing, corrupt, foreign or newer than this code
+    ├── ForestError        a forest that is missing, corrupt or newer than this code
     │   └── MixError       a build whose settings differ from the forest's
-    ├── ExportError        an export that cannot be made, read or trained on
-    ├── EvalError          an evaluation that cannot begin or go on
-    ├── TrainError         a training that cannot begin or go on
-    ├── HubError           the Hub refused, changed meanwhile, or cannot be reached
-    ├── QueryError         SQL that failed or tried to leave the forest
+    ├── ExportError        an export that cannot be written, read or trained on
+    ├── EvalError          an evaluation that cannot start or continue
+    ├── TrainError         a training run that cannot start or continue
+    ├── HubError           the Hub refused, is unreachable, or the repo changed meanwhile
+    ├── QueryError         SQL that failed or tried to access files or the network
     └── EngineError        a request that failed after its retries
         └── EngineDown     no request can succeed: stop the build
 
-A message says what happened, where, and what to do next. The library raises these and never
-prints; `cli.py` turns them into one sentence on stderr and an exit code. To add one: subclass
-the branch whose handling it shares, and let the message carry the next step.
+A message says what happened, where, and what to do next. The library raises these errors and never
+prints; `cli.py` prints them as one line on stderr and sets the exit code. A new error subclasses
+the branch whose handling it shares.
 """
 
 import os
@@ -27,7 +27,7 @@ from malt_data.display import printable
 class MaltError(Exception):
     """Base of every error that a user can cause.
 
-    Its text may quote what others wrote: `str` gives it as one line that is fit for a terminal.
+    Messages may quote untrusted text, so `str` escapes control characters and returns one line.
     """
 
     exit_code = 1
@@ -37,21 +37,21 @@ class MaltError(Exception):
 
 
 class SpecError(MaltError):
-    """A setting that cannot work: a wrong flag, an unknown key, an impossible value."""
+    """An invalid setting: a wrong flag, an unknown key, a value out of range."""
 
     exit_code = 2
 
 
 class QuestionsError(MaltError):
-    """A question source that cannot be read, or that holds no usable question."""
+    """A question source that cannot be read or has no usable question."""
 
 
 class StorageError(MaltError):
-    """A file or folder that is missing, corrupt, locked or full; what was finished is kept."""
+    """A missing, corrupt or locked file or folder, or a full disk; finished work is kept."""
 
 
 class ForestError(MaltError):
-    """A forest that cannot be opened or written as asked."""
+    """A forest that cannot be opened or written."""
 
 
 class MixError(ForestError):
@@ -59,47 +59,47 @@ class MixError(ForestError):
 
 
 class ExportError(MaltError):
-    """An export that cannot be made, read or trained on."""
+    """An export that cannot be written, read or trained on."""
 
 
 class EvalError(MaltError):
-    """An evaluation that cannot begin or go on."""
+    """An evaluation that cannot start or continue."""
 
 
 class TrainError(MaltError):
-    """A training that cannot begin or go on; said before the hours of work."""
+    """A training run that cannot start or continue; raised before training if possible."""
 
 
 class HubError(MaltError):
-    """The Hub refused, holds another's work, or cannot be reached; nothing was half done."""
+    """The Hub refused, is unreachable, or has changes by others; nothing was partially written."""
 
 
 class QueryError(MaltError):
-    """SQL that failed, ran out of memory or tried to leave the forest."""
+    """SQL that failed, ran out of memory, or tried to access files or the network."""
 
 
 class EngineError(MaltError):
-    """One request that failed after its retries; its tree stays out of the forest."""
+    """A request that failed after its retries; its tree is not added to the forest."""
 
 
 class EngineDown(EngineError):
-    """No request can succeed (no server, wrong key, unknown model): the build stops."""
+    """No request can succeed (no server, wrong key, unknown model), so the build stops."""
 
 
-def of_system(error: OSError) -> MaltError:
-    """Return what the operating system refused as a message: the net under every command."""
+def from_os_error(error: OSError) -> MaltError:
+    """Return the error to print for an OSError that no other handler explained."""
     try:
         os.getcwd()  # noqa: PTH109 - Path.cwd() is the same call
     except FileNotFoundError:
-        return MaltError("The folder that this was started in is gone: cd to one that exists.")
+        return MaltError("The current directory no longer exists. Change to another one.")
     return MaltError(
         f"{error.filename or 'A file'} could not be read or written: "
-        f"{error.strerror or one_line(error)}. Check the path, its permissions and the free space, "
-        "and run the same command again."
+        f"{error.strerror or one_line(error)}. Check the path, its permissions and free disk "
+        "space, then run the same command again."
     )
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's words on one line, without a final period."""
-    words = " ".join(str(error).split()) or type(error).__name__
-    return (words if len(words) <= 300 else words[:300] + " …").rstrip(".")
+    """Return an error's message on one line, without a final period."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    return (message if len(message) <= 300 else message[:300] + " …").rstrip(".")

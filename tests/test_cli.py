@@ -1,6 +1,7 @@
-"""The command line as a newcomer meets it: help, wrong calls, missing things."""
+"""The command line as a new user meets it: help, wrong usage, missing files."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -23,21 +24,37 @@ def malt(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help_with_an_example_and_stands_in_the_readme(name: str) -> None:
-    command = cli.main.commands[name]
-    text = command.help or ""
-    assert f"malt-data {name}" in text, "the help shows no example"
+def test_every_command_has_an_example_in_its_help_and_in_the_readme(name: str) -> None:
+    assert f"malt-data {name}" in (cli.main.commands[name].help or "")
     assert f"malt-data {name}" in (ROOT / "README.md").read_text("utf-8")
-    for parameter in command.params:
-        if isinstance(parameter, click.Option) and name != "relabel":
-            assert parameter.help, f"{parameter.name} has no help"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_fits_80_columns(name: str) -> None:
-    run = malt(name, "--help")
+def test_every_option_has_a_help_text(name: str) -> None:
+    for parameter in cli.main.commands[name].params:
+        if isinstance(parameter, click.Option):
+            help = (parameter.help or "").strip()
+            assert help, f"{parameter.opts[0]} has no help"
+            assert not help.startswith("["), f"{parameter.opts[0]} only has a default"
+
+
+@pytest.mark.parametrize("arguments", [[], *([name] for name in COMMANDS)], ids=" ".join)
+def test_help_fits_80_columns_and_cuts_nothing_off(arguments: list[str]) -> None:
+    run = malt(*arguments, "--help", env={**os.environ, "COLUMNS": "80"})
     assert run.returncode == 0
-    assert max(map(len, run.stdout.splitlines())) <= 80
+    lines = run.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    shown = [line for line in lines if not line.startswith("Usage: ")]  # [OPTIONS] [FOLDERS]...
+    assert not [line for line in shown if line.rstrip().endswith(("...", "…"))]
+
+
+def test_the_list_of_commands_shows_each_summary_whole_and_on_one_line() -> None:
+    run = malt("--help", env={**os.environ, "COLUMNS": "80"})
+    rows = dict(line.split(maxsplit=1) for line in run.stdout.splitlines() if line[:2] == "  ")
+    for name in COMMANDS:
+        summary = (cli.main.commands[name].help or "").strip().splitlines()[0]
+        assert summary.endswith("."), "the summary goes over several lines"
+        assert rows[name] == summary
 
 
 def test_help_imports_no_heavy_library() -> None:
@@ -52,7 +69,7 @@ def test_help_imports_no_heavy_library() -> None:
     assert run.returncode == 0, run.stderr
 
 
-def test_the_library_exports_what_it_says() -> None:
+def test_every_public_name_can_be_imported() -> None:
     import malt_data
 
     for name in dir(malt_data):
@@ -61,7 +78,7 @@ def test_the_library_exports_what_it_says() -> None:
         _ = malt_data.nonsense  # type: ignore[attr-defined]
 
 
-WRONG_CALLS = [
+INVALID_CALLS = [
     ["build", "--n", "0"],
     ["build", "--n", "three"],
     ["build", "--n", "65"],
@@ -83,8 +100,10 @@ WRONG_CALLS = [
 ]
 
 
-@pytest.mark.parametrize("call", WRONG_CALLS, ids=" ".join)
-def test_a_wrong_call_is_exit_code_2_and_writes_nothing(call: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("call", INVALID_CALLS, ids=" ".join)
+def test_an_invalid_call_exits_with_code_2_and_writes_nothing(
+    call: list[str], tmp_path: Path
+) -> None:
     run = malt(*call, cwd=tmp_path)
     assert run.returncode == 2, run.stderr
     assert "Traceback" not in run.stderr
@@ -93,7 +112,7 @@ def test_a_wrong_call_is_exit_code_2_and_writes_nothing(call: list[str], tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("n = 'many'", "n:"),
         ("colour = 1", "unknown setting 'colour'"),
@@ -102,11 +121,11 @@ def test_a_wrong_call_is_exit_code_2_and_writes_nothing(call: list[str], tmp_pat
         ("[adapters]\npainter = 'x'", "adapters"),
     ],
 )
-def test_a_wrong_config_is_exit_code_2(content: str, told: str, tmp_path: Path) -> None:
+def test_an_invalid_config_exits_with_code_2(content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text(content)
     run = malt("build", "--config", "c.toml", cwd=tmp_path)
     assert run.returncode == 2
-    assert told in run.stderr
+    assert message in run.stderr
     assert "Traceback" not in run.stderr
 
 
@@ -127,17 +146,19 @@ FAILURES = [
 
 
 @pytest.mark.parametrize(
-    ("call", "told"), FAILURES, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+    ("call", "message"),
+    FAILURES,
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_failure_is_one_sentence_with_the_next_step(
-    call: list[str], told: str, tmp_path: Path
+def test_a_failure_prints_one_error_with_the_next_step(
+    call: list[str], message: str, tmp_path: Path
 ) -> None:
     run = malt(*call, cwd=tmp_path)
     assert run.returncode == 1, run.stderr
     assert "Traceback" not in run.stderr
     errors = [line for line in run.stderr.splitlines() if line.startswith("Error: ")]
     assert len(errors) == 1
-    assert told in errors[0]
+    assert message in errors[0]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -154,7 +175,7 @@ def test_a_newer_forest_is_refused_by_version(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"schema": "forest/1"}', "\udcff"])
-def test_a_torn_manifest_is_one_sentence(damage: str, tmp_path: Path) -> None:
+def test_a_corrupt_manifest_is_a_one_line_error(damage: str, tmp_path: Path) -> None:
     make_forest(tmp_path / "f")
     (tmp_path / "f" / "forest.json").write_bytes(damage.encode("utf-8", "surrogateescape"))
     run = malt("stats", tmp_path / "f")
@@ -163,11 +184,11 @@ def test_a_torn_manifest_is_one_sentence(damage: str, tmp_path: Path) -> None:
     assert "Traceback" not in run.stderr
 
 
-def test_stats_show_and_verify_speak_of_the_forest(tmp_path: Path) -> None:
+def test_stats_show_and_verify_describe_the_forest(tmp_path: Path) -> None:
     forest = make_forest(tmp_path / "f", trees=3)
-    told = json.loads(malt("stats", tmp_path / "f", "--json").stdout)
-    assert told["forest"]["trees"] == told["forest"]["questions"] == 3
-    assert [row["role"] for row in told["roles"]] == ["generator", "verifier", "refiner"]
+    facts = json.loads(malt("stats", tmp_path / "f", "--json").stdout)
+    assert facts["forest"]["trees"] == facts["forest"]["questions"] == 3
+    assert [row["role"] for row in facts["roles"]] == ["generator", "verifier", "refiner"]
     plain = malt("stats", tmp_path / "f")
     assert "3 of 3 questions have a tree" in plain.stdout
     assert max(map(len, plain.stdout.splitlines())) <= 80

@@ -545,7 +545,7 @@ def test_a_repo_with_hostile_file_names(
     manifest = (planted / "forest" / "forest.json").read_bytes()
     publish(hub, "ann/evil", {"forest.json": manifest, path: b"evil"})
     told = refused(hub_shell, ["pull", "ann/evil", "--out", "new"], tmp_path)
-    assert "ann/evil on the Hub holds a file of the name" in told
+    assert "ann/evil on the Hub has a file with an unsafe path" in told
     judge(hub_shell.run(["stats", "hf://datasets/ann/evil"], tmp_path), (0, 1))
     assert tree(tmp_path) == {}
 

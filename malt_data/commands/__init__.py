@@ -1,1 +1,1 @@
-"""The command line: each command is its options, one call into the library, one print."""
+"""The commands. Each parses its options, calls the library once and prints the result."""

@@ -1,31 +1,35 @@
-"""Growing: `build` a forest, `relabel` its samples."""
+"""`build` a forest, `relabel` its samples."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from malt_data.commands.options import (
     FILE,
     Decorator,
-    LateChoice,
+    LazyChoice,
     NewFolder,
+    combine,
     concurrency_option,
+    drop_unset,
     engine_options,
     forest_argument,
-    given,
     grader_option,
     json_option,
     read_config,
     setting,
     team_option,
-    together,
 )
 from malt_data.commands.output import note, note_refused, print_facts, print_json, print_table, say
 from malt_data.errors import ForestError
 
+if TYPE_CHECKING:
+    from malt_data.builders.build import BuildReport
+    from malt_data.schemas.spec import BuildSpec
+
 DEMO_LIMIT = 16
-"""Trees of a build that names neither questions nor a limit: minutes on two cores."""
+"""Trees to grow if neither questions nor a limit are given: takes minutes on two cores."""
 
 
 def _adapter_sets() -> tuple[str, ...]:
@@ -43,27 +47,25 @@ def _poolings() -> tuple[str, ...]:
 
 
 def _branching_options() -> Decorator:
-    return together(
-        setting("--n", type=int, help="Samples a parent for every role.  [default: 3]"),
-        setting("--n-generator", type=int, help="The same for one role."),
-        setting("--n-verifier", type=int, help="The same for one role."),
-        setting("--n-refiner", type=int, help="The same for one role."),
+    return combine(
+        setting("--n", type=int, help="Samples per parent, for every role.  [default: 3]"),
+        setting("--n-generator", type=int, help="Samples per question; overrides --n."),
+        setting("--n-verifier", type=int, help="Samples per generator node; overrides --n."),
+        setting("--n-refiner", type=int, help="Samples per verifier node; overrides --n."),
     )
 
 
 def _question_options() -> Decorator:
-    return together(
+    return combine(
         setting(
             "--questions",
-            help="embedded, gsm8k, math, math500, csqa, gsm-symbolic[-p1|-p2], "
+            help="Question source: embedded, gsm8k, math, math500, csqa, gsm-symbolic[-p1|-p2], "
             "reasoning-gym:TASK, a JSONL, Parquet or CSV file, or a Hub dataset.  "
             "[default: embedded]",
         ),
-        setting("--split", help="Split of the source.  [default: train]"),
-        setting(
-            "--limit", type=int, help="At most so many questions, a random sample by the seed."
-        ),
-        setting("--shard", metavar="I/K", help="Only the I-th of K equal shares (one a machine)."),
+        setting("--split", help="Split of the question source.  [default: train]"),
+        setting("--limit", type=int, help="Use at most this many questions, sampled at random."),
+        setting("--shard", metavar="I/K", help="Grow only share I of K, e.g. one per machine."),
     )
 
 
@@ -73,22 +75,22 @@ def _question_options() -> Decorator:
 @_question_options()
 @engine_options()
 @concurrency_option
-@team_option("team.toml: its model, and its adapter for each role.")
+@team_option("Take the model, adapters and sampling settings from a team.toml.")
 @click.option(
     "--adapters",
     "adapter_set",
-    type=LateChoice(_adapter_sets),
-    help="Which adapters of --team; sft: a next round of STaR.  [default: team]",
+    type=LazyChoice(_adapter_sets),
+    help="Adapters of --team to sample with; sft for the next STaR round.  [default: team]",
 )
 @grader_option()
-@setting("--seed", type=int, help="Seed of the build.  [default: 0]")
-@click.option("--prompts", "prompts_file", type=FILE, help="TOML file with templates of your own.")
+@setting("--seed", type=int, help="Random seed of the build.  [default: 0]")
+@click.option("--prompts", "prompts_file", type=FILE, help="TOML file with custom prompts.")
 @click.option(
     "--config",
     type=FILE,
-    help="TOML file with any of these settings, and threshold, pooling, fields, adapters.",
+    help="TOML file with any of these settings, plus threshold, pooling, fields and adapters.",
 )
-@click.option("--dry-run", is_flag=True, help="Show what would be done; sample and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Show the plan; sample and write nothing.")
 @json_option
 def build(
     out: Path | None,
@@ -98,9 +100,11 @@ def build(
     prompts_file: Path | None,
     dry_run: bool,
     as_json: bool,
-    **settings: Any,
+    **options: Any,
 ) -> None:
-    """Grow, grade and label a forest; run it again to complete it.
+    """Grow, grade and label a forest, or resume one.
+
+    An interrupted build resumes when you run the same command again.
 
     \b
     malt-data build --n 3
@@ -109,20 +113,15 @@ def build(
         --engine openai --base-url http://127.0.0.1:8000/v1
     """
     from malt_data.builders.build import build_forest
-    from malt_data.builders.plan import complete_settings, plan_build
+    from malt_data.builders.plan import plan_build
     from malt_data.commands.progress import BuildProgress
     from malt_data.forests.forest import default_folder
-    from malt_data.schemas.spec import BuildSpec
 
     folder = out or default_folder()
     if adapter_set and team is None:
-        raise click.UsageError("--adapters says which adapters of a team: give --team too.")
-    asked = _of_team(team, adapter_set or "team") | read_config(config) | given(settings)
-    values = complete_settings(asked, folder)
-    if not {"questions", "limit"} & set(values):
-        values["limit"] = DEMO_LIMIT
-        note(f"Growing {DEMO_LIMIT} trees; --questions embedded grows the whole embedded set.")
-    spec = BuildSpec(**values)
+        raise click.UsageError("--adapters selects a team's adapters: pass --team too.")
+    team_settings = _team_settings(team, adapter_set or "team")
+    spec = _build_spec(team_settings | read_config(config) | drop_unset(options), folder)
     if dry_run:
         print_facts(plan_build(spec, folder, prompts_file=prompts_file), as_json)
         return
@@ -139,60 +138,79 @@ def build(
     else:
         say(report.summary(folder))
     note_refused(report.refused)
+    _require_complete(report)
+
+
+def _build_spec(settings: dict[str, Any], folder: Path) -> "BuildSpec":
+    """Return the spec of a build, with what `folder`'s forest already fixes filled in."""
+    from malt_data.builders.plan import complete_settings
+    from malt_data.schemas.spec import BuildSpec
+
+    values = complete_settings(settings, folder)
+    if not {"questions", "limit"} & set(values):
+        values["limit"] = DEMO_LIMIT
+        note(f"Growing {DEMO_LIMIT} trees; --questions embedded grows the whole embedded set.")
+    return BuildSpec(**values)
+
+
+def _require_complete(report: "BuildReport") -> None:
+    """Raise ForestError if the build was interrupted or trees failed."""
     if report.interrupted:
-        raise ForestError(
-            "Interrupted; every finished tree is kept. Run the same command to go on."
-        )
+        raise ForestError("Interrupted. Finished trees are kept; run the same command to resume.")
     if report.failed:
-        name, said = next(iter(report.failed.items()))
+        question, error = next(iter(report.failed.items()))
         raise ForestError(
-            f"{len(report.failed)} trees failed and stay out of the forest, the first ({name}) "
-            f"with: {said} Run the same command again to complete them."
+            f"{len(report.failed)} trees failed and are not in the forest. The first, "
+            f"{question}: {error} Run the same command again to retry them."
         )
 
 
-def _of_team(path: Path | None, adapters: Any) -> dict[str, Any]:
+def _team_settings(path: Path | None, adapter_set: Any) -> dict[str, Any]:
     if path is None:
         return {}
     from malt_data.trainers.team import read_team
 
     team = read_team(path)
-    return {"model": team.model, "adapters": team.require(adapters), **team.sampling}
+    return {"model": team.model, "adapters": team.require(adapter_set), **team.sampling}
 
 
 @click.command()
 @forest_argument
-@click.option("--threshold", type=float, help="A node above it is positive.")
-@click.option("--pooling", type=LateChoice(_poolings), help="Means or majorities (§A.5).")
-@grader_option("How answers are read and compared.")
-@click.option("--out", type=NewFolder(), help="Write a copy, leave FOREST as it is.")
-@click.option("--dry-run", is_flag=True, help="Only report what would flip.")
+@click.option("--threshold", type=float, help="Label nodes with a higher value positive.")
+@click.option(
+    "--pooling",
+    type=LazyChoice(_poolings),
+    help="Average the values (global) or labels (local) of a node's children (MALT §A.5).",
+)
+@grader_option("Grade all answers again with this grader.")
+@click.option("--out", type=NewFolder(), help="Write a relabelled copy; leave FOREST unchanged.")
+@click.option("--dry-run", is_flag=True, help="Only report which labels would change.")
 @json_option
 def relabel(
-    forest: str | None, out: Path | None, dry_run: bool, as_json: bool, **labels: Any
+    forest: str | None, out: Path | None, dry_run: bool, as_json: bool, **options: Any
 ) -> None:
-    """Label the same samples again, without calling a model.
+    """Relabel a forest's samples without calling a model.
 
     \b
     malt-data relabel --threshold 0.7 --dry-run
     malt-data relabel --pooling local --out forest-local
     """
-    from malt_data.commands.progress import Steps
+    from malt_data.commands.progress import Progress
     from malt_data.forests.forest import open_forest
     from malt_data.forests.relabel import relabel as relabel_forest
 
     opened = open_forest(forest)
-    wanted = opened.manifest.labels.updated(**given(labels))
-    with Steps("relabel") as steps:
+    labels = opened.manifest.labels.updated(**drop_unset(options))
+    with Progress("relabel") as progress:
         flips = relabel_forest(
             opened,
-            wanted,
-            regrade=labels["grader"] is not None,
+            labels,
+            regrade=options["grader"] is not None,
             out=out,
             dry_run=dry_run,
-            on_progress=steps.update,
+            on_progress=progress.update,
         )
     if as_json:
-        print_json({"labels": wanted.model_dump(), "flips": flips})
+        print_json({"labels": labels.model_dump(), "flips": flips})
         return
     print_table([{"role": role, **counts} for role, counts in flips.items()])

@@ -1,4 +1,4 @@
-"""Asking a team: `ask` one question, `eval` it against baselines."""
+"""`ask` a team one question, `eval` it against baselines."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,12 +8,13 @@ import click
 
 from malt_data.commands.options import (
     FILE,
-    LateChoice,
+    LazyChoice,
     NewFolder,
     concurrency_option,
+    drop_unset,
     engine_options,
-    given,
     grader_option,
+    integer,
     json_option,
     read_config,
     setting,
@@ -38,7 +39,11 @@ if TYPE_CHECKING:
     from malt_data.evaluation.settings import Setting
     from malt_data.schemas.team import Team
 
-_OVERVIEW = "Accuracy, % ± its deviation over seeds, or over teams where there are several (n − 1)."
+_CAPTION = "Accuracy in %, ± standard deviation (n − 1) over seeds, or over teams if several."
+_TEAM_DEFAULTS = {
+    "temperature": "the team's, else 0.3",
+    "max_tokens": "the team's, else 1024; embedded model: 32",
+}
 
 
 def _free_form_kinds() -> tuple[str, ...]:
@@ -49,27 +54,21 @@ def _free_form_kinds() -> tuple[str, ...]:
 
 @click.command()
 @click.argument("question")
-@team_option("team.toml; without one the base model plays all roles.")
-@click.option("--setting", "name", help="[default: malt+mv with a team, else ma+mv]")
-@engine_options(temperature="the team's, or 0.3", tokens="the team's, or 1024; embedded: 32")
+@team_option("team.toml to read; without it, the base model plays every role.")
+@click.option(
+    "--setting", "name", help="Setting to play.  [default: malt+mv with --team, else ma+mv]"
+)
+@engine_options(**_TEAM_DEFAULTS)
 @setting(
     "--grader",
-    type=LateChoice(_free_form_kinds),
-    help="Kind of a free-form question.  [default: the team's, or numeric]",
+    type=LazyChoice(_free_form_kinds),
+    help="Kind of the answer, unless --choice is given.  [default: the team's, else numeric]",
 )
 @click.option(
-    "--choice",
-    "choices",
-    multiple=True,
-    metavar="TEXT",
-    help="An answer to choose from; give it once for each.",
+    "--choice", "choices", multiple=True, metavar="TEXT", help="An answer choice (repeatable)."
 )
 @click.option(
-    "--seed",
-    type=click.IntRange(-(2**63), 2**63 - 1),
-    default=0,
-    show_default=True,
-    help="Seed of the passes.",
+    "--seed", **integer(-(2**63), 2**63 - 1), default=0, show_default=True, help="Random seed."
 )
 @json_option
 def ask(
@@ -81,7 +80,7 @@ def ask(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Let a team answer one question, turn by turn.
+    """Ask a team one question and print each turn.
 
     \b
     malt-data ask "What is 12 + 30?" --team team/team.toml
@@ -91,22 +90,22 @@ def ask(
     from malt_data.evaluation.settings import find_settings
     from malt_data.schemas.spec import EvalSpec
 
-    found = _read_team(team)
-    spec = EvalSpec(**_settings_of(found) | given(options))
+    loaded = _read_team(team)
+    spec = EvalSpec(**_settings_of(loaded) | drop_unset(options))
     chosen = find_settings([name or ("malt+mv" if team else "ma+mv")])[0]
     turns: list[dict[str, Any]] = []
 
     def on_turn(turn: "Turn") -> None:
-        turns.append({"pass": turn.passed, "role": turn.role, "text": turn.completion.text})
+        turns.append({"pass": turn.pass_index, "role": turn.role, "text": turn.completion.text})
         if not as_json:
-            head = click.style(f"{turn.passed + 1} {turn.role}", bold=True)
+            head = click.style(f"{turn.pass_index + 1} {turn.role}", bold=True)
             click.echo(f"{head}\n{clean(turn.completion.text)}\n")
 
     answer, votes = ask_team(
         question,
         spec,
         chosen,
-        found.by_set() if found else {},
+        loaded.by_set() if loaded else {},
         choices=choices,
         seed=seed,
         on_turn=on_turn,
@@ -121,23 +120,33 @@ def ask(
 
 @click.command(name="eval")
 @click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
-@setting("--questions", help="As for build.  [default: embedded]")
-@setting("--split", help="Split of the source.  [default: test]")
-@click.option("--settings", default="sa,sa+mv,ma,ma+mv", show_default=True, help="What to compare.")
-@click.option("--settings-file", type=FILE, help="TOML file with settings of your own.")
-@click.option("--seeds", type=click.IntRange(1, 1000), default=4, show_default=True, help="Runs.")
-@setting("--limit", type=int, help="Questions a seed, a random sample by it.  [default: all]")
+@setting("--questions", help="Question source, as for build.  [default: embedded]")
+@setting("--split", help="Split of the question source.  [default: test]")
+@click.option(
+    "--settings", default="sa,sa+mv,ma,ma+mv", show_default=True, help="Settings to compare."
+)
+@click.option("--settings-file", type=FILE, help="TOML file with custom settings.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(1, 1000),
+    default=4,
+    show_default=True,
+    help="Number of seeds to repeat the evaluation with.",
+)
+@setting("--limit", type=int, help="Sample this many questions per seed.  [default: all]")
 @team_option(
-    "team.toml: model, adapters, and what they were trained on. Several: each is evaluated in a "
-    "folder below --out, and the table is over all of them.",
+    "team.toml to evaluate (repeatable). Several teams get one folder each below --out, and the "
+    "table averages over them.",
     multiple=True,
 )
-@click.option("--allow-seen", is_flag=True, help="Ask questions that the team was trained on.")
-@engine_options(temperature="the team's, or 0.3", tokens="the team's, or 1024; embedded: 32")
+@click.option("--allow-seen", is_flag=True, help="Allow questions that the team was trained on.")
+@engine_options(**_TEAM_DEFAULTS)
 @concurrency_option
 @grader_option()
 @click.option(
-    "--config", type=FILE, help="TOML file with any of these settings, and prompts, kind, fields."
+    "--config",
+    type=FILE,
+    help="TOML file with any of these settings, plus prompts, kind and fields.",
 )
 @click.option(
     "--out",
@@ -146,11 +155,13 @@ def ask(
     show_default=True,
     help="Folder of the results.",
 )
-@click.option("--against", metavar="SETTING", help="Test the others against this setting.")
-@click.option("--table", "join", is_flag=True, help="Only print one table of FOLDERS' results.")
+@click.option(
+    "--against", metavar="SETTING", help="Test the other settings for a difference from this one."
+)
+@click.option("--table", "join", is_flag=True, help="Print one table of the results in FOLDERS.")
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
 @click.option("--figures", is_flag=True, help="Write OUT/figures/*.svg.")
-@click.option("--dry-run", is_flag=True, help="Show what would be asked; sample nothing.")
+@click.option("--dry-run", is_flag=True, help="Show the plan; sample and write nothing.")
 @json_option
 def evaluate(
     folders: tuple[Path, ...],
@@ -169,9 +180,10 @@ def evaluate(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Evaluate a team against baselines.
+    """Evaluate teams and baselines on a question set.
 
-    Run it again to complete or extend it.
+    Run the same command again to resume; add settings, seeds or questions to
+    extend it.
 
     \b
     malt-data eval --settings sa,sa+mv,ma+mv --limit 50
@@ -179,50 +191,38 @@ def evaluate(
     malt-data eval --settings malt+mv --team a/team.toml --team b/team.toml
     malt-data eval --table results other-results --markdown
     """
-    from malt_data.commands.progress import Steps
-    from malt_data.evaluation.evaluate import evaluate as run_evaluation
     from malt_data.evaluation.results import open_results
     from malt_data.evaluation.settings import find_settings
     from malt_data.evaluation.tables import require_setting
 
     if join != bool(folders):
-        raise click.UsageError("--table and FOLDERS go together: malt-data eval --table results")
+        raise click.UsageError("Pass --table and FOLDERS together: malt-data eval --table results")
     if join:
         _print_overview(folders, as_json, markdown)
         return
-    named = [name.strip() for name in settings.split(",")]
-    chosen = find_settings([name for name in named if name], settings_file)
-    asked = read_config(config) | given(options)
-    plans = _plans(team, out, chosen, asked, seeds=seeds, allow_seen=allow_seen)
+    names = [name.strip() for name in settings.split(",")]
+    chosen = find_settings([name for name in names if name], settings_file)
+    spec_settings = read_config(config) | drop_unset(options)
+    plans = _plans(team, out, chosen, spec_settings, seeds=seeds, allow_seen=allow_seen)
     if against is not None:
         require_setting(against, list(dict.fromkeys(n for p in plans for n in p.names)))
     if dry_run:
-        facts = {str(planned.out): planned.facts() for planned in plans}
-        print_facts(facts if len(plans) > 1 else plans[0].facts(), as_json)
+        by_folder = {str(plan.out): plan.facts() for plan in plans}
+        print_facts(by_folder if len(plans) > 1 else plans[0].facts(), as_json)
         return
-    note_refused(plans[0].refused)
-    for text in plans[0].manifest["questions"]["notes"]:
-        note(text)
-    reports = []
-    for planned in plans:
-        with Steps("eval" if len(plans) == 1 else f"eval {planned.out.name}") as steps:
-            reports.append(run_evaluation(planned, on_progress=steps.update, note=steps.note))
-    opened = [open_results(planned.out) for planned in plans]
+    reports = _run(plans)
+    results = [open_results(plan.out) for plan in plans]
     if figures:
-        _write_figures(opened)
-    failed = {name: said for report in reports for name, said in report["failed"].items()}
+        _write_figures(results)
+    failed = {question: error for report in reports for question, error in report["failed"].items()}
     counts = {key: sum(report[key] for report in reports) for key in ("units", "played")}
-    _print_results(
-        opened,
-        against,
-        markdown,
-        {**counts, "failed": failed, "out": str(out)} if as_json else None,
-    )
+    facts = {**counts, "failed": failed, "out": str(out)}
+    _print_results(results, against, markdown, facts if as_json else None)
     if failed:
-        name, said = next(iter(failed.items()))
+        question, error = next(iter(failed.items()))
         raise EvalError(
-            f"{len(failed)} questions failed, the first ({name}) with: {said} "
-            "Run the same command again to complete them."
+            f"{len(failed)} questions failed. The first, {question}: {error} "
+            "Run the same command again to retry them."
         )
 
 
@@ -230,39 +230,54 @@ def _plans(
     teams: tuple[Path, ...],
     out: Path,
     chosen: "list[Setting]",
-    asked: dict[str, Any],
+    spec_settings: dict[str, Any],
     *,
     seeds: int,
     allow_seen: bool,
 ) -> "list[Plan]":
-    """Return one plan a team; what needs no team is asked once."""
+    """Return one plan per team; settings without adapters are only in the first one."""
     from malt_data.evaluation.plan import plan_evaluation
-    from malt_data.evaluation.teams import places, require_alike
+    from malt_data.evaluation.teams import output_folders, require_comparable
     from malt_data.schemas.spec import EvalSpec
     from malt_data.trainers.questions import seen_by
 
     plans: list[Plan] = []
-    for path, place in zip(teams or (None,), places(teams, out), strict=True):
+    for path, folder in zip(teams or (None,), output_folders(teams, out), strict=True):
         team = _read_team(path)
-        records = seen_by(team) if team else {}
-        if silent := [name for name, ids in records.items() if ids is None]:
+        seen = seen_by(team) if team else {}
+        if unknown := [adapter for adapter, ids in seen.items() if ids is None]:
             note(
-                f"{len(silent)} adapters, {silent[0]} among them, do not say what they were "
-                "trained on: whether they have seen these questions is not known."
+                f"{len(unknown)} adapters (e.g. {unknown[0]}) do not record their training "
+                "questions; they may have seen some of these."
             )
         plans.append(
             plan_evaluation(
-                EvalSpec(**{"split": "test"} | _settings_of(team) | asked),
+                EvalSpec(**{"split": "test"} | _settings_of(team) | spec_settings),
                 [s for s in chosen if s.adapters != "none"] if plans else chosen,
                 team.by_set() if team else {},
-                place,
+                folder,
                 seeds=seeds,
-                seen=frozenset[str]().union(*filter(None, records.values())),
+                seen=frozenset[str]().union(*filter(None, seen.values())),
                 allow_seen=allow_seen,
             )
         )
-    require_alike(plans)
+    require_comparable(plans)
     return plans
+
+
+def _run(plans: "list[Plan]") -> list[dict[str, Any]]:
+    """Run the plans one after another; return their reports."""
+    from malt_data.commands.progress import Progress
+    from malt_data.evaluation.evaluate import evaluate as run_evaluation
+
+    note_refused(plans[0].refused)
+    for text in plans[0].manifest["questions"]["notes"]:
+        note(text)
+    reports = []
+    for plan in plans:
+        with Progress("eval" if len(plans) == 1 else f"eval {plan.out.name}") as progress:
+            reports.append(run_evaluation(plan, on_progress=progress.update, note=progress.note))
+    return reports
 
 
 def _read_team(path: Path | None) -> "Team | None":
@@ -278,16 +293,16 @@ def _settings_of(team: "Team | None") -> dict[str, Any]:
 
 
 def _print_results(
-    opened: "Sequence[Results]", against: str | None, markdown: bool, facts: dict[str, Any] | None
+    results: "Sequence[Results]", against: str | None, markdown: bool, facts: dict[str, Any] | None
 ) -> None:
-    """Print the table; as JSON beside `facts` where there are any."""
+    """Print the accuracy table, or, given `facts`, one JSON object of facts and rows."""
     from malt_data.evaluation.tables import accuracy_table
     from malt_data.report import tables
 
-    rows = accuracy_table(opened, against)
+    rows = accuracy_table(results, against)
     if len({(row["questions"], row["seeds"]) for row in rows}) > 1:
-        differing = ", ".join(f"{r['setting']} {r['questions']} × {r['seeds']}" for r in rows)
-        note(f"Not all settings were asked the same (questions × seeds): {differing}.")
+        sizes = ", ".join(f"{r['setting']} {r['questions']} × {r['seeds']}" for r in rows)
+        note(f"The settings cover different questions or seeds (questions × seeds): {sizes}.")
     if facts is not None:
         print_json({**facts, "settings": rows})
     elif markdown:
@@ -309,12 +324,12 @@ def _print_overview(folders: tuple[Path, ...], as_json: bool, markdown: bool) ->
         click.echo(tables.markdown_overview(rows))
     else:
         print_table(tables.readable_overview(rows, width=console().width))
-    note(_OVERVIEW)
+    note(_CAPTION)
 
 
-def _write_figures(opened: "Sequence[Results]") -> None:
+def _write_figures(results: "Sequence[Results]") -> None:
     from malt_data.report.figures import write_figures
 
-    for one in opened:
-        for path in write_figures(one, one.folder / "figures"):
+    for evaluation in results:
+        for path in write_figures(evaluation, evaluation.folder / "figures"):
             note(f"Wrote {path}.")

@@ -1,4 +1,4 @@
-"""Sharing: `export` training sets, `push` and `pull` a forest with them."""
+"""`export` training sets, `push` and `pull` a forest with its exports."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from malt_data.commands.opened import open_for_command
+from malt_data.commands.arguments import open_for_command
 from malt_data.commands.options import (
     FILE,
-    LateChoice,
+    LazyChoice,
     NewFolder,
+    drop_unset,
     forest_argument,
-    given,
     json_option,
     read_config,
     role_option,
@@ -23,6 +23,7 @@ from malt_data.commands.output import console, print_json, say
 from malt_data.errors import ExportError
 
 if TYPE_CHECKING:
+    from malt_data.exporters.export import ExportReport
     from malt_data.exporters.selection import Selection
     from malt_data.forests.forest import Forest
     from malt_data.schemas.exports import Config
@@ -48,40 +49,50 @@ def _positives() -> tuple[str, ...]:
 
 @click.command()
 @forest_argument
-@role_option("Whose texts are learnt.  [default: all]")
+@role_option("Role to train.  [default: all]")
 @click.option(
     "--format",
     "form",
-    type=LateChoice(_formats),
-    help="What TRL is to read.  [default: sft and dpo]",
+    type=LazyChoice(_formats),
+    help="Format of the training set.  [default: sft and dpo]",
 )
-@click.option("--out", type=NewFolder(), help="Folder.  [default: FOREST/exports/ROLE_FORMAT]")
-@setting("--strategy", type=LateChoice(_strategies), help="Pairs a parent.")
-@setting("--margin", type=float, help="Least difference of a pair's values.")
+@click.option(
+    "--out",
+    type=NewFolder(),
+    help="Folder of the export.  [default: FOREST/exports/ROLE_FORMAT]",
+)
+@setting(
+    "--strategy",
+    type=LazyChoice(_strategies),
+    help="Pairs to keep per parent: all, highest against lowest value, or one at random.  "
+    "[default: all]",
+)
+@setting("--margin", type=float, help="Minimum difference between a pair's values.  [default: 0]")
 @setting(
     "--positives",
-    type=LateChoice(_positives),
-    help="paired: with a negative sibling (MALT §4.3); mixed: of questions with negatives.",
+    type=LazyChoice(_positives),
+    help="Positives to keep: all, those with a negative sibling (paired, MALT §4.3), or those "
+    "of questions with a negative (mixed).  [default: all]",
 )
-@setting("--max-per-parent", type=int, help="Rows a parent.")
-@setting("--max-per-question", type=int, help="Rows a question.")
-@setting("--validation", type=float, help="Share of the questions.  [default: 0.1]")
-@setting("--seed", type=int, help="Seed of all random choices and the split.  [default: 0]")
+@setting("--max-per-parent", type=int, help="Maximum rows per parent.")
+@setting("--max-per-question", type=int, help="Maximum rows per question.")
+@setting("--validation", type=float, help="Fraction of questions to hold out.  [default: 0.1]")
+@setting("--seed", type=int, help="Random seed of the split and all choices.  [default: 0]")
 @click.option(
     "--config",
     type=FILE,
-    help="TOML file with any of these settings, and keep_ungraded, keep_truncated, "
-    "keep_identical, drop_duplicates.",
+    help="TOML file with any of these settings, plus keep_ungraded, keep_truncated, "
+    "keep_identical and drop_duplicates.",
 )
-@setting("--tokenizer", help="Leave out rows that this model cannot take.")
-@setting("--max-length", type=int, help="Leave out rows of more tokens.")
+@setting("--tokenizer", help="Leave out rows that do not fit this model's chat template.")
+@setting("--max-length", type=int, help="Leave out rows with more tokens than this.")
 @click.option(
     "--check",
     is_flag=True,
-    help="Try the rows on the chat template (of --tokenizer, or of the forest's model).",
+    help="Check the rows against the chat template of --tokenizer or the forest's model.",
 )
 @click.option("--push", "repo", metavar="USER/NAME", help="Push forest and exports to the Hub.")
-@click.option("--dry-run", is_flag=True, help="Only count what would be written and left out.")
+@click.option("--dry-run", is_flag=True, help="Count rows without writing them.")
 @json_option
 def export(
     forest: str | None,
@@ -93,47 +104,35 @@ def export(
     repo: str | None,
     dry_run: bool,
     as_json: bool,
-    **settings: Any,
+    **options: Any,
 ) -> None:
-    """Write training sets that TRL reads as they are.
+    """Write training sets that TRL can read directly.
 
     \b
     malt-data export --role refiner --format dpo
-    malt-data export --check           all that train reads, on the template
+    malt-data export --check
     malt-data export --role verifier --format dpo --strategy one --push me/t
     """
-    from malt_data.commands.progress import Steps
     from malt_data.exporters import export as exporting
     from malt_data.exporters.selection import Selection
     from malt_data.report.exports import print_export
     from malt_data.schemas.exports import configs
 
     opened = open_for_command(forest)
-    wanted = configs(role, form)
-    if out is not None and len(wanted) > 1:
-        raise click.UsageError("--out takes one dataset: give --role and --format too.")
-    if repo is not None and out is not None:
-        raise click.UsageError("--push sends the forest's own exports: leave out --out.")
-    selection = Selection(**read_config(config) | given(settings))
-    if check and dry_run:
-        raise click.UsageError("--check looks at the rows written: leave out --dry-run.")
+    requested = configs(role, form)
+    _refuse_conflicts(requested, out=out, repo=repo, check=check, dry_run=dry_run)
+    selection = Selection(**read_config(config) | drop_unset(options))
     checker = _checker(opened, selection) if check else None
-    reports = []
-    for each in wanted:
-        if dry_run:
-            reports.append(exporting.count(opened, each, selection))
-            continue
-        with Steps(each.name) as steps:
-            reports.append(exporting.export(opened, each, selection, out, on_progress=steps.update))
+    reports = _export(opened, requested, selection, out, dry_run=dry_run)
     facts = {report.config: report.model_dump(mode="json") for report in reports}
     problems: list[str] = []
     if checker is not None:
-        for each in wanted:
-            found = checker(exporting.place(opened, each, out))
-            if _is_extra(each, role, form) and not found["rows"]:
-                found["problems"] = []
-            facts[each.name]["check"] = found
-            problems += found["problems"]
+        for item in requested:
+            result = checker(exporting.export_folder(opened, item, out))
+            if _may_be_empty(item, role, form) and not result["rows"]:
+                result["problems"] = []
+            facts[item.name]["check"] = result
+            problems += result["problems"]
     pushed = None
     if repo is not None and not dry_run and not problems:
         from malt_data.publish.push import push as push_forest
@@ -143,23 +142,57 @@ def export(
     if as_json:
         print_json(facts)
     else:
-        for each, report in zip(wanted, reports, strict=True):
-            folder = None if dry_run else exporting.place(opened, each, out)
-            print_export(report, folder, facts[each.name].get("check"), console())
+        for item, report in zip(requested, reports, strict=True):
+            folder = None if dry_run else exporting.export_folder(opened, item, out)
+            print_export(report, folder, facts[item.name].get("check"), console())
         if pushed is not None:
             say(pushed.summary())
     if problems:
-        raise ExportError("This would break training: " + " ".join(problems))
+        raise ExportError("Training on these exports would fail: " + " ".join(problems))
 
 
-def _is_extra(config: "Config", role: str | None, form: str | None) -> bool:
-    """Tell whether a config is a baseline's, which may have no rows where nobody asked for it."""
+def _refuse_conflicts(
+    requested: "list[Config]", *, out: Path | None, repo: str | None, check: bool, dry_run: bool
+) -> None:
+    if out is not None and len(requested) > 1:
+        raise click.UsageError("--out takes one export: pass --role and --format too.")
+    if repo is not None and out is not None:
+        raise click.UsageError("--push sends the exports inside the forest: leave out --out.")
+    if check and dry_run:
+        raise click.UsageError("--check reads the rows written: leave out --dry-run.")
+
+
+def _export(
+    forest: "Forest",
+    requested: "list[Config]",
+    selection: "Selection",
+    out: Path | None,
+    *,
+    dry_run: bool,
+) -> "list[ExportReport]":
+    """Write the configs, or count their rows if `dry_run`; return their reports."""
+    from malt_data.commands.progress import Progress
+    from malt_data.exporters import export as exporting
+
+    if dry_run:
+        return [exporting.count(forest, item, selection) for item in requested]
+    reports = []
+    for item in requested:
+        with Progress(item.name) as progress:
+            update = progress.update
+            reports.append(exporting.export(forest, item, selection, out, on_progress=update))
+    return reports
+
+
+def _may_be_empty(config: "Config", role: str | None, form: str | None) -> bool:
+    """Return whether a config is only a baseline's and was not requested by name."""
     from malt_data.schemas.exports import RECIPE
 
     return config not in RECIPE and form is None and role in (None, "all")
 
 
 def _checker(forest: "Forest", selection: "Selection") -> Callable[[Path], dict[str, Any]]:
+    """Return a function that checks the rows in an export's folder."""
     from malt_data.exporters import check
     from malt_data.exporters.fit import load_fit
 
@@ -172,21 +205,22 @@ def _checker(forest: "Forest", selection: "Selection") -> Callable[[Path], dict[
 @click.argument("args", nargs=-1, required=True, metavar="[FOREST] USER/NAME")
 @click.option(
     "--exports",
-    help="Configs, e.g. refiner_dpo,verifier_sft; none.  [default: those there, or export's]",
+    help="Exports to send, e.g. refiner_dpo,verifier_sft, or none.  "
+    "[default: existing ones, else those of export]",
 )
-@click.option("--revision", default="main", show_default=True, help="Branch; created if new.")
-@click.option("--private", is_flag=True, help="Make a new repo private.")
-@click.option("--tag", help="Name what was pushed.")
+@click.option("--revision", default="main", show_default=True, help="Branch, created if missing.")
+@click.option("--private", is_flag=True, help="If the repo is new, make it private.")
+@click.option("--tag", help="Tag the commit.")
 @click.option(
     "--pr", "pull_request", is_flag=True, help="Open a pull request instead of committing."
 )
-@click.option("--replace", is_flag=True, help="Overwrite what others changed there.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be sent.")
+@click.option("--replace", is_flag=True, help="Overwrite changes that others made to the repo.")
+@click.option("--dry-run", is_flag=True, help="Show what would be sent; send nothing.")
 @json_option
 def push(
     args: tuple[str, ...], exports: str | None, dry_run: bool, as_json: bool, **options: Any
 ) -> None:
-    """Send forest, exports and card to the Hub as one commit.
+    """Push a forest, its exports and a card to the Hub in one commit.
 
     \b
     malt-data push me/trees
@@ -207,10 +241,10 @@ def push(
 
 @click.command()
 @click.argument("name", metavar="USER/NAME[@REVISION]")
-@click.option("--out", type=NewFolder(), help="[default: ./NAME]")
+@click.option("--out", type=NewFolder(), help="Folder to download to.  [default: ./NAME]")
 @json_option
 def pull(name: str, out: Path | None, as_json: bool) -> None:
-    """Fetch a forest and its exports from the Hub.
+    """Download a forest and its exports from the Hub.
 
     \b
     malt-data pull me/trees@v1
@@ -222,4 +256,4 @@ def pull(name: str, out: Path | None, as_json: bool) -> None:
     if as_json:
         print_json({"forest": str(folder), "trees": trees})
     else:
-        say(f"{trees} trees in {folder}. Check them: malt-data verify {folder}")
+        say(f"Downloaded {trees} trees to {folder}. Check them: malt-data verify {folder}")

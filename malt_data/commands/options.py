@@ -13,24 +13,24 @@ Decorator = Callable[[Any], Any]
 
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 forest_argument = click.argument("forest", required=False)
 
 
-class LateChoice(click.Choice[str]):
-    """A choice of what the library knows, asked when it is needed: `--help` imports nothing."""
+class LazyChoice(click.Choice[str]):
+    """A choice whose values are loaded when first needed, so that `--help` stays fast."""
 
-    def __init__(self, known: Callable[[], Iterable[str]]) -> None:
-        self._known = known
+    def __init__(self, load: Callable[[], Iterable[str]]) -> None:
+        self._load = load
         self.case_sensitive = True
 
     @cached_property
     def choices(self) -> tuple[str, ...]:  # type: ignore[override]
-        return tuple(self._known())
+        return tuple(self._load())
 
 
 class NewFolder(click.Path):
-    """A folder to write into; `storage/folders.py` refuses some before anything is made."""
+    """A folder to write to; `storage/folders.py` rejects unsuitable ones before work starts."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path, file_okay=False)
@@ -42,18 +42,34 @@ class NewFolder(click.Path):
         return super().convert(value, param, ctx)
 
 
-def setting(name: str, **options: Any) -> Decorator:
-    """Return an option that, left out, is the config file's, the forest's or the default's."""
-    return click.option(name, default=None, **options)
+def integer(low: int, high: int) -> dict[str, Any]:
+    """Return the type of an option as keywords: `click.IntRange`, but `--help` hides the range.
+
+    For ranges that only guard against overflow.
+    """
+    range_type = click.IntRange(low, high)
+
+    def check(ctx: click.Context, param: click.Parameter, value: int | None) -> int | None:
+        return None if value is None else range_type.convert(value, param, ctx)
+
+    return {"type": int, "callback": check}
 
 
-def given(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that were passed."""
-    return {name: value for name, value in settings.items() if value is not None}
+def setting(name: str, **attributes: Any) -> Decorator:
+    """Return an option without a default of its own.
+
+    If it is not passed, the value comes from the config file, the forest or the spec's default.
+    """
+    return click.option(name, default=None, **attributes)
+
+
+def drop_unset(options: dict[str, Any]) -> dict[str, Any]:
+    """Return only the options that were passed."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def read_config(path: Path | None) -> dict[str, Any]:
-    """Return the tables of a `--config` file; none without one."""
+    """Return the settings in a `--config` file, or no settings if there is no file."""
     if path is None:
         return {}
     from malt_data.storage.documents import read_toml
@@ -64,37 +80,47 @@ def read_config(path: Path | None) -> dict[str, Any]:
         raise SpecError(f"{path} is not valid TOML: {error}") from None
 
 
-def together(*decorators: Decorator) -> Decorator:
+def combine(*decorators: Decorator) -> Decorator:
     """Return one decorator that adds all of these options, in this order."""
     return lambda command: reduce(lambda done, add: add(done), reversed(decorators), command)
 
 
-def engine_options(*, temperature: str = "0.3", tokens: str = "1024; embedded: 32") -> Decorator:
-    """Return what chooses and steers the engine. temperature, tokens: the defaults, in words."""
-    return together(
-        setting("--engine", type=LateChoice(_engines), help="What samples."),
-        setting("--model", help="Model name or folder.  [default: the embedded one]"),
+def engine_options(
+    *, temperature: str = "0.3", max_tokens: str = "1024; embedded model: 32"
+) -> Decorator:
+    """Return the options of the inference engine; the arguments are the defaults shown in help."""
+    return combine(
+        setting(
+            "--engine", type=LazyChoice(_engines), help="Inference engine.  [default: transformers]"
+        ),
+        setting("--model", help="Model name or folder.  [default: the embedded model]"),
         setting("--base-url", help="OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1"),
-        setting("--temperature", type=float, help=f"[default: {temperature}]"),
-        setting("--max-tokens", type=int, help=f"Tokens a completion.  [default: {tokens}]"),
+        setting(
+            "--temperature", type=float, help=f"Sampling temperature.  [default: {temperature}]"
+        ),
+        setting(
+            "--max-tokens",
+            type=int,
+            help=f"Maximum tokens per completion.  [default: {max_tokens}]",
+        ),
     )
 
 
 concurrency_option = setting(
-    "--concurrency", type=int, help="Requests (openai) or sequences in flight."
+    "--concurrency", type=int, help="Maximum requests (openai) or sequences in flight."
 )
 
 
-def grader_option(help: str = "[default: auto]") -> Decorator:
-    return setting("--grader", type=LateChoice(_graders), help=help)
+def grader_option(help: str = "How to read and compare answers.  [default: auto]") -> Decorator:
+    return setting("--grader", type=LazyChoice(_graders), help=help)
 
 
-def role_option(help: str, **options: Any) -> Decorator:
-    return click.option("--role", type=LateChoice(_roles), help=help, **options)
+def role_option(help: str, **attributes: Any) -> Decorator:
+    return click.option("--role", type=LazyChoice(_roles), help=help, **attributes)
 
 
-def team_option(help: str, **options: Any) -> Decorator:
-    return click.option("--team", type=FILE, help=help, **options)
+def team_option(help: str, **attributes: Any) -> Decorator:
+    return click.option("--team", type=FILE, help=help, **attributes)
 
 
 def _engines() -> Iterable[str]:

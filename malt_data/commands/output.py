@@ -1,4 +1,4 @@
-"""What commands print: facts to stdout, notes to stderr, all of it fit for a terminal."""
+"""Command output: results to stdout, notes to stderr, with control characters escaped."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 
 
 def say(text: str) -> None:
-    """Print a fact, on one line."""
+    """Print one line of the result to stdout."""
     click.echo(escape(text))
 
 
 def note(text: str) -> None:
-    """Print what is no fact, on one line, to stderr."""
+    """Print a one-line note to stderr."""
     click.echo(printable(text), err=True)
 
 
-def print_json(facts: object) -> None:
-    click.echo(json.dumps(facts, indent=2))
+def print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2))
 
 
 def print_facts(facts: Mapping[str, Any], as_json: bool) -> None:
-    """Print facts as JSON, or a line each."""
+    """Print facts as JSON, or one per line."""
     if as_json:
         print_json(facts)
         return
@@ -44,7 +44,7 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def note_refused(refused: Mapping[str, int]) -> None:
-    """Say how many rows of a source are no questions, and why."""
+    """Print how many rows of a question source were refused, by reason."""
     for reason, count in refused.items():
         note(f"{count} questions refused: {reason}")
 

@@ -1,6 +1,6 @@
-"""Progress on stderr: a bar with ETA on a terminal, else a line now and then.
+"""Progress on stderr: a bar with an ETA on a terminal, an occasional line elsewhere.
 
-A build counts completions, not trees: trees come in bursts, completions give an ETA that holds.
+Builds count completions, not trees: trees finish in bursts, so their ETA would jump.
 """
 
 import sys
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
     from malt_data.builders.build import BuildReport
 
-_SECONDS_A_LINE = 15.0
+_SECONDS_BETWEEN_LINES = 15.0
 
 
-class Steps:
-    """What takes long and has a known length; silent in its first second.
+class Progress:
+    """Progress of a long task whose length is known; shows nothing in the first second.
 
-    `update` may start over with another total, as a team's training does stage by stage.
+    `update` may start over with another total, as training a team does for each stage.
     """
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, task: str) -> None:
+        self._name = task
         self._bar: Bar | None = None
         self._task: TaskID | None = None
-        self._started = self._spoken = time.monotonic()
+        self._started = self._last_line = time.monotonic()
         self._done = 0
 
     def __enter__(self) -> Self:
@@ -41,7 +41,7 @@ class Steps:
             self._bar.stop()
 
     def note(self, text: str) -> None:
-        """Say one line beside the bar."""
+        """Print one line without disturbing the bar."""
         text = printable(text)
         if self._bar is None:
             click.echo(text, err=True)
@@ -49,29 +49,29 @@ class Steps:
             self._bar.console.print(text, markup=False, highlight=False)
 
     def update(self, done: int, total: int, state: str | None = None, unit: str = "") -> None:
-        """Show `done` of `total`; `state` stands in front instead of what is done."""
+        """Show `done` of `total`, labelled with `state` (default: the task's name)."""
         now = time.monotonic()
         if done < self._done:
             self._started = now
         self._done = done
         if sys.stderr.isatty():
             if now - self._started > 1 or self._bar is not None:
-                self._draw(done, total, state or self._what)
-        elif now - self._spoken > _SECONDS_A_LINE:
-            self._spoken = now
-            eta = _clock((now - self._started) * max(0, total - done) / max(1, done))
-            click.echo(f"{state or self._what}, {done}/{total}{unit}, ETA {eta}", err=True)
+                self._draw(done, total, state or self._name)
+        elif now - self._last_line > _SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            eta = _format_seconds((now - self._started) * max(0, total - done) / max(1, done))
+            click.echo(f"{state or self._name}, {done}/{total}{unit}, ETA {eta}", err=True)
 
     def _draw(self, done: int, total: int, state: str) -> None:
         if self._bar is None or self._task is None:
-            self._bar = _bar()
+            self._bar = _new_bar()
             self._task = self._bar.add_task("", total=total, state=state)
             self._bar.start()
         self._bar.update(self._task, completed=done, total=total, state=state)
 
 
-class BuildProgress(Steps):
-    """Of a build."""
+class BuildProgress(Progress):
+    """Progress of a build, in completions."""
 
     def __init__(self, nodes_a_tree: int) -> None:
         super().__init__("build")
@@ -87,12 +87,12 @@ def _state(report: "BuildReport") -> str:
     return f"{report.before + report.grown}/{report.asked} trees{failed}"
 
 
-def _clock(seconds: float) -> str:
+def _format_seconds(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d}"
 
 
-def _bar() -> "Bar":
+def _new_bar() -> "Bar":
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar

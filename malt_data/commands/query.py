@@ -1,4 +1,4 @@
-"""Looking: `stats`, `show`, `sql`, `explain`, `verify`."""
+"""Inspect a forest: `stats`, `show`, `sql`, `explain`, `verify`."""
 
 import io
 import sys
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from malt_data.commands.opened import forest_and_ids, open_for_command
-from malt_data.commands.options import LateChoice, forest_argument, json_option
+from malt_data.commands.arguments import forest_and_ids, open_for_command
+from malt_data.commands.options import LazyChoice, forest_argument, json_option
 from malt_data.commands.output import console, note, print_json, say
 from malt_data.display import clean
 from malt_data.errors import ForestError, SpecError
@@ -28,15 +28,17 @@ def _row_formats() -> tuple[str, ...]:
 @click.option(
     "--format",
     "form",
-    type=LateChoice(_row_formats),
-    help="[default: table on a terminal, else csv]",
+    type=LazyChoice(_row_formats),
+    help="Output format.  [default: table on a terminal, else csv]",
 )
-@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+@click.option("--json", "as_json", is_flag=True, help="Same as --format json.")
 def sql(args: tuple[str, ...], form: str | None, as_json: bool) -> None:
-    """Run a read-only DuckDB query over a forest or results.
+    """Run a read-only DuckDB query on a forest or eval results.
 
-    Views: questions, nodes, trajectories, pairs, role_stats, verdicts; of results: questions,
-    completions, predictions, accuracy, cost, turns, ballots, turn_accuracy, flips, votes, verdicts.
+    Views of a forest: questions, nodes, trajectories, pairs, role_stats, verdicts.
+
+    Views of results: questions, completions, predictions, accuracy, cost, turns, ballots,
+    turn_accuracy, flips, votes, verdicts.
 
     \b
     malt-data sql "SELECT role, avg(value) FROM nodes GROUP BY role"
@@ -48,12 +50,12 @@ def sql(args: tuple[str, ...], form: str | None, as_json: bool) -> None:
     from malt_data.storage.query import isolated
 
     if len(args) > 2:
-        raise click.UsageError("Give [FOREST] QUERY; put the SQL in quotes.")
-    named = args[0] if len(args) == 2 else None
-    is_results = named is not None and (Path(named) / layout.RESULTS).exists()
-    opened: Source = open_results(str(named)) if is_results else open_for_command(named)
+        raise click.UsageError("Give [FOREST] QUERY, with the SQL in quotes.")
+    folder = args[0] if len(args) == 2 else None
+    is_results = folder is not None and (Path(folder) / layout.RESULTS).exists()
+    source: Source = open_results(str(folder)) if is_results else open_for_command(folder)
     chosen = "json" if as_json else form or ("table" if sys.stdout.isatty() else "csv")
-    sys.exit(isolated(lambda: _print_query(opened, args[-1], chosen)))
+    sys.exit(isolated(lambda: _print_query(source, args[-1], chosen)))
 
 
 def _print_query(source: "Source", query: str, form: str) -> None:
@@ -63,11 +65,11 @@ def _print_query(source: "Source", query: str, form: str) -> None:
     from malt_data.storage.query import run_query
 
     if form == "parquet" and sys.stdout.isatty():
-        raise SpecError("Parquet is not for the terminal; send it to a file: > rows.parquet")
+        raise SpecError("Parquet cannot be shown on a terminal. Redirect it: > rows.parquet")
     frame = pl.DataFrame(run_query(source, query, printable=form != "parquet"))
     if form == "table":
         if left := terminal.print_rows(frame, console()):
-            note(f"{left} more rows; --format csv shows all.")
+            note(f"{left} more rows; use --format csv to see all of them.")
     elif sys.stdout.isatty():
         rows = io.BytesIO()
         terminal.write_rows(frame, form, rows)
@@ -80,7 +82,7 @@ def _print_query(source: "Source", query: str, form: str) -> None:
 @forest_argument
 @json_option
 def stats(forest: str | None, as_json: bool) -> None:
-    """Show the health of each role: labels, pairs, tokens, cut-offs.
+    """Summarise each role: labels, pairs, tokens, truncated texts.
 
     \b
     malt-data stats
@@ -97,12 +99,12 @@ def stats(forest: str | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("args", nargs=-1, metavar="[FOREST] [ID]")
-@click.option("--full", is_flag=True, help="Do not fold long texts.")
+@click.option("--full", is_flag=True, help="Do not shorten long texts.")
 @json_option
 def show(args: tuple[str, ...], full: bool, as_json: bool) -> None:
-    """Show one tree, with values, labels and texts.
+    """Show one tree with its values, labels and texts.
 
-    ID is the id of a question or a node, or its start; without one the first tree is shown.
+    ID is the id of a question or node, or a prefix of one. The default is the first tree.
 
     \b
     malt-data show
@@ -111,34 +113,34 @@ def show(args: tuple[str, ...], full: bool, as_json: bool) -> None:
     from malt_data.forests.facts import find_tree
     from malt_data.report.terminal import show as print_tree
 
-    opened, names = forest_and_ids(args, 1)
-    name = names[0] if names else None
+    opened, ids = forest_and_ids(args, 1)
+    prefix = ids[0] if ids else None
     if as_json:
-        print_json(find_tree(opened, name).to_dicts())
+        print_json(find_tree(opened, prefix).to_dicts())
     else:
-        screen = console()
-        print_tree(opened, name, screen, 0 if full else max(20, screen.width - 40))
+        terminal = console()
+        print_tree(opened, prefix, terminal, 0 if full else max(20, terminal.width - 40))
 
 
 @click.command()
 @click.argument("args", nargs=-1, required=True, metavar="[FOREST] ID [ID]")
 @json_option
 def explain(args: tuple[str, ...], as_json: bool) -> None:
-    """Prove a row: the samples and values behind its label.
+    """Trace a label back to the samples and values behind it.
 
-    Give a node_id, or the chosen_id and rejected_id of a dpo row. Shown are its path, the texts,
-    the leaves under it, and what each export made of it.
+    ID is a node_id; for a dpo row, give its chosen_id and rejected_id. Shows the path to the node,
+    its text, its leaves, and whether each export includes it.
 
     \b
     malt-data explain 5f5d63edee44763e/g0/v2
     """
-    from malt_data.exporters.explain import explain as prove
+    from malt_data.exporters.explain import explain as explain_node
     from malt_data.report.exports import print_explained
 
     opened, ids = forest_and_ids(args, 2)
     if not ids:
-        raise click.UsageError("Give the id of a node, e.g. from malt-data show.")
-    facts = prove(opened, *ids)
+        raise click.UsageError("Give the id of a node, e.g. one from malt-data show.")
+    facts = explain_node(opened, *ids)
     if as_json:
         print_json(facts)
     else:
@@ -149,32 +151,21 @@ def explain(args: tuple[str, ...], as_json: bool) -> None:
 @forest_argument
 @json_option
 def verify(forest: str | None, as_json: bool) -> None:
-    """Check a forest and its exports: all is recomputed.
+    """Check a forest and its exports by recomputing them.
 
-    FOREST may also be the folder of one export.
+    FOREST may also be the folder of a single export.
 
     \b
     malt-data verify my-forest
     malt-data verify my-forest/exports/refiner_dpo
     """
-    from malt_data.commands.progress import Steps
-    from malt_data.exporters.export import exports_of
     from malt_data.exporters.verify import verify_export
-    from malt_data.forests.verify import verify as problems_of
     from malt_data.schemas import layout
 
     if forest is not None and (Path(forest) / layout.EXPORT).exists():
-        problems, sound = verify_export(forest), f"{forest} is sound."
+        problems, summary = verify_export(forest), f"{forest} is sound."
     else:
-        opened = open_for_command(forest)
-        with Steps("verify") as steps:
-            forest, problems = str(opened.folder), problems_of(opened, steps.update)
-        exports = {} if opened.origin else exports_of(opened)
-        for name in exports:
-            found = verify_export(opened.folder / layout.EXPORTS / name)
-            problems += [f"{layout.EXPORTS}/{name}: {problem}" for problem in found]
-        also = f", {len(exports)} exports" if exports else ""
-        sound = f"{forest} is sound: {len(opened.done)} trees{also}."
+        forest, problems, summary = _verify_forest(forest)
     if as_json:
         print_json({"forest": forest, "problems": problems})
     else:
@@ -183,4 +174,23 @@ def verify(forest: str | None, as_json: bool) -> None:
     if problems:
         raise ForestError(f"{forest} has {len(problems)} problems, listed above.")
     if not as_json:
-        say(sound)
+        say(summary)
+
+
+def _verify_forest(folder: str | None) -> tuple[str, list[str], str]:
+    """Return a forest's folder, its problems, and the line to print if there are none."""
+    from malt_data.commands.progress import Progress
+    from malt_data.exporters.export import exports_of
+    from malt_data.exporters.verify import verify_export
+    from malt_data.forests.verify import verify as verify_forest
+    from malt_data.schemas import layout
+
+    forest = open_for_command(folder)
+    with Progress("verify") as progress:
+        problems = verify_forest(forest, progress.update)
+    exports = {} if forest.origin else exports_of(forest)
+    for name in exports:
+        found = verify_export(forest.folder / layout.EXPORTS / name)
+        problems += [f"{layout.EXPORTS}/{name}: {problem}" for problem in found]
+    counts = f"{len(forest.done)} trees" + (f", {len(exports)} exports" if exports else "")
+    return str(forest.folder), problems, f"{forest.folder} is sound: {counts}."

@@ -1,11 +1,18 @@
-"""Training: `train` one role's adapter, or the whole team."""
+"""`train` one role's adapter, or the whole team."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
-from malt_data.commands.options import FILE, LateChoice, NewFolder, json_option, role_option
+from malt_data.commands.options import (
+    FILE,
+    LazyChoice,
+    NewFolder,
+    integer,
+    json_option,
+    role_option,
+)
 from malt_data.commands.output import note, print_json, say
 
 
@@ -16,37 +23,47 @@ def _stages() -> tuple[str, ...]:
 
 
 @click.command()
-@role_option("all: the whole recipe, into one folder with a team.toml.", required=True)
+@role_option("Role to train; all trains the recipe's team and writes a team.toml.", required=True)
 @click.option(
     "--stage",
-    type=LateChoice(_stages),
-    help="[default: sft]  With --role all: sft alone, no DPO.",
+    type=LazyChoice(_stages),
+    help="Training stage; with --role all, sft skips DPO.  [default: sft; all: both]",
 )
-@click.option("--dataset", help="USER/NAME[@REVISION], a forest or an export.  [default: forest]")
+@click.option("--dataset", help="A forest, an export or USER/NAME[@REVISION].  [default: ./forest]")
 @click.option("--model", help="Base model.  [default: the one that sampled the data]")
-@click.option("--other-model", is_flag=True, help="Allow one that did not sample the data.")
-@click.option("--adapter", help="Adapter to start from. dpo: the SFT adapter; also the reference.")
-@click.option("--out", required=True, type=NewFolder(), help="Folder of the adapter.")
-@click.option("--max-steps", type=click.IntRange(1, 10**9), help="Stop after so many steps.")
+@click.option("--other-model", is_flag=True, help="Allow a --model that did not sample the data.")
+@click.option(
+    "--adapter",
+    help="Adapter to start from. Required for dpo, where it is also the reference model.",
+)
+@click.option("--out", required=True, type=NewFolder(), help="Folder of the adapter or team.")
+@click.option("--max-steps", **integer(1, 10**9), help="Stop after this many steps.")
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**32 - 1),
-    help="Seed of weights and data order.  [default: the recipe's]",
+    **integer(0, 2**32 - 1),
+    help="Random seed of weights and data order.  [default: the recipe's]",
 )
 @click.option(
     "--recipe",
     default="malt",
     metavar="NAME|FILE",
     show_default=True,
-    help="malt, dpo-nll, dpo-norm, dpo-anchored, or a TOML file.",
+    help="Training recipe: malt, dpo-nll, dpo-norm, dpo-anchored or a TOML file.",
 )
 @click.option(
     "--config",
     type=FILE,
-    help="TOML file on top of the recipe; [trainer] goes to TRL, [lora] to PEFT.",
+    help="TOML file that overrides the recipe; [trainer] is passed to TRL, [lora] to PEFT.",
 )
-@click.option("--no-baselines", is_flag=True, help="all: not what the team is compared to.")
-@click.option("--push", "repo", metavar="USER/NAME", help="Send it to the Hub (all: NAME-ROLE).")
+@click.option(
+    "--no-baselines", is_flag=True, help="With --role all: skip the adapters of the baselines."
+)
+@click.option(
+    "--push",
+    "repo",
+    metavar="USER/NAME",
+    help="Push to the Hub; with --role all, to one repo per role: USER/NAME-ROLE.",
+)
 @json_option
 def train(
     role: str,
@@ -62,31 +79,31 @@ def train(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Train a role's adapter, or the whole team.
+    """Train LoRA adapters for one role or a whole team.
 
-    Run it again to go on after a kill; what is finished is left as it is.
+    An interrupted training resumes when you run the same command again.
 
     \b
     malt-data train --role all --dataset me/trees@v1 --out team
     malt-data train --role all --recipe dpo-nll --seed 1 --out team-1
     malt-data train --role verifier --stage dpo --adapter v_sft --out v_dpo
     """
-    from malt_data.commands.progress import Steps
+    from malt_data.commands.progress import Progress
     from malt_data.forests.forest import default_folder
     from malt_data.trainers.recipe import read_settings
     from malt_data.trainers.train import train as train_role
 
     if no_baselines and role != "all":
-        raise click.UsageError("--no-baselines is for --role all: leave it out.")
+        raise click.UsageError("--no-baselines needs --role all.")
     if role == "all" and (stage == "dpo" or adapter):
         raise click.UsageError("--role all starts with SFT: leave out --stage dpo and --adapter.")
     if stage == "dpo" and adapter is None:
-        raise click.UsageError("DPO starts from the SFT adapter: --adapter FOLDER")
+        raise click.UsageError("DPO starts from an SFT adapter: pass --adapter FOLDER.")
     settings = read_settings(config, recipe).seeded(seed)
     if no_baselines:
         settings = settings.model_copy(update={"baselines": False})
     source = dataset or str(default_folder())
-    with Steps(f"{role} {stage or ''}".strip()) as steps:
+    with Progress(f"{role} {stage or ''}".strip()) as progress:
         records = train_role(
             role,
             source,
@@ -94,8 +111,8 @@ def train(
             stage=stage,
             adapter=adapter,
             settings=settings,
-            on_progress=steps.update,
-            note=steps.note,
+            on_progress=progress.update,
+            note=progress.note,
             **options,
         )
     if repo is not None:
@@ -108,6 +125,7 @@ def train(
 
 
 def _push(repo: str, out: Path, *, whole_team: bool) -> None:
+    """Push an adapter to `repo`, or each of a team's to `repo`-ROLE."""
     from malt_data.publish.push import push_adapter
     from malt_data.schemas import layout
     from malt_data.trainers.team import read_team

@@ -1,4 +1,4 @@
-"""One question to a team, answered by a setting, turn by turn.
+"""Ask a team one question and play one setting on it.
 
 answer, votes = ask("What is 12 + 30?", spec, find_settings(["malt+mv"])[0], team.by_set())
 """
@@ -33,18 +33,18 @@ def ask(
     on_turn: Callable[[Turn], None] = lambda _: None,
     note: Callable[[str], None] = lambda _: None,
 ) -> tuple[str | None, list[str | None]]:
-    """Answer one question; return (answer after the vote, the passes' answers).
+    """Answer one question; return (answer after the vote, answer of each pass).
 
-    choices: the texts of A, B, …; the answer is then a letter. Without them the kind of question
-    is spec's grader, its kind (a team's data's), or numeric. on_turn: called with each turn as it
-    is finished. Raises EvalError where the team lacks the setting's adapters, EngineError where a
-    request fails.
+    choices: the texts of A, B, …; the answer is then a letter. Without choices, the kind of the
+    question is the spec's grader, else its kind (that of the team's data), else numeric. on_turn:
+    called with each turn when it is finished. Raises EvalError if the team lacks the setting's
+    adapters, EngineError if a request fails.
     """
     require_adapters([setting], team)
-    question = _asked(text, choices, spec)
+    question = _question(text, choices, spec)
     spec = resolve_sampling(spec)
 
-    async def once() -> list[Turn]:
+    async def run() -> list[Turn]:
         engine = await open_for(spec, [setting], team, note)
         memo = Memo(engine, spec.prompts, spec.temperature, spec.max_tokens or 0)
         try:
@@ -53,22 +53,22 @@ def ask(
             await memo.close()
             await engine.close()
 
-    votes = ballots((t.passed, t.turn, t.role, t.answer) for t in asyncio.run(once()))
+    votes = ballots((t.pass_index, t.turn, t.role, t.answer) for t in asyncio.run(run()))
     with Grader() as grader:
         return majority(votes, partial(_same, question, grader)), votes
 
 
-def _asked(text: str, choices: Sequence[str], spec: EvalSpec) -> Question:
-    """Return the question that a person asks; raise EvalError where it cannot be one."""
+def _question(text: str, choices: Sequence[str], spec: EvalSpec) -> Question:
+    """Return the question to ask; raise EvalError if it is not valid."""
     try:
         "".join([text, *choices]).encode()
     except UnicodeEncodeError:
-        raise EvalError("The question is not valid UTF-8. Write it in UTF-8.") from None
+        raise EvalError("The question is not valid UTF-8.") from None
     shown = tuple(choice.strip() for choice in choices) or None
     if shown and (not 2 <= len(shown) <= MAX_CHOICES or len(set(shown)) < len(shown)):
         raise EvalError(
-            f"A multiple-choice question has 2 to {MAX_CHOICES} different choices, not "
-            f"{len(shown)}: repeat --choice TEXT for each."
+            f"A multiple-choice question needs 2 to {MAX_CHOICES} different choices, not "
+            f"{len(shown)}: pass --choice TEXT once for each."
         )
     free = spec.kind or "numeric" if spec.grader == AUTO else spec.grader
     kind = "choice" if shown else "numeric" if KINDS[free].lettered else free
@@ -76,14 +76,14 @@ def _asked(text: str, choices: Sequence[str], spec: EvalSpec) -> Question:
     return Question(name, "asked", "", text, shown, "", kind, None, "{}")
 
 
-def _same(question: Question, grader: Grader, one: str, other: str) -> bool:
-    return one == other or grader.grade(one, other, question.kind, question.choices) == "right"
+def _same(question: Question, grader: Grader, a: str, b: str) -> bool:
+    return a == b or grader.grade(a, b, question.kind, question.choices) == "right"
 
 
 async def open_for(
     spec: EvalSpec, settings: Sequence[Setting], team: AdapterSets, note: Callable[[str], None]
 ) -> Engine:
-    """Return the engine of `spec`, with the adapters of `team` that the settings use."""
+    """Open the engine of `spec` with the adapters of `team` that the settings use."""
     used = {
         name
         for setting in settings

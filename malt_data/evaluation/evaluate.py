@@ -1,10 +1,10 @@
-"""An evaluation: every setting on every question under every seed, kept, resumed, counted.
+"""Evaluate settings on questions over several seeds; resumable.
 
     report = evaluate(plan_evaluation(spec, settings, team, "results", seeds=4))
 
-The unit is one question under one seed, over all settings: they share what they have in common.
-A finished unit is in `completions/` whole or not at all; started again, only missing ones are
-played. `predictions.parquet` is made anew from the completions at the end.
+One question with one seed is played for all settings together, because they share completions. Its
+rows are written to `completions/` atomically, and a resumed run only plays what is missing. At the
+end, `predictions.parquet` is recomputed from the completions.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from malt_data.engines import Engine
 from malt_data.engines.usage import Usage
 from malt_data.errors import EngineDown, EngineError, EvalError, MaltError
 from malt_data.evaluation.ask import open_for
-from malt_data.evaluation.parts import CompletionParts, forget, read_manifest
+from malt_data.evaluation.parts import CompletionParts, discard, read_manifest
 from malt_data.evaluation.plan import Plan, Unplayed
 from malt_data.evaluation.play import Memo, Turn, play
 from malt_data.evaluation.predictions import write_predictions
@@ -36,7 +36,7 @@ OnProgress = Callable[[int, int], None]
 
 @dataclass
 class _Played(Usage):
-    """What a run did so far: units played, and what each question that was not failed with."""
+    """Progress of a run: units played, and the error of each question that failed."""
 
     started: str | None = None
     units: int = 0
@@ -44,33 +44,32 @@ class _Played(Usage):
 
 
 def evaluate(
-    planned: Plan,
+    plan: Plan,
     *,
     on_progress: OnProgress = lambda done, total: None,
     note: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Play what is missing and write predictions.parquet; return {"units", "played", "failed"}.
 
-    Raises EvalError where another evaluation writes there; EngineDown where no request
-    can succeed.
+    Raises EvalError if another process is writing to the folder, EngineDown if no request can
+    succeed.
     """
-    out = planned.out
+    out = plan.out
     with lock(out, wait=False) as acquired:
         if not acquired:
-            raise EvalError(f"{out} is being written by another evaluation. Wait for it.")
-        fresh = not (out / layout.RESULTS).exists()
-        todo = planned.todo()
+            raise EvalError(f"{out} is being written by another evaluation. Wait until it ends.")
+        is_new = not (out / layout.RESULTS).exists()
+        todo = plan.todo()
         played = _Played()
         try:
             if todo:
-                asyncio.run(_run(planned, todo, played, on_progress, note))
+                asyncio.run(_run(plan, todo, played, on_progress, note))
             else:
-                planned.begin(None)
+                plan.begin(None)
         except EngineError:
-            if (
-                fresh and not CompletionParts(out).paths()
-            ):  # a wrong model must not settle what this folder is
-                forget(out)
+            # A failed first run, e.g. with a wrong model, must not fix the folder's settings.
+            if is_new and not CompletionParts(out).paths():
+                discard(out)
             raise
         finally:
             if (out / layout.QUESTIONS).exists():
@@ -78,11 +77,11 @@ def evaluate(
                     _record(out, played)
                 CompletionParts(out).compact()
                 write_predictions(out)
-    return {"units": planned.units, "played": played.units, "failed": played.failed}
+    return {"units": plan.units, "played": played.units, "failed": played.failed}
 
 
 def _record(out: Path, played: _Played) -> None:
-    """Complete the record that `Plan.begin` started; a run that was killed keeps it as it was."""
+    """Complete the record that `Plan.begin` added to the manifest."""
     manifest = read_manifest(out)
     manifest["runs"][-1] |= {
         "started": played.started,
@@ -94,18 +93,18 @@ def _record(out: Path, played: _Played) -> None:
 
 
 async def _run(
-    planned: Plan,
+    plan: Plan,
     todo: list[Unplayed],
     played: _Played,
     on_progress: OnProgress,
     note: Callable[[str], None],
 ) -> None:
-    engine = await open_for(planned.spec, planned.settings, planned.team, note)
+    engine = await open_for(plan.spec, plan.settings, plan.team, note)
     try:
-        planned.begin(engine.model)
+        plan.begin(engine.model)
         played.started = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         with Grader() as grader:
-            await _play_all(engine, grader, planned, todo, played, on_progress)
+            await _play_all(engine, grader, plan, todo, played, on_progress)
     finally:
         await engine.close()
         played.stop()
@@ -114,17 +113,17 @@ async def _run(
 async def _play_all(
     engine: Engine,
     grader: Grader,
-    planned: Plan,
+    plan: Plan,
     todo: list[Unplayed],
     played: _Played,
     on_progress: OnProgress,
 ) -> None:
-    spec, team = planned.spec, planned.team
-    parts = CompletionParts(planned.out)
+    spec, team = plan.spec, plan.team
+    parts = CompletionParts(plan.out)
     rows: list[dict[str, Any]] = []
     total = sum(len(settings) for _, _, settings in todo)
     started = flushed = time.monotonic()
-    room = asyncio.Semaphore(2 * engine.gate.width)
+    slots = asyncio.Semaphore(2 * engine.gate.width)
 
     def flush() -> None:
         nonlocal flushed
@@ -133,7 +132,7 @@ async def _play_all(
             rows.clear()
         flushed = time.monotonic()
 
-    async def one(seed: int, question: Question, settings: list[Setting]) -> None:
+    async def play_question(seed: int, question: Question, settings: list[Setting]) -> None:
         memo = Memo(engine, spec.prompts, spec.temperature, spec.max_tokens or 0, played.add)
         try:
             turns = await asyncio.gather(
@@ -146,13 +145,13 @@ async def _play_all(
             return
         finally:
             await memo.close()
-            room.release()
-        made = [
+            slots.release()
+        new_rows = [
             _row(setting, seed, question, turn, await _verdict(question, turn, grader))
-            for setting, found in zip(settings, turns, strict=True)
-            for turn in found
+            for setting, setting_turns in zip(settings, turns, strict=True)
+            for turn in setting_turns
         ]
-        rows.extend(made)  # at once: a flush in between would cut a unit in two
+        rows.extend(new_rows)  # all at once, so that a flush cannot split a unit
         played.units += len(settings)
         on_progress(played.units, total)
         if time.monotonic() - flushed > _FLUSH_SECONDS:
@@ -161,8 +160,8 @@ async def _play_all(
     try:
         async with asyncio.TaskGroup() as group:
             for seed, question, settings in todo:
-                await room.acquire()
-                group.create_task(one(seed, question, settings))
+                await slots.acquire()
+                group.create_task(play_question(seed, question, settings))
     except* MaltError as error:
         raise error.exceptions[0] from None
     finally:
@@ -183,7 +182,7 @@ def _row(
         "setting": setting.name,
         "seed": seed,
         "question_id": question.question_id,
-        "pass": turn.passed,
+        "pass": turn.pass_index,
         "turn": turn.turn,
         "role": turn.role,
         "adapter": turn.adapter,

@@ -1,4 +1,4 @@
-"""The folder of an evaluation: its manifest, its questions, and the parts of its completions."""
+"""Read and write the folder of an evaluation: manifest, questions, parts with completions."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,17 +20,17 @@ _ORDER = ("setting", "seed", "question_id", "pass", "turn")
 
 
 class CompletionParts(Parts):
-    """The part files of an evaluation's completions; every part holds whole units."""
+    """The part files of an evaluation's completions; a unit is never split over parts."""
 
     def __init__(self, out: Path) -> None:
         super().__init__(out / layout.COMPLETIONS)
 
     def add(self, rows: list[dict[str, Any]]) -> None:
-        """Add the completions of whole units as one part."""
+        """Write the completions of whole units as one part."""
         self.write(pa.Table.from_pylist(rows, schema=COMPLETIONS))
 
     def _check(self, path: Path, footer: Footer) -> None:
-        pass  # `read_manifest` has checked the version of the whole folder
+        pass  # `read_manifest` checks the version of the whole folder
 
     def _share_of_a_part(self, path: Path) -> float:
         return path.stat().st_size / _PART_BYTES
@@ -42,30 +42,30 @@ class CompletionParts(Parts):
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the content of `folder`/eval.json; raise EvalError where it is corrupt or too new."""
+    """Return the content of `folder`/eval.json; raise EvalError if it is corrupt or too new."""
     path = folder / layout.RESULTS
     try:
         facts = read_json(path)
         stamp = facts["schema"]
     except (OSError, ValueError, KeyError) as error:
         raise EvalError(
-            f"{path} cannot be read ({error}). Restore it, or evaluate into a new folder: "
-            f"the completions in {folder / layout.COMPLETIONS} are untouched."
+            f"{path} cannot be read ({error}). Restore it, or evaluate into a new folder. "
+            f"The completions in {folder / layout.COMPLETIONS} are untouched."
         ) from None
     if stamp != STAMP.decode():
         raise EvalError(
-            f"{path} has schema {stamp}, this malt-data reads {STAMP.decode()}. "
+            f"{path} has schema {stamp}, but this malt-data reads {STAMP.decode()}. "
             "Upgrade malt-data: pip install -U malt-data"
         )
     return facts
 
 
 def read_questions(out: Path) -> pa.Table:
-    """Return the questions of an evaluation as the newest schema version."""
+    """Return the questions of an evaluation, upgraded to the newest schema version."""
     return upgrade(read_table(out / layout.QUESTIONS), str(out / layout.QUESTIONS))
 
 
-def forget(out: Path) -> None:
-    """Remove what an evaluation without completions has left in `out`."""
+def discard(out: Path) -> None:
+    """Remove the files of an evaluation without completions from `out`."""
     for name in (layout.RESULTS, layout.QUESTIONS, layout.PREDICTIONS):
         (out / name).unlink(missing_ok=True)

@@ -1,10 +1,10 @@
-"""What an evaluation is to ask, checked against what its folder holds, before anything is written.
+"""Plan an evaluation and check it against its output folder before anything is written.
 
-    planned = plan_evaluation(spec, settings, team, "results", seeds=4)
-    planned.facts()["completions"]
+    plan = plan_evaluation(spec, settings, team, "results", seeds=4)
+    plan.facts()["completions"]
 
-eval.json keeps what the answers depend on: two runs fill one folder only where all of that is the
-same. Settings, seeds and questions may be added, and a team where none was.
+eval.json records what answers depend on; a later run may only write to the same folder if all of it
+is the same. It may add settings, seeds and questions, and a team if there was none.
 """
 
 import hashlib
@@ -38,12 +38,12 @@ Unplayed = tuple[int, Question, list[Setting]]
 
 _ESSENCE = ("questions", "split", "fields", "grader", "engine", "model", "temperature",
             "max_tokens", "prompts")  # fmt: skip
-"""The settings of a build that answers depend on; those of a tree, its seed and labels do not."""
+"""The settings of the spec that answers depend on."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What an evaluation is to ask, checked, before anything is written."""
+    """A checked evaluation: what to ask, of which team, into which folder."""
 
     spec: EvalSpec
     settings: list[Setting]
@@ -52,28 +52,28 @@ class Plan:
     sampled: dict[int, list[Question]]
     """The questions of each seed."""
     refused: dict[str, int]
-    """Rows of the source that are no questions, by reason."""
+    """Rows of the source that were refused as questions, by reason."""
     manifest: dict[str, Any]
 
     @property
     def questions(self) -> list[Question]:
-        """Every question once."""
+        """The distinct questions over all seeds."""
         return list(
             {q.question_id: q for questions in self.sampled.values() for q in questions}.values()
         )
 
     @property
     def units(self) -> int:
-        """Settings by questions by seeds."""
+        """Number of (setting, seed, question) combinations."""
         return len(self.settings) * sum(map(len, self.sampled.values()))
 
     @property
     def names(self) -> list[str]:
-        """The settings that the results will hold, those of earlier runs too."""
+        """Names of all settings in the results, including those of earlier runs."""
         return [setting["name"] for setting in self.manifest["settings"]]
 
     def todo(self) -> list[Unplayed]:
-        """Return (seed, question, settings) of which `out` lacks the completions."""
+        """Return (seed, question, settings) for which completions are missing in `out`."""
         done = played(self.out)
         return [
             (seed, question, missing)
@@ -83,7 +83,7 @@ class Plan:
         ]
 
     def facts(self) -> dict[str, Any]:
-        """Return the size of it. completions: at most; what settings share is asked once."""
+        """Return the size of the evaluation; completions is an upper bound, as some are shared."""
         todo = self.todo()
         return {
             "units": self.units,
@@ -95,25 +95,23 @@ class Plan:
         }
 
     def begin(self, model: str | None) -> None:
-        """Write eval.json and questions.parquet, with what is there already.
+        """Write eval.json and questions.parquet, merged with those of earlier runs.
 
-        model: what the engine serves; None where nothing is left to ask. Raises EvalError where
-        the folder is of another evaluation, which may have begun there since this was planned.
+        model: the model that the engine serves; None if nothing is left to ask. Raises EvalError
+        if another evaluation has started in the folder since this one was planned.
         """
         spec = self.manifest["spec"] | {"model": model or self.manifest["spec"]["model"]}
-        joined = _joined(self.out, self.manifest | {"spec": spec})
+        merged = _merged(self.out, self.manifest | {"spec": spec})
         path = self.out / layout.QUESTIONS
         table = question_table(self.questions)
         if path.exists():
             stored = read_questions(self.out).cast(table.schema)
-            _refuse_other_golds(stored, table, self.out)
+            _refuse_changed_golds(stored, table, self.out)
             new = pc.invert(pc.is_in(table["question_id"], stored["question_id"]))
             table = pa.concat_tables([stored, table.filter(new)])
-        runs = joined["runs"] + ([] if model is None else [provenance()])
-        facts = joined | {"runs": runs}
-        write_text(
-            self.out / layout.RESULTS, json.dumps(facts, indent=2) + "\n"
-        )  # first: it says whose
+        runs = merged["runs"] + ([] if model is None else [provenance()])
+        manifest = json.dumps(merged | {"runs": runs}, indent=2) + "\n"
+        write_text(self.out / layout.RESULTS, manifest)  # first, as it identifies the folder
         write_table(path, table)
 
 
@@ -127,7 +125,7 @@ def plan_evaluation(
     seen: "frozenset[str]" = frozenset(),
     allow_seen: bool = False,
 ) -> Plan:
-    """Return what `evaluate` would do, and raise what it would refuse.
+    """Plan an evaluation; raise EvalError or SpecError if it cannot run.
 
     seen: ids of the questions that the team was trained on.
     """
@@ -138,46 +136,46 @@ def plan_evaluation(
         spec.questions, split=spec.split, grader=spec.grader, kind=spec.kind, fields=spec.fields
     )
     sampled = {seed: sample_questions(loaded.questions, spec.limit, seed) for seed in range(seeds)}
-    asked = {q.question_id for questions in sampled.values() for q in questions}
-    refuse_seen(asked & seen, len(asked), allow_seen)
+    ids = {q.question_id for questions in sampled.values() for q in questions}
+    refuse_seen(ids & seen, len(ids), allow_seen)
     facts = spec.model_copy(update={"split": loaded.split}).model_dump(mode="json")
     manifest = {
         "schema": STAMP.decode(),
         "spec": {key: facts[key] for key in _ESSENCE},
         "questions": loaded.report(),
-        "seen": len(asked & seen),
+        "seen": len(ids & seen),
         "team": team,
         "weights": _weights(team),
         "settings": [setting.model_dump(mode="json") for setting in settings],
         "seeds": seeds,
         "runs": [],
     }
-    return Plan(spec, settings, team, out, sampled, loaded.counts(), _joined(out, manifest))
+    return Plan(spec, settings, team, out, sampled, loaded.counts(), _merged(out, manifest))
 
 
 def sample_questions(questions: list[Question], limit: int | None, seed: int) -> list[Question]:
-    """Return a random sample of `limit` questions, the same for the same seed; None: all."""
+    """Return a random sample of `limit` questions, determined by the seed; None: all."""
     if limit is None:
         return questions
     return sorted(questions, key=lambda q: sampling_key(seed, q.question_id))[:limit]
 
 
-def refuse_seen(seen: set[str], asked: int, allow: bool) -> None:
-    """Raise EvalError where questions were trained on, unless that is allowed."""
+def refuse_seen(seen: set[str], total: int, allow: bool) -> None:
+    """Raise EvalError if the team was trained on any question, unless `allow` is set."""
     if seen and not allow:
         raise EvalError(
-            f"{len(seen)} of the {asked} questions are in the team's training data, e.g. "
-            f"{min(seen)}. Take another split (--split test), or pass --allow-seen."
+            f"{len(seen)} of the {total} questions are in the team's training data, e.g. "
+            f"{min(seen)}. Use another split (--split test), or pass --allow-seen."
         )
 
 
 def played(out: Path) -> set[Unit]:
     """Return the units whose completions are in `out`."""
-    found: set[Unit] = set()
+    units: set[Unit] = set()
     for path in CompletionParts(out).paths():
         table = read_table(path, ["setting", "seed", "question_id"])
-        found.update(zip(*(table[name].to_pylist() for name in table.column_names), strict=True))
-    return found
+        units.update(zip(*(table[name].to_pylist() for name in table.column_names), strict=True))
+    return units
 
 
 def _missing(
@@ -187,11 +185,11 @@ def _missing(
 
 
 def _weights(team: AdapterSets) -> dict[str, str]:
-    """Return a digest of every adapter that lies in a folder."""
+    """Return a digest of the weights of every local adapter."""
     files = {
         name: Path(name) / "adapter_model.safetensors"
-        for part in team.values()
-        for name in part.values()
+        for adapters in team.values()
+        for name in adapters.values()
     }
     return {
         name: hashlib.sha256(path.read_bytes()).hexdigest()[:16]
@@ -200,15 +198,17 @@ def _weights(team: AdapterSets) -> dict[str, str]:
     }
 
 
-def _joined(out: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Return `manifest` with what `out` has already.
+def _merged(out: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return `manifest` merged with the one in `out`.
 
-    Raises EvalError where the two are of different evaluations.
+    Raises EvalError if they are of different evaluations.
     """
     if not (out / layout.RESULTS).exists():
         others = [p.name for p in out.iterdir() if p.name[0] != "."] if out.is_dir() else []
         if others:
-            raise EvalError(f"{out} holds other files ({others[0]}). Choose a new one: --out NAME")
+            raise EvalError(
+                f"{out} contains other files ({others[0]}). Choose a new folder: --out NAME"
+            )
         return manifest
     before = read_manifest(out)
     now = json.loads(json.dumps(manifest))
@@ -218,38 +218,38 @@ def _joined(out: Path, manifest: dict[str, Any]) -> dict[str, Any]:
             old, new = (Path(name).name if Path(name).suffix else name for name in (old, new))
         if old != new and not (key == "model" and new is None):
             values = "" if isinstance(new, dict) else f" ({old}, now {new})"
-            raise _other(out, f"{key}{values}")
-    teams = [{k: v for k, v in one["team"].items() if v} for one in (before, now)]
-    if any(teams[0].get(name, found) != found for name, found in teams[1].items()):
-        raise _other(out, "team")
+            raise _mismatch(out, f"{key}{values}")
+    teams = [{k: v for k, v in version["team"].items() if v} for version in (before, now)]
+    if any(teams[0].get(name, adapters) != adapters for name, adapters in teams[1].items()):
+        raise _mismatch(out, "team")
     weights = before.get("weights", {})
     for name, digest in now["weights"].items():
         if weights.get(name, digest) != digest:
-            raise _other(out, f"adapter in {name}: it was trained anew since")
-    known = {setting["name"]: setting for setting in before["settings"]}
+            raise _mismatch(out, f"adapter in {name}, which has been retrained since")
+    settings = {setting["name"]: setting for setting in before["settings"]}
     for setting in now["settings"]:
-        if known.get(setting["name"], setting) != setting:
-            raise _other(out, f"setting {setting['name']}")
+        if settings.get(setting["name"], setting) != setting:
+            raise _mismatch(out, f"setting {setting['name']}")
     return manifest | {
         "spec": now["spec"] | {"model": now["spec"]["model"] or before["spec"]["model"]},
         "seen": max(before.get("seen", 0), now["seen"]),
         "team": teams[0] | teams[1],  # baselines may be trained after the team was first evaluated
         "weights": weights | now["weights"],
-        "settings": list((known | {s["name"]: s for s in now["settings"]}).values()),
+        "settings": list((settings | {s["name"]: s for s in now["settings"]}).values()),
         "seeds": max(before["seeds"], now["seeds"]),
         "runs": before.get("runs", [before.get("provenance")]),
     }
 
 
-def _refuse_other_golds(stored: pa.Table, asked: pa.Table, out: Path) -> None:
+def _refuse_changed_golds(stored: pa.Table, new: pa.Table, out: Path) -> None:
     golds = dict(zip(*(stored[c].to_pylist() for c in ("question_id", "gold")), strict=True))
-    for name, gold in zip(*(asked[c].to_pylist() for c in ("question_id", "gold")), strict=True):
+    for name, gold in zip(*(new[c].to_pylist() for c in ("question_id", "gold")), strict=True):
         if golds.get(name, gold) != gold:
-            raise _other(out, f"gold answer to question {name} ({golds[name]}, now {gold})")
+            raise _mismatch(out, f"gold answer to question {name} ({golds[name]}, now {gold})")
 
 
-def _other(out: Path, what: str) -> EvalError:
+def _mismatch(out: Path, what: str) -> EvalError:
     return EvalError(
-        f"{out} holds another evaluation, with another {what}. Use the same, or a new folder: "
+        f"{out} contains an evaluation with a different {what}. Use the same one, or a new folder: "
         "--out NAME"
     )

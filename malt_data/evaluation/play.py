@@ -1,8 +1,8 @@
-"""One question, one setting: its passes, turn by turn, or its debate; every completion kept.
+"""Play one setting on one question: its passes, turn by turn, or its debate.
 
-Seeds follow from the evaluation's seed, the question, the pass and the turn, not from the
-setting, so that settings which ask the same thing get the same answer: what differs between two
-settings is what they do differently. A `Memo` asks each such thing once.
+Sampling seeds are derived from the evaluation's seed, the question, the pass and the turn, but not
+from the setting. So settings that send the same request get the same completion, and two settings
+differ only in what they do differently. A `Memo` sends each distinct request once.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ OTHERS = (
     "These are the answers of other agents to the same question:\n\n{answers}\n\n"
     "Consider them carefully, then answer the question again in the form that was asked for."
 )
-"""What a debating agent is told after each round (Du et al. 2024, in our words)."""
+"""The message to each debating agent after a round (paraphrased from Du et al. 2024)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One completion: which pass (or agent) and turn (or round) of the setting it is."""
+    """One completion, with the pass (or agent) and turn (or round) that it belongs to."""
 
-    passed: int
+    pass_index: int
     turn: int
     role: str
     adapter: str | None
@@ -41,7 +41,7 @@ class Turn:
 
 
 class Memo:
-    """Asks an engine, each distinct request once; what is asked again waits for the same answer."""
+    """Sends each distinct request to the engine once; repeated requests share the completion."""
 
     def __init__(
         self,
@@ -51,44 +51,44 @@ class Memo:
         max_tokens: int,
         on_completion: Callable[[Completion], None] = lambda _: None,
     ) -> None:
-        """on_completion: called with each completion, once however many settings share it."""
+        """on_completion: called once per completion, however many settings share it."""
         self.engine = engine
         self.on_completion = on_completion
         self.prompts = prompts
         self.temperature = temperature
         self.max_tokens = max_tokens
-        self._asked: dict[str, asyncio.Task[Completion]] = {}
+        self._tasks: dict[str, asyncio.Task[Completion]] = {}
 
     async def ask(
         self, messages: Messages, seed: int, adapter: str | None, turn: int
     ) -> Completion:
-        """Return the completion. Raises what the engine raises."""
+        """Return the completion of a request; exceptions of the engine propagate."""
         content = json.dumps([messages, seed, adapter])
         key = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
-        if key not in self._asked:
+        if key not in self._tasks:
             request = Request(
                 messages,
                 (seed,),
                 self.temperature,
                 self.max_tokens,
                 adapter,
-                priority=-turn,  # finish the questions under way before starting others
+                priority=-turn,  # finish questions in progress before starting new ones
             )
-            self._asked[key] = asyncio.create_task(self._once(request))
-        return await asyncio.shield(self._asked[key])
+            self._tasks[key] = asyncio.create_task(self._complete(request))
+        return await asyncio.shield(self._tasks[key])
 
     async def close(self) -> None:
-        """End what still runs; nobody waits for it any more."""
-        for task in self._asked.values():
+        """Cancel requests that are still running."""
+        for task in self._tasks.values():
             task.cancel()
-        await asyncio.gather(*self._asked.values(), return_exceptions=True)
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    async def _once(self, request: Request) -> Completion:
+    async def _complete(self, request: Request) -> Completion:
         async with aclosing(self.engine.complete(request)) as samples:  # type: ignore[type-var]
             async for _, completion in samples:
                 self.on_completion(completion)
                 return completion
-        raise RuntimeError("an engine ended without a completion")
+        raise RuntimeError("the engine returned no completion")
 
 
 async def play(
@@ -99,15 +99,14 @@ async def play(
     team: AdapterSets,
     on_turn: Callable[[Turn], None] = lambda _: None,
 ) -> list[Turn]:
-    """Return every turn of a setting on one question, pass by pass.
+    """Play a setting on one question; return its turns, pass by pass.
 
-    on_turn: called with each as it is finished.
+    on_turn: called with each turn when it is finished.
     """
     if setting.agents > 1:
         return await _debate(question, setting, seed, memo, team, on_turn)
     passes = [
-        _pass(question, setting, seed, number, memo, team, on_turn)
-        for number in range(setting.votes)
+        _pass(question, setting, seed, index, memo, team, on_turn) for index in range(setting.votes)
     ]
     return [turn for turns in await asyncio.gather(*passes) for turn in turns]
 
@@ -116,14 +115,14 @@ async def _pass(
     question: Question,
     setting: Setting,
     seed: int,
-    number: int,
+    pass_index: int,
     memo: Memo,
     team: AdapterSets,
     on_turn: Callable[[Turn], None],
 ) -> list[Turn]:
     turns: list[Turn] = []
     texts: dict[str, str] = {}
-    for place, role in enumerate(setting.turns):
+    for turn_index, role in enumerate(setting.turns):
         path = {
             "generator": (),
             "verifier": (texts.get("generator", ""),),
@@ -131,8 +130,10 @@ async def _pass(
         }[role]
         messages = render(memo.prompts, question.kind, question.question, question.choices, path)
         adapter = setting.adapter(role, team)
-        sampled = _seed(question, seed, number, role)
-        turn = await _turn(question, memo, number, place, role, adapter, messages, sampled)
+        turn_seed = _seed(question, seed, pass_index, role)
+        turn = await _turn(
+            question, memo, pass_index, turn_index, role, adapter, messages, turn_seed
+        )
         texts[role] = turn.completion.text
         turns.append(turn)
         on_turn(turn)
@@ -152,20 +153,20 @@ async def _debate(
     first = render(memo.prompts, question.kind, question.question, question.choices, ())
     chats: list[Messages] = [first] * setting.agents
     turns: list[Turn] = []
-    for number in range(setting.rounds):
-        spoken = await asyncio.gather(
+    for round_index in range(setting.rounds):
+        round_turns = await asyncio.gather(
             *(
                 _turn(
-                    question, memo, agent, number, role, adapter, chats[agent],
-                    _seed(question, seed, agent, role, number),
+                    question, memo, agent, round_index, role, adapter, chats[agent],
+                    _seed(question, seed, agent, role, round_index),
                 )
                 for agent in range(setting.agents)
             )
         )  # fmt: skip
-        turns += spoken
-        for turn in spoken:
+        turns += round_turns
+        for turn in round_turns:
             on_turn(turn)
-        texts = [turn.completion.text for turn in spoken]
+        texts = [turn.completion.text for turn in round_turns]
         chats = [
             (
                 *chats[agent],
@@ -177,9 +178,10 @@ async def _debate(
     return turns
 
 
-def _seed(question: Question, seed: int, number: int, role: str, again: int = 0) -> int:
-    """Return the sampling seed; `again`: rounds of a debate before this one."""
-    return node_seed(seed, f"{question.question_id}/{number}/{role}{f'/{again}' if again else ''}")
+def _seed(question: Question, seed: int, pass_index: int, role: str, round_index: int = 0) -> int:
+    """Return the sampling seed of a turn."""
+    suffix = f"/{round_index}" if round_index else ""
+    return node_seed(seed, f"{question.question_id}/{pass_index}/{role}{suffix}")
 
 
 def _listed(texts: list[str], own: int) -> str:
@@ -190,13 +192,13 @@ def _listed(texts: list[str], own: int) -> str:
 async def _turn(
     question: Question,
     memo: Memo,
-    number: int,
-    place: int,
+    pass_index: int,
+    turn_index: int,
     role: str,
     adapter: str | None,
     messages: Messages,
     seed: int,
 ) -> Turn:
-    completion = await memo.ask(messages, seed, adapter, place)
+    completion = await memo.ask(messages, seed, adapter, turn_index)
     answer = extract_answer(completion.text, question.kind, question.choices)
-    return Turn(number, place, role, adapter, messages, completion, answer)
+    return Turn(pass_index, turn_index, role, adapter, messages, completion, answer)

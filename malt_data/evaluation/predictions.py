@@ -1,4 +1,4 @@
-"""Predictions: what each setting answers to each question under each seed, from its completions."""
+"""Compute predictions, the answer of each setting to each question and seed, from completions."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,25 +20,25 @@ _UNIT = ("setting", "seed", "question_id")
 
 
 def write_predictions(out: Path) -> None:
-    """Make predictions.parquet anew from all completions in `out`."""
+    """Write predictions.parquet from all completions in `out`."""
     write_table(out / layout.PREDICTIONS, predict(out))
 
 
 def read_predictions(out: Path) -> pa.Table:
-    """Return the stored predictions; `same_as` is found anew where an older version wrote them."""
+    """Return the stored predictions; compute `same_as` if an older version wrote them."""
     stored = read_table(out / layout.PREDICTIONS)
     if "same_as" in stored.column_names:
         return stored
-    made = {tuple(row[key] for key in _UNIT): row["same_as"] for row in predict(out).to_pylist()}
+    by_unit = {tuple(row[k] for k in _UNIT): row["same_as"] for row in predict(out).to_pylist()}
     units = zip(*(stored[key].to_pylist() for key in _UNIT), strict=True)
-    column = pa.array([made.get(unit) for unit in units], PREDICTIONS.field("same_as").type)
+    column = pa.array([by_unit.get(unit) for unit in units], PREDICTIONS.field("same_as").type)
     return stored.append_column(PREDICTIONS.field("same_as"), column)
 
 
 def predict(out: Path) -> pa.Table:
-    """Return the predictions that follow from all completions in `out`."""
+    """Compute the predictions from all completions in `out`."""
     manifest = read_manifest(out)
-    known = {s["name"]: Setting.model_validate(s) for s in manifest["settings"]}
+    settings = {s["name"]: Setting.model_validate(s) for s in manifest["settings"]}
     grader_name = manifest["spec"]["grader"]
     questions = {row["question_id"]: row for row in read_questions(out).to_pylist()}
     rows = []
@@ -51,7 +51,7 @@ def predict(out: Path) -> pa.Table:
             for key, turns in units.items():
                 question = questions[key[2]]
                 kind = graded_as(question["kind"], grader_name)
-                rows.append(_prediction(known[key[0]], key, turns, question, kind, grader))
+                rows.append(_prediction(settings[key[0]], key, turns, question, kind, grader))
     rows.sort(key=lambda row: (row["setting"], row["seed"], row["question_id"]))
     return pa.Table.from_pylist(rows, schema=PREDICTIONS)
 
@@ -66,8 +66,8 @@ def _prediction(
 ) -> dict[str, Any]:
     choices = question["choices"]
 
-    def same(one: str, other: str) -> bool:
-        return one == other or grader.grade(one, other, kind, choices) == "right"
+    def same(a: str, b: str) -> bool:
+        return a == b or grader.grade(a, b, kind, choices) == "right"
 
     turns = by_turn((row["pass"], row["turn"], row["role"], row["answer"]) for row in rows)
     votes = turns[-1]
@@ -86,22 +86,23 @@ def _prediction(
         "refiner_answer": first.get("refiner"),
         "prompt_tokens": _sum(row["prompt_tokens"] for row in rows),
         "completion_tokens": _sum(row["completion_tokens"] for row in rows),
-        "seconds": _seconds(rows, together="turn" if setting.agents > 1 else "pass"),
+        "seconds": _seconds(rows, debate=setting.agents > 1),
         "same_as": [same_as(answers, same) for answers in turns],
     }
 
 
-def _seconds(rows: list[dict[str, Any]], together: str) -> float:
-    """Return how long the unit took: passes run side by side, the rounds of a debate in turn."""
-    spent: dict[int, list[float]] = {}
+def _seconds(rows: list[dict[str, Any]], *, debate: bool) -> float:
+    """Return how long the unit takes: passes run in parallel, rounds of a debate one by one."""
+    latencies: dict[int, list[float]] = {}
     for row in rows:
-        spent.setdefault(row[together], []).append(row["latency"] or 0.0)
-    if together == "turn":
-        return sum(max(seconds) for seconds in spent.values())
-    return max(sum(seconds) for seconds in spent.values())
+        group = row["turn" if debate else "pass"]
+        latencies.setdefault(group, []).append(row["latency"] or 0.0)
+    if debate:
+        return sum(max(seconds) for seconds in latencies.values())
+    return max(sum(seconds) for seconds in latencies.values())
 
 
 def _sum(counts: Iterable[Any]) -> Any:
-    """Return the sum, or None where the engine did not say one of them."""
-    known = list(counts)
-    return None if None in known else sum(known)
+    """Return the sum; None if any count is missing."""
+    values = list(counts)
+    return None if None in values else sum(values)

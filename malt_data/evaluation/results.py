@@ -1,8 +1,8 @@
-"""Results: the folder of an evaluation, its tables, predictions from completions, and SQL.
+"""Open the folder of an evaluation and query its results.
 
 results = open_results("results")
 results.sql("FROM accuracy")             # polars DataFrame; also turns, turn_accuracy, flips, …
-results.predictions()                    # one row a setting, seed and question
+results.predictions()                    # one row per setting, seed and question
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from malt_data.storage.parquet import read_table
 
 
 class Results:
-    """A folder that `malt-data eval` wrote: `manifest`, its tables, and SQL over them."""
+    """The results that `malt-data eval` wrote: manifest, tables, and SQL on them."""
 
     views: tuple[str, ...] = (
         "accuracy", "turns", "ballots", "turn_accuracy", "flips", "votes", "results/verdicts",
@@ -34,11 +34,11 @@ class Results:
 
     @property
     def settings(self) -> list[str]:
-        """Names of the settings, in the order in which they were asked for."""
+        """Names of the settings, in the order in which they were requested."""
         return [setting["name"] for setting in self.manifest["settings"]]
 
     def tables(self) -> dict[str, ds.Dataset]:
-        """Return what SQL stands on."""
+        """Return the tables that SQL can read."""
         return {
             "questions": ds.dataset(read_questions(self.folder)),
             "completions": ds.dataset(CompletionParts(self.folder).paths(), schema=COMPLETIONS),
@@ -46,10 +46,10 @@ class Results:
         }
 
     def predictions(self) -> pl.DataFrame:
-        """Return one row a setting, seed and question (`schemas.evaluation.PREDICTIONS`).
+        """Return one row per setting, seed and question (`schemas.evaluation.PREDICTIONS`).
 
-        `same_as` is left to SQL; beside the rest stands the `cluster` of the question: the template
-        that it was made from, or the question itself.
+        Without `same_as`, which only SQL needs, and with the `cluster` of the question: the
+        template that it was made from, or the question itself.
         """
         predictions = pl.DataFrame(read_table(self.folder / layout.PREDICTIONS)).drop(
             "same_as", strict=False
@@ -60,15 +60,15 @@ class Results:
         return predictions.join(clusters, on="question_id", how="left", maintain_order="left")
 
     def sql(self, query: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:
-        """Run one read-only DuckDB query over the views; raise QueryError where it fails."""
+        """Run one read-only DuckDB query on the views; raise QueryError if it fails."""
         from malt_data.storage.query import run_query
 
         return pl.DataFrame(run_query(self, query, parameters))
 
 
 def open_results(folder: str | Path) -> Results:
-    """Open the folder of an evaluation; raise EvalError where there is none."""
+    """Open the folder of an evaluation; raise EvalError if it is not one."""
     path = Path(folder)
     if not (path / layout.RESULTS).exists() or not (path / layout.PREDICTIONS).exists():
-        raise EvalError(f"{path} holds no evaluation. Make one: malt-data eval --out {path}")
+        raise EvalError(f"{path} is not an evaluation. Run one: malt-data eval --out {path}")
     return Results(path, read_manifest(path))

@@ -1,7 +1,7 @@
-"""Settings by name: `ma+mv` is the table `ma` of settings.toml with a vote of three.
+"""Find settings by name: `ma+mv` is the table `ma` of settings.toml with a vote of three.
 
->>> found = find_settings(["ma+mv"])[0]
->>> found.votes, found.turns
+>>> setting = find_settings(["ma+mv"])[0]
+>>> setting.votes, setting.turns
 (3, ('generator', 'verifier', 'refiner'))
 """
 
@@ -24,7 +24,7 @@ VOTES = 3
 
 
 class Setting(Model):
-    """How a question is answered; see settings.toml."""
+    """How to answer a question; see settings.toml."""
 
     name: str = ""
     turns: tuple[Role, ...] = Field(min_length=1)
@@ -35,33 +35,33 @@ class Setting(Model):
     votes: int = Field(1, ge=1, le=99)
 
     @model_validator(mode="after")
-    def _playable(self) -> "Setting":
+    def _check(self) -> "Setting":
         if list(self.turns) != [role for role in ROLES if role in self.turns]:
-            raise ValueError(f"turns are some of {', '.join(ROLES)}, in this order")
+            raise ValueError(f"turns must be some of {', '.join(ROLES)}, in this order")
         if self.turns[0] != ROLES[0]:
-            raise ValueError("the first turn is the generator's")
+            raise ValueError("the first turn must be the generator's")
         if self.agents > 1 and (len(self.turns), self.votes) != (1, 1):
-            raise ValueError("in a debate only generators speak, and the agents are the vote")
+            raise ValueError('a debate (agents > 1) needs turns = ["generator"] and no votes')
         if self.rounds > 1 and self.agents == 1:
-            raise ValueError("rounds need agents = 2 or more")
+            raise ValueError("rounds need agents > 1")
         return self
 
     @property
     def completions(self) -> int:
-        """Completions a question."""
+        """Completions per question."""
         return self.votes * self.agents * self.rounds * len(self.turns)
 
     def adapter(self, role: str, team: AdapterSets) -> str | None:
-        """Return the adapter that `role` uses, from `{"sft": {role: …}, "team": {role: …}}`."""
+        """Return the adapter of `role` in this setting; None for the base model."""
         if self.adapters == "none" or role in self.base:
             return None
         return team.get(self.adapters, {}).get(role)
 
 
 def find_settings(names: list[str], path: str | Path | None = None) -> list[Setting]:
-    """Return the settings called `names`; those of the TOML file at `path` are known too.
+    """Return the settings called `names`, from settings.toml or the TOML file at `path`.
 
-    Raises SpecError for an unknown name or a table that cannot be.
+    Raises SpecError for an unknown name or an invalid setting.
     """
     tables = tomllib.loads(
         resources.files(__package__).joinpath("settings.toml").read_text("utf-8")
@@ -72,17 +72,17 @@ def find_settings(names: list[str], path: str | Path | None = None) -> list[Sett
         except (OSError, ValueError) as error:
             raise SpecError(f"{path} is not valid TOML: {error}") from None
     if not names:
-        raise SpecError(f"Name a setting: one or more of {', '.join(tables)}.")
+        raise SpecError(f"No setting was given. Choose one or more of {', '.join(tables)}.")
     return [_setting(name, tables) for name in dict.fromkeys(names)]
 
 
 def _setting(name: str, tables: dict[str, Any]) -> Setting:
     plain = name.removesuffix("+mv")
     if plain not in tables:
-        known = ", ".join(tables)
-        raise SpecError(f"There is no setting {plain!r}. Known, most also with +mv: {known}.")
+        names = ", ".join(tables)
+        raise SpecError(f"Unknown setting {plain!r}. Choose from (most also with +mv): {names}.")
     if not isinstance(tables[plain], dict):
-        raise SpecError(f"The setting {plain} is no table: write [{plain}] and its keys below it.")
+        raise SpecError(f"Setting {plain} is not a table: write [{plain}] and its keys below it.")
     votes = {"votes": VOTES} if name.endswith("+mv") else {}
     try:
         return Setting.model_validate({**tables[plain], **votes, "name": name})
@@ -91,24 +91,24 @@ def _setting(name: str, tables: dict[str, Any]) -> Setting:
 
 
 def require_adapters(settings: Sequence[Setting], team: AdapterSets) -> None:
-    """Raise EvalError where a setting needs adapters that `team` lacks.
+    """Raise EvalError if a setting needs adapters that `team` lacks.
 
-    In "team" and "sft" some of the roles may be the base model, in a baseline none.
+    In "team" and "sft" some roles may use the base model; in the baselines all need an adapter.
     """
     for setting in settings:
         name = setting.adapters
-        found = team.get(name, {})
-        speaking = [role for role in setting.turns if role not in setting.base]
-        missing = [role for role in speaking if role not in found]
-        if name == "none" or not missing or (found and name in ("team", "sft")):
+        adapters = team.get(name, {})
+        required = [role for role in setting.turns if role not in setting.base]
+        missing = [role for role in required if role not in adapters]
+        if name == "none" or not missing or (adapters and name in ("team", "sft")):
             continue
         if not any(team.values()):
             raise EvalError(
-                f"The setting {setting.name} needs the {name} adapters of a team: --team team.toml"
+                f"Setting {setting.name} needs the {name} adapters of a team: pass --team team.toml"
             )
         first = "malt-data export --role generator --format dpo, then " if name == "lone" else ""
         raise EvalError(
-            f"The setting {setting.name} needs the {name} adapter of {', '.join(missing)}, which "
-            f"the team file does not name. Train it: {first}malt-data train --role all with the "
-            "team's --dataset and --out."
+            f"Setting {setting.name} needs the {name} adapter of {', '.join(missing)}, which is "
+            f"not in the team file. Train it: {first}malt-data train --role all with the team's "
+            "--dataset and --out."
         )

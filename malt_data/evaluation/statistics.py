@@ -1,8 +1,8 @@
-"""Intervals, tests and corrections on plain arrays. Clusters are the unit that is drawn.
+"""Confidence intervals, tests and corrections on arrays, with clusters as the sampling unit.
 
-Questions made from one template are right or wrong together, and so are the seeds of one
-question: counted one by one they make chance look like an effect. So everything here works on
-sums over clusters. A question without a template is a cluster of its own.
+Answers to questions from one template are correlated, and so are the seeds of one question.
+Treating them as independent would make chance look like an effect, so everything here works on sums
+over clusters. A question without a template is its own cluster.
 
 >>> low, high = interval([[2.0, 1.0, 2.0, 0.0]], [[2.0, 2.0, 2.0, 2.0]])
 >>> round(low, 2), round(high, 2)
@@ -23,31 +23,31 @@ _AT_ONCE = 2**20  # signs in memory
 
 
 def interval(right: npt.ArrayLike, asked: npt.ArrayLike) -> tuple[float, float]:
-    """Return the 95 % interval of the share sum(right) / sum(asked).
+    """Return the 95 % confidence interval of sum(right) / sum(asked).
 
-    right, asked: a row a team and a column a cluster: how many answers were right, and of how
-    many. One team makes one row; a cell that was not asked is 0 in both.
+    right, asked: one row per team and one column per cluster: the number of right answers and of
+    all answers. Cells without answers are 0 in both.
 
-    The interval is Wilson's, with the number of answers replaced by the effective one (how many
-    independent answers would vary as much as these clusters, and these teams, do; never more than
-    there were) and the normal quantile by Student's. In simulations with 20 clusters it covers
-    93 to 97 % where the share is not extreme (tests/evaluation/test_statistics.py); a percentile
-    bootstrap covers 90 to 93 %. Where all answers are right, or all wrong, it is the interval of
-    Clopper and Pearson for as many answers as there are clusters: one cluster tells one thing.
-    A single cluster says nothing about others: (0, 1), unless its share is 0 or 1.
+    This is Wilson's interval with two changes: the number of answers is the effective one (the
+    number of independent answers with the same variance as these clusters and teams, at most the
+    real one), and the quantile is Student's. In simulations with 20 clusters its coverage is 93 to
+    97 % if the share is not extreme (tests/evaluation/test_statistics.py); that of a percentile
+    bootstrap is 90 to 93 %. If all answers are right, or all wrong, it is the Clopper-Pearson
+    interval with the number of clusters as the number of answers. A single cluster whose share is
+    neither 0 nor 1 gives (0, 1).
 
-    Several teams: teams and clusters are both taken as drawn, so that the interval is about
-    further teams trained in the same way, on further questions (see `_spread`).
+    With several teams, both teams and clusters count as sampled, so the interval is about further
+    teams trained in the same way and further questions (see `_spread`).
     """
-    ours, counts = np.atleast_2d(right).astype(float), np.atleast_2d(asked).astype(float)
-    total, clusters = counts.sum(), ours.shape[1]
-    mean = ours.sum() / total
+    hits, counts = np.atleast_2d(right).astype(float), np.atleast_2d(asked).astype(float)
+    total, clusters = counts.sum(), hits.shape[1]
+    mean = hits.sum() / total
     if mean in (0, 1):
         bound = ((1 - LEVEL) / 2) ** (1 / clusters)
         return (0.0, float(1 - bound)) if mean == 0 else (float(bound), 1.0)
     if clusters == 1:
         return 0.0, 1.0
-    variance, freedom = _spread(ours, counts)
+    variance, freedom = _spread(hits, counts)
     quantile = _student(freedom)
     size = mean * (1 - mean) / max(variance, mean * (1 - mean) / total)
     scale = 1 + quantile**2 / size
@@ -57,39 +57,39 @@ def interval(right: npt.ArrayLike, asked: npt.ArrayLike) -> tuple[float, float]:
 
 
 def paired_test(differences: npt.ArrayLike, asked: npt.ArrayLike, seed: int = 0) -> float:
-    """Return the two-sided p of "no difference" from paired answers.
+    """Return the two-sided p-value of "no difference" for paired answers.
 
-    differences, asked: a row a team and a column a cluster: right answers of one setting less
-    those of the other, and how many pairs of answers that is of.
+    differences, asked: one row per team and one column per cluster: right answers of one setting
+    minus those of the other, and the number of pairs.
 
-    One team: a sign-flip permutation over clusters. Several: a t-test of the mean over teams and
-    clusters with the two-way variance of `_spread`, and never less than what flipping the
-    clusters' signs gives. It rests on team effects that are about normal, and with T teams on
-    little more than T - 1 degrees of freedom: two or three teams find only differences that are
-    large beside what lies between teams.
+    One team: a sign-flip permutation test over clusters. Several: a t-test of the mean over teams
+    and clusters with the two-way variance of `_spread`, but at least the p of the sign-flip test.
+    The t-test assumes roughly normal team effects and has little more than T - 1 degrees of freedom
+    for T teams, so two or three teams only detect differences that are large compared to those
+    between teams.
     """
-    ours, counts = np.atleast_2d(differences).astype(float), np.atleast_2d(asked).astype(float)
-    flipped = sign_flip(ours.sum(axis=0), seed)
-    if len(ours) == 1 or ours.shape[1] == 1:
+    gaps, counts = np.atleast_2d(differences).astype(float), np.atleast_2d(asked).astype(float)
+    flipped = sign_flip(gaps.sum(axis=0), seed)
+    if len(gaps) == 1 or gaps.shape[1] == 1:
         return flipped
     from scipy.special import stdtr
 
-    variance, freedom = _spread(ours, counts)
+    variance, freedom = _spread(gaps, counts)
     if variance == 0:
         return flipped
-    t = abs(ours.sum() / counts.sum()) / np.sqrt(variance)
+    t = abs(gaps.sum() / counts.sum()) / np.sqrt(variance)
     return max(flipped, float(2 * stdtr(freedom, -t)))
 
 
 def sign_flip(differences: npt.ArrayLike, seed: int = 0) -> float:
-    """Return the two-sided p of a paired permutation test: each cluster's sign is flipped.
+    """Return the two-sided p-value of a paired permutation test that flips the clusters' signs.
 
-    differences: one sum a cluster. Rests on nothing but that, without a difference, a cluster's
-    sum is as likely to be positive as negative. All patterns of signs are counted where at most
-    13 clusters differ, and 10,000 drawn ones otherwise.
+    differences: one sum per cluster. The only assumption is that under the null hypothesis a
+    cluster's sum is as likely to be positive as negative. The test is exact if at most 13 clusters
+    differ and uses 10,000 random sign patterns otherwise.
     """
     values = np.asarray(differences, float)
-    values = values[values != 0]  # their signs change nothing
+    values = values[values != 0]  # flipping zeros has no effect
     observed = abs(values.sum()) - 1e-9
     if len(values) <= _EXACT:
         patterns = np.arange(2 ** len(values))[:, None] >> np.arange(len(values)) & 1
@@ -103,28 +103,28 @@ def sign_flip(differences: npt.ArrayLike, seed: int = 0) -> float:
     return (beyond + 1) / (RESAMPLES + 1)
 
 
-def holm(found: Sequence[float]) -> list[float]:
-    """Return Holm's adjusted p of several tests, in the order given.
+def holm(values: Sequence[float]) -> list[float]:
+    """Return Holm's adjusted p-values, in the order given.
 
-    Rejecting where it is below 0.05 makes one false rejection or more among all the tests in at
-    most 5 % of such families, whatever their dependence (Holm 1979).
+    Rejecting at 0.05 keeps the probability of any false rejection in the family at 5 % or less,
+    whatever the dependence between the tests (Holm 1979).
     """
-    adjusted = [0.0] * len(found)
-    least = 0.0
-    for rank, place in enumerate(sorted(range(len(found)), key=found.__getitem__)):
-        least = max(least, min(1.0, (len(found) - rank) * found[place]))
-        adjusted[place] = least
+    adjusted = [0.0] * len(values)
+    floor = 0.0
+    for rank, index in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        floor = max(floor, min(1.0, (len(values) - rank) * values[index]))
+        adjusted[index] = floor
     return adjusted
 
 
 def _spread(values: npt.NDArray[np.float64], asked: npt.NDArray[np.float64]) -> tuple[float, float]:
     """Return the variance of the ratio sum(values) / sum(asked), and its degrees of freedom.
 
-    Deviations from the ratio stand for the cells (the delta method). One team: the variance
-    between clusters, with clusters - 1. Several: a crossed layout with random teams and clusters,
-    Var = (MS_team + MS_cluster - MS_rest) / cells, unbiased where every cell is asked alike
-    (Cornfield and Tukey 1956), with Satterthwaite's degrees of freedom; never less than what
-    teams alone or clusters alone give.
+    Cells are replaced by their deviations from the ratio (delta method). One team: the variance
+    between clusters, with clusters - 1 degrees of freedom. Several: a crossed design with random
+    teams and clusters, Var = (MS_team + MS_cluster - MS_rest) / cells, unbiased if all cells have
+    the same number of answers (Cornfield and Tukey 1956), with Satterthwaite's degrees of freedom;
+    at least the variance from teams alone or clusters alone.
     """
     teams, clusters = values.shape
     cells = (values - values.sum() / asked.sum() * asked) * (values.size / asked.sum())
@@ -134,16 +134,16 @@ def _spread(values: npt.NDArray[np.float64], asked: npt.NDArray[np.float64]) -> 
     rest = cells - rows[:, None] - columns
     freedoms = np.array([teams - 1, clusters - 1, (teams - 1) * (clusters - 1)])
     sums = np.array([clusters * (rows**2).sum(), teams * (columns**2).sum(), (rest**2).sum()])
-    parts = sums / freedoms / values.size
-    variance = parts[0] + parts[1] - parts[2]
-    larger = int(parts[1] > parts[0])
-    if variance <= parts[larger]:
-        return float(parts[larger]), float(freedoms[larger])
-    return float(variance), float(variance**2 / (parts**2 / freedoms).sum())
+    components = sums / freedoms / values.size
+    variance = components[0] + components[1] - components[2]
+    larger = int(components[1] > components[0])
+    if variance <= components[larger]:
+        return float(components[larger]), float(freedoms[larger])
+    return float(variance), float(variance**2 / (components**2 / freedoms).sum())
 
 
 def _student(freedom: float) -> float:
-    """Return the quantile of Student's t that leaves half of 1 - LEVEL above it."""
+    """Return the (1 + LEVEL) / 2 quantile of Student's t distribution."""
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, (1 + LEVEL) / 2))

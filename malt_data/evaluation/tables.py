@@ -1,10 +1,10 @@
-"""The tables of evaluations: a row a setting, comparisons with one of them, several folders in one.
+"""Tables of evaluations: accuracy and comparisons per setting, and overviews of several folders.
 
     accuracy_table(open_results("results"))[0]      # {"setting": "sa", "mean": 0.31, …}
-    overview([open_results("results"), open_results("other")])   # a row a model and benchmark
+    overview([open_results("results"), open_results("other")])   # one row per model and benchmark
 
-Results of several teams, each in its own folder, make one table: a team is one more draw, beside
-clusters of questions. The statistics themselves are in `statistics.py`.
+Results of several teams, each in its own folder, give one table in which teams are a second
+sampling unit besides clusters of questions. The statistics are in `statistics.py`.
 """
 
 import json
@@ -25,29 +25,29 @@ _RIGHT = pl.col("correct").fill_null(False).cast(pl.Float64)
 def accuracy_table(
     results: Results | Sequence[Results], against: str | None = None
 ) -> list[dict[str, Any]]:
-    """Return a row a setting, in the order of eval.json.
+    """Return one row per setting, in the order of eval.json.
 
-    results: of one evaluation, or of several teams on the same questions (`gather`).
+    results: one evaluation, or those of several teams on the same questions (`gather`).
 
-    mean: share of right answers. std, std_population: deviation of the seeds' means with n - 1 and
-    with n (the paper's), within a team where there are several; 0 for one seed. low, high: the
-    95 % interval of the mean (`statistics.interval`). clusters: what that draws. tokens and
-    seconds: of a question. teams, and where there are several: team_means, and std_teams and
-    variance_teams with n - 1.
-    against: a setting to compare every other one with; `behind` and `p` are what
-    `compare(…, against, setting)` gives, None where the two have no question in common; `p_holm`
-    is p corrected for all the comparisons of the table.
-    Raises EvalError where `against` was not evaluated.
+    mean: share of right answers. std, std_population: standard deviation of the seeds' means with
+    n - 1 and with n (as in the paper), within teams if there are several; 0 for one seed. low,
+    high: 95 % interval of the mean (`statistics.interval`). clusters: number of clusters in it.
+    Tokens and seconds are per question. teams: number of teams; if there are several, also
+    team_means, and std_teams and variance_teams with n - 1.
+    against: a setting to compare every other one with. `behind` and `p` are the result of
+    `compare(…, against, setting)`, None if the two have no question in common; `p_holm` is p
+    corrected for all comparisons in the table.
+    Raises EvalError if `against` was not evaluated.
     """
-    found = list(results) if isinstance(results, Sequence) else [results]
-    names = list(dict.fromkeys(name for one in found for name in one.settings))
+    evaluations = list(results) if isinstance(results, Sequence) else [results]
+    names = list(dict.fromkeys(name for item in evaluations for name in item.settings))
     if against is not None:
         require_setting(against, names)
-    predictions = gather(found)
+    predictions = gather(evaluations)
     rows = [
-        _row(name, mine)
+        _row(name, units)
         for name in names
-        if (mine := predictions.filter(pl.col("setting") == name)).height
+        if (units := predictions.filter(pl.col("setting") == name)).height
     ]
     if against is not None:
         for row in rows:
@@ -62,57 +62,57 @@ def accuracy_table(
 
 
 def require_setting(against: str, names: Sequence[str]) -> None:
-    """Raise EvalError where `against` is none of the settings `names`."""
+    """Raise EvalError unless `against` is one of the settings `names`."""
     if against not in names:
-        raise EvalError(f"{against} was not evaluated, only {', '.join(names)}.")
+        raise EvalError(f"{against} was not evaluated. Choose from {', '.join(names)}.")
 
 
 def gather(results: Sequence[Results]) -> pl.DataFrame:
-    """Return the predictions of several folders, with the `team` that each rests on.
+    """Return the predictions of several folders, with a column `team`.
 
-    team: the folder in which that team was met first; null in settings without adapters. What two
-    folders both hold (no team, or the same one, on a question and seed) counts once.
+    team: the first folder with that team; null in settings without adapters. Predictions that two
+    folders have in common (same or no team, same question and seed) count once.
     """
     teams: dict[str, str] = {}
     settings: dict[str, Any] = {}
     frames = []
-    for one in results:
-        for setting in one.manifest["settings"]:
+    for item in results:
+        for setting in item.manifest["settings"]:
             if settings.setdefault(setting["name"], setting) != setting:
                 raise EvalError(
-                    f"{one.folder} has another setting {setting['name']} than "
-                    f"{results[0].folder}: make a table of each."
+                    f"Setting {setting['name']} differs between {results[0].folder} and "
+                    f"{item.folder}. Print a table for each of them."
                 )
-        trained = [s["name"] for s in one.manifest["settings"] if s["adapters"] != "none"]
-        known = sorted(one.manifest.get("weights", {}).values()) or one.manifest["team"]
-        team = teams.setdefault(json.dumps(known, sort_keys=True), str(one.folder))
-        named = pl.when(pl.col("setting").is_in(trained)).then(pl.lit(team))
-        frames.append(one.predictions().with_columns(team=named.otherwise(None)))
+        trained = [s["name"] for s in item.manifest["settings"] if s["adapters"] != "none"]
+        identity = sorted(item.manifest.get("weights", {}).values()) or item.manifest["team"]
+        team = teams.setdefault(json.dumps(identity, sort_keys=True), str(item.folder))
+        column = pl.when(pl.col("setting").is_in(trained)).then(pl.lit(team)).otherwise(None)
+        frames.append(item.predictions().with_columns(team=column))
     keys = ["setting", "team", "seed", "question_id"]
     return pl.concat(frames).unique(keys, keep="first", maintain_order=True)
 
 
-def _row(name: str, mine: pl.DataFrame) -> dict[str, Any]:
-    right, asked = _cells(mine.with_columns(right=_RIGHT))
+def _row(name: str, units: pl.DataFrame) -> dict[str, Any]:
+    right, asked = _cells(units.with_columns(right=_RIGHT))
     low, high = interval(right, asked)
     row = {
         "setting": name,
-        "questions": mine["question_id"].n_unique(),
+        "questions": units["question_id"].n_unique(),
         "clusters": right.shape[1],
-        "seeds": mine["seed"].n_unique(),
-        "mean": mine.select(_RIGHT.mean()).item(),
-        "std": _over_seeds(mine, ddof=1),
-        "std_population": _over_seeds(mine, ddof=0),
+        "seeds": units["seed"].n_unique(),
+        "mean": units.select(_RIGHT.mean()).item(),
+        "std": _over_seeds(units, ddof=1),
+        "std_population": _over_seeds(units, ddof=0),
         "low": low,
         "high": high,
-        "unanswered": mine["answer"].null_count() / mine.height,
-        "prompt_tokens": mine["prompt_tokens"].mean(),
-        "completion_tokens": mine["completion_tokens"].mean(),
-        "seconds": mine["seconds"].mean(),
+        "unanswered": units["answer"].null_count() / units.height,
+        "prompt_tokens": units["prompt_tokens"].mean(),
+        "completion_tokens": units["completion_tokens"].mean(),
+        "seconds": units["seconds"].mean(),
         "teams": len(right),
     }
     if len(right) > 1:
-        by_team = mine.group_by("team").agg(right=_RIGHT.mean()).sort("team")
+        by_team = units.group_by("team").agg(right=_RIGHT.mean()).sort("team")
         row |= {
             "team_means": dict(by_team.iter_rows()),
             "std_teams": by_team["right"].std(),
@@ -121,9 +121,9 @@ def _row(name: str, mine: pl.DataFrame) -> dict[str, Any]:
     return row
 
 
-def _over_seeds(mine: pl.DataFrame, ddof: int) -> float:
-    """Return the deviation of the seeds' means: within a team, over those of several seeds."""
-    by_seed = mine.group_by("team", "seed").agg(right=_RIGHT.mean()).sort("team", "seed")
+def _over_seeds(units: pl.DataFrame, ddof: int) -> float:
+    """Return the standard deviation of the seeds' means, within teams with several seeds."""
+    by_seed = units.group_by("team", "seed").agg(right=_RIGHT.mean()).sort("team", "seed")
     spread = by_seed.group_by("team", maintain_order=True).agg(
         seeds=pl.len(), variance=pl.col("right").var(ddof)
     )
@@ -132,29 +132,29 @@ def _over_seeds(mine: pl.DataFrame, ddof: int) -> float:
 
 
 def compare(
-    predictions: pl.DataFrame, one: str, other: str, seed: int = 0
+    predictions: pl.DataFrame, setting: str, other: str, seed: int = 0
 ) -> dict[str, float] | None:
-    """Return how much better `one` is than `other` where both were asked, and p; None if nowhere.
+    """Return by how much `setting` is better than `other`, and p; None if no question is shared.
 
-    predictions: of `Results.predictions()` or `gather`: setting, seed, question_id, correct, and
-    where there are any `cluster` (null: the question itself) and `team` (null: none).
+    predictions: from `Results.predictions()` or `gather`, with the columns setting, seed,
+    question_id, correct, and optionally `cluster` (null: the question itself) and `team` (null:
+    none).
 
-    behind: the difference of the shares of right answers, over the questions and seeds of both;
-    of two settings with teams, over the same team. p: two-sided, not corrected for other
-    comparisons (`statistics.paired_test`). A question's seeds and a cluster's questions stay
-    together.
+    behind: the difference in the share of right answers on shared questions and seeds, and, for two
+    settings with teams, within the same team. p: two-sided, not corrected for other comparisons
+    (`statistics.paired_test`), clustered by question and cluster.
     """
     keys = ["seed", "question_id"]
     kept = [name for name in ("cluster", "team") if name in predictions.columns]
     left, right = (
         predictions.filter(pl.col("setting") == name).select(*keys, *kept, _RIGHT.alias("right"))
-        for name in (one, other)
+        for name in (setting, other)
     )
     with_teams = "team" in kept and all(side["team"].null_count() == 0 for side in (left, right))
     paired = left.join(right, on=[*keys, "team"] if with_teams else keys, suffix="_other")
     if not paired.height:
         return None
-    if "team" in kept and not with_teams:  # the bare model has none: every team is paired with it
+    if "team" in kept and not with_teams:  # pair every team with the base model
         paired = paired.with_columns(team=pl.coalesce("team", "team_other"))
     sums, asked = _cells(paired.with_columns(right=pl.col("right") - pl.col("right_other")))
     return {
@@ -164,16 +164,16 @@ def compare(
 
 
 def _cells(units: pl.DataFrame) -> tuple[Any, Any]:
-    """Return the sum of `right` and the number of units, a row a team and a column a cluster."""
-    named = {name: pl.col(name) if name in units.columns else pl.lit(None, pl.String)
+    """Return the sum of `right` and the number of units, by team (rows) and cluster (columns)."""
+    columns = {name: pl.col(name) if name in units.columns else pl.lit(None, pl.String)
              for name in ("cluster", "team")}  # fmt: skip
     grouped = units.group_by(
-        cluster=pl.coalesce(named["cluster"], "question_id"), team=named["team"].fill_null("")
+        cluster=pl.coalesce(columns["cluster"], "question_id"), team=columns["team"].fill_null("")
     ).agg(pl.sum("right"), asked=pl.len())
-    places = [grouped[name].rank("dense").to_numpy() - 1 for name in ("team", "cluster")]
-    sums, asked = np.zeros((2, *(int(place.max()) + 1 for place in places)))
-    sums[*places] = grouped["right"].to_numpy()
-    asked[*places] = grouped["asked"].to_numpy()
+    indices = [grouped[name].rank("dense").to_numpy() - 1 for name in ("team", "cluster")]
+    sums, asked = np.zeros((2, *(int(index.max()) + 1 for index in indices)))
+    sums[*indices] = grouped["right"].to_numpy()
+    asked[*indices] = grouped["asked"].to_numpy()
     return sums, asked
 
 
@@ -181,38 +181,39 @@ def _cells(units: pl.DataFrame) -> tuple[Any, Any]:
 
 
 def overview(results: Sequence[Results]) -> list[dict[str, Any]]:
-    """Return a row a model and benchmark (Tables 1 to 3 of the paper), from several folders.
+    """Return one row per model and benchmark (Tables 1 to 3 of the paper) from several folders.
 
-    Folders that asked alike (the same model, questions, temperature, prompts, …) make one row;
-    `settings` holds what `table` gives of them, by name. `differs` names what else tells rows of
-    one model and benchmark apart.
+    Folders with the same spec (model, questions, temperature, prompts, …) share a row. `settings`
+    has the rows of `accuracy_table` by name. `differs` has the spec settings in which rows with the
+    same model and benchmark differ.
     """
     groups: dict[str, list[Results]] = {}
-    for one in results:
-        groups.setdefault(json.dumps(_asked(one), sort_keys=True), []).append(one)
+    for item in results:
+        groups.setdefault(json.dumps(_spec(item), sort_keys=True), []).append(item)
     rows = []
     for key, folders in groups.items():
         spec = json.loads(key)
-        others = [o for o in map(json.loads, groups) if _named(o) == _named(spec) and o != spec]
+        others = [o for o in map(json.loads, groups) if _title(o) == _title(spec) and o != spec]
         differs = sorted({name for o in others for name in spec if o.get(name) != spec[name]})
         rows.append(
             {
                 "model": spec["model"],
-                "benchmark": _named(spec)[1],
+                "benchmark": _title(spec)[1],
                 "differs": {n: "other" if isinstance(spec[n], dict) else spec[n] for n in differs},
-                "folders": [str(one.folder) for one in folders],
+                "folders": [str(item.folder) for item in folders],
                 "settings": {row["setting"]: row for row in accuracy_table(folders)},
             }
         )
     return rows
 
 
-def _asked(one: Results) -> dict[str, Any]:
-    """Return what an answer depends on, but for the settings and the team."""
-    spec: dict[str, Any] = dict(one.manifest["spec"])
+def _spec(results: Results) -> dict[str, Any]:
+    """Return the spec of an evaluation, with the path of a question file reduced to its name."""
+    spec: dict[str, Any] = dict(results.manifest["spec"])
     source = Path(spec["questions"])
     return spec | {"questions": source.name if source.suffix else spec["questions"]}
 
 
-def _named(spec: dict[str, Any]) -> tuple[str, str]:
+def _title(spec: dict[str, Any]) -> tuple[str, str]:
+    """Return the model and the benchmark."""
     return spec["model"], f"{spec['questions']} {spec['split']}"

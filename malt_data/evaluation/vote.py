@@ -1,4 +1,4 @@
-"""What a setting answers: the last turn of each pass, then the majority of the passes.
+"""Vote: a setting answers with the majority over the final answers of its passes.
 
 >>> majority(["7", None, "8", "8"], lambda a, b: a == b)
 '8'
@@ -15,52 +15,51 @@ Turns = Iterable[tuple[int, int, str, str | None]]
 
 
 def majority(answers: Sequence[str | None], same: Same) -> str | None:
-    """Return the answer that most passes gave, in the words in which it was given first.
+    """Return the most frequent answer, in its first wording; None if there is no answer.
 
-    A pass without an answer does not vote; a tie goes to the answer that was given first; None
-    where nobody answered. `same` tells whether two answers are one.
+    Passes without an answer do not vote; a tie goes to the answer given first. `same` decides
+    whether two answers are equal.
     """
-    votes = Counter(place for place in same_as(answers, same) if place is not None)
+    votes = Counter(index for index in same_as(answers, same) if index is not None)
     return answers[max(votes, key=votes.__getitem__)] if votes else None
 
 
 def same_as(answers: Sequence[str | None], same: Same) -> list[int | None]:
-    """Return for each answer the place of the first one that says the same; None for none.
+    """Return for each answer the index of the first equal one; None for a missing answer.
 
     >>> same_as(["7", None, "8", "7.0"], lambda a, b: float(a) == float(b))
     [0, None, 2, 0]
     """
     firsts: dict[int, str] = {}
-    found: list[int | None] = []
-    for place, answer in enumerate(answers):
+    indices: list[int | None] = []
+    for index, answer in enumerate(answers):
         if answer is None:
-            found.append(None)
+            indices.append(None)
             continue
-        first = next((first for first, said in firsts.items() if same(answer, said)), place)
+        first = next((first for first, text in firsts.items() if same(answer, text)), index)
         firsts.setdefault(first, answer)
-        found.append(first)
-    return found
+        indices.append(first)
+    return indices
 
 
 def ballots(turns: Turns) -> list[str | None]:
-    """Return the answer of each pass, or of each agent's last round, in order."""
-    found = by_turn(turns)
-    return found[-1] if found else []
+    """Return the final answer of each pass, or of each agent of a debate, in order."""
+    answers = by_turn(turns)
+    return answers[-1] if answers else []
 
 
 def by_turn(turns: Turns) -> list[list[str | None]]:
-    """Return, turn by turn, what each pass would answer if it ended there.
+    """Return, for each turn, what each pass would answer if it ended there.
 
-    A pass that ends with the verifier answers what the verifier says, or, where it says no answer
-    of its own, what the generator said (Table 5, G + V).
+    A verifier without an answer of its own keeps the generator's (Table 5, G + V).
     """
     passes: dict[int, list[str | None]] = {}
-    for number, _, role, answer in sorted(turns, key=lambda turn: turn[:2]):
-        said = passes.setdefault(number, [])
-        keeps = role == "verifier" and answer is None and said
-        said.append(said[-1] if keeps else answer)
+    for pass_index, _, role, answer in sorted(turns, key=lambda turn: turn[:2]):
+        answers = passes.setdefault(pass_index, [])
+        keeps = role == "verifier" and answer is None and answers
+        answers.append(answers[-1] if keeps else answer)
     longest = max(map(len, passes.values()), default=0)
     return [
-        [said[min(turn, len(said) - 1)] for _, said in sorted(passes.items())]
+        [answers[min(turn, len(answers) - 1)] for _, answers in sorted(passes.items())]
         for turn in range(longest)
     ]

@@ -1,1 +1,1 @@
-"""Training sets out of a forest: formats, selection, checks, and the proof of a row."""
+"""Exports: training sets from a forest, their formats, selection rules and checks."""

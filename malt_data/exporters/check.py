@@ -1,7 +1,7 @@
-"""Exported rows on the real chat template: what a trainer would make of them, before the hours.
+"""Check exported rows against the real chat template before training.
 
 facts = check(Path("forest/exports/refiner_dpo"), load_fit("smollm2-135m"), gold_leaks(forest))
-facts["problems"]    # sentences; any of them would break training
+facts["problems"]    # sentences; each would break training
 """
 
 import json
@@ -19,75 +19,76 @@ from malt_data.graders import Grader, extract_answer
 
 _BATCH = 512
 _SHORTEST_SOLUTION = 20
-_WITHOUT = "Export without them: --tokenizer NAME."
+_LEAVE_OUT = "Leave them out: --tokenizer NAME."
 _SENTENCES = {
-    "refused_by_template": "{n} rows that the chat template refuses ({example}). " + _WITHOUT,
-    "not_a_prefix": "{n} rows whose prompt is no prefix of prompt and completion under the chat "
-    "template ({example}): the loss would be taken on the wrong tokens. " + _WITHOUT,
-    "too_long": "{n} rows of more than {limit} tokens ({example}): most trainers cut them. "
-    + _WITHOUT,
-    "identical": "{n} pairs with the same text on both sides ({example}): export without "
+    "refused_by_template": "{n} rows are rejected by the chat template ({example}). " + _LEAVE_OUT,
+    "not_a_prefix": "{n} rows have a prompt that is not a prefix of prompt and completion under "
+    "the chat template ({example}): the loss would cover the wrong tokens. " + _LEAVE_OUT,
+    "too_long": "{n} rows have more than {limit} tokens ({example}): most trainers truncate them. "
+    + _LEAVE_OUT,
+    "identical": "{n} pairs have the same text on both sides ({example}): export without "
     "keep_identical.",
-    "leak": "{n} rows whose prompt tells the gold answer ({example}): mend the questions.",
-    "empty": "{n} rows with an empty text to learn ({example}).",
+    "leak": "{n} rows have a prompt that reveals the gold answer ({example}): fix the questions.",
+    "empty": "{n} rows have an empty text to learn ({example}).",
 }
 
 
 def gold_leaks(forest: Forest) -> set[str]:
-    """Return the questions whose own text already gives the gold answer away.
+    """Return the ids of questions whose text reveals the gold answer.
 
-    That is: an answer can be extracted from it as from a completion, and it is the gold, or the
-    full gold solution stands in it. Every role's prompt holds the question.
+    A question leaks if the answer extracted from it, as from a completion, is the gold answer, or
+    if it contains the full gold solution. Every role's prompt contains the question.
     """
-    found = set()
+    leaks = set()
     with Grader() as grader:
         for row in forest.questions().collect(engine="streaming").iter_rows(named=True):
             solution = str(json.loads(row["meta"]).get("solution") or "")
-            told = len(solution) >= _SHORTEST_SOLUTION and solution in row["question"]
-            # Behind prose, a question that is only an expression ("6 * 7") is no answer to itself.
-            asked = f"The question:\n{row['question']}"
-            answer = extract_answer(asked, row["kind"], row["choices"])
-            if not told and answer is not None:
-                told = grader.grade(answer, row["gold"], row["kind"], row["choices"]) == "right"
-            if told:
-                found.add(row["question_id"])
-    return found
+            leaked = len(solution) >= _SHORTEST_SOLUTION and solution in row["question"]
+            # The prefix keeps a question that is a bare expression ("6 * 7") from being read as
+            # its own answer.
+            text = f"The question:\n{row['question']}"
+            answer = extract_answer(text, row["kind"], row["choices"])
+            if not leaked and answer is not None:
+                leaked = grader.grade(answer, row["gold"], row["kind"], row["choices"]) == "right"
+            if leaked:
+                leaks.add(row["question_id"])
+    return leaks
 
 
 def check(folder: str | Path, fit: Fit, leaks: Set[str] = frozenset()) -> dict[str, Any]:
-    """Return facts about the rows in `folder`: lengths in tokens, length bias, problems.
+    """Return facts about the rows in `folder`: token lengths, length bias, problems.
 
-    leaks: ids of questions that give their gold away, see `gold_leaks`. `max_length` is the limit
-    of `fit`; the rows that do not fit are counted by their reasons (`fit.UNFIT`).
+    leaks: ids of questions that reveal their gold answer, see `gold_leaks`. In the result,
+    `max_length` is the limit of `fit`; rows that do not fit are counted by reason (`fit.UNFIT`).
     """
     folder = Path(folder)
     report = read_report(folder)
-    seen = _Seen(fit, leaks)
+    tally = _Tally(fit, leaks)
     for rows in _batches(folder):
-        seen.add(rows)
+        tally.add(rows)
     problems = [
         f"{report.config}: "
-        + _SENTENCES[name].format(n=number, example=seen.examples[name], limit=fit.limit)
-        for name, number in seen.problems.items()
+        + _SENTENCES[name].format(n=count, example=tally.examples[name], limit=fit.limit)
+        for name, count in tally.problems.items()
     ]
-    if not seen.rows:
+    if not tally.rows:
         dropped = ", ".join(f"{count} {reason}" for reason, count in report.dropped.items())
-        problems.append(f"{report.config}: no rows at all (left out: {dropped or 'nothing'}).")
+        problems.append(f"{report.config}: no rows (left out: {dropped or 'nothing'}).")
     return {
-        "rows": seen.rows,
+        "rows": tally.rows,
         "max_length": fit.limit,
-        "prompt_tokens": _quantiles(seen.lengths["prompt"]),
+        "prompt_tokens": _quantiles(tally.lengths["prompt"]),
         "text_tokens": {
-            name: _quantiles(found) for name, found in seen.lengths.items() if name != "prompt"
+            name: _quantiles(lengths) for name, lengths in tally.lengths.items() if name != "prompt"
         },
-        **{reason: seen.problems[reason] for reason in UNFIT},
-        "chosen_longer": _share_longer(seen.lengths),
+        **{reason: tally.problems[reason] for reason in UNFIT},
+        "chosen_longer": _share_longer(tally.lengths),
         "problems": problems,
     }
 
 
-class _Seen:
-    """What was seen of the rows so far."""
+class _Tally:
+    """Lengths and problems of the rows added so far."""
 
     def __init__(self, fit: Fit, leaks: Set[str]) -> None:
         self._fit = fit
@@ -136,7 +137,7 @@ def _quantiles(lengths: list[int]) -> dict[str, int]:
 
 
 def _share_longer(lengths: dict[str, list[int]]) -> float | None:
-    """Return the share of pairs whose chosen text is the longer one; ties count half."""
+    """Return the share of pairs whose chosen text is longer; ties count half."""
     pairs = list(zip(lengths.get("chosen", ()), lengths.get("rejected", ()), strict=True))
     if not pairs:
         return None

@@ -1,11 +1,11 @@
-"""The proof of a row: from a node id back to the samples and values that made its label.
+"""Explain a label: from a node id back to the samples and values behind it.
 
     facts = explain(open_forest("forest"), "5f5d63edee44763e/g0/v2")
     facts["label_because"]   # 'mean of 1.00, 0.00, 1.00 is 0.67, above 0.5: positive'
-    facts["exports"]         # for every config: rows it is in, reasons where it is not
+    facts["exports"]         # per config: the rows it is in, or the reasons why it is left out
 
-It runs the very rules of an export over the node's tree, with the settings of the forest's own
-exports where they stand, so what it says is what was done.
+It applies the rules of an export to the node's tree, with the settings of the forest's existing
+exports, so the result matches what was exported.
 """
 
 from typing import Any
@@ -23,18 +23,18 @@ from malt_data.schemas.exports import ALL, Config
 
 
 def explain(forest: Forest, node_id: str, other: str | None = None) -> dict[str, Any]:
-    """Return the path, the texts, the leaves, the reason of the label, and each export's verdict.
+    """Return the path, texts, leaves, the reason for the label, and each export's decision.
 
-    other: the second id of a dpo row; then only that row is told. Raises ForestError where
-    there is no such node.
+    other: the second id of a dpo row, to explain only that row. Raises ForestError if there is no
+    such node.
     """
     tree = find_tree(forest, node_id)
-    known = set(tree["node_id"])
+    ids = set(tree["node_id"])
     for name in (node_id, other):
-        if name is not None and name not in known:
+        if name is not None and name not in ids:
             raise ForestError(
-                f"{name!r} is no node of tree {tree['question_id'][0]}: write "
-                f"{min(known)}, {min(known)}/v0, …"
+                f"{name!r} is not a node of tree {tree['question_id'][0]}. Its nodes are "
+                f"{min(ids)}, {min(ids)}/v0, …"
             )
     node = tree.row(by_predicate=pl.col("node_id") == node_id, named=True)
     steps = node_id.split("/")
@@ -72,24 +72,24 @@ def _because(forest: Forest, tree: pl.DataFrame, node: dict[str, Any]) -> str:
 def _exports(
     forest: Forest, tree: pl.DataFrame, node: dict[str, Any], other: str | None
 ) -> dict[str, dict[str, Any]]:
-    there = {} if forest.origin else exports_of(forest)
+    existing = {} if forest.origin else exports_of(forest)
     state = fingerprint(forest)
-    chunk = tree.select(COLUMNS).to_arrow().cast(pa.schema(_large_to_small(tree)))
-    found = {}
+    chunk = tree.select(COLUMNS).to_arrow().cast(pa.schema(_arrow_fields(tree)))
+    decisions = {}
     for config in ALL:
         if config.depth != node["depth"] or (other is not None and config.format.unit != "pair"):
             continue
-        report = there.get(config.name)
+        report = existing.get(config.name)
         with Rows(forest, config, report.selection if report else Selection()) as rows:
             ledger = pl.DataFrame(rows.ledger(chunk))
         status = "not exported yet" if report is None else "exported"
         if report is not None and report.forest != state:
             status = "exported from an earlier state of the forest"
-        found[config.name] = {"status": status, "rows": _about(config, ledger, node, other)}
-    return found
+        decisions[config.name] = {"status": status, "rows": _rows(config, ledger, node, other)}
+    return decisions
 
 
-def _about(
+def _rows(
     config: Config, ledger: pl.DataFrame, node: dict[str, Any], other: str | None
 ) -> list[dict[str, Any]]:
     for name in filter(None, (node["node_id"], other)):
@@ -98,8 +98,8 @@ def _about(
     return ledger.select(*config.ids, split=split, reason="reason").to_dicts()
 
 
-def _large_to_small(tree: pl.DataFrame) -> list[tuple[str, pa.DataType]]:
-    """Return the columns' Arrow types as the files have them; polars makes strings large."""
+def _arrow_fields(tree: pl.DataFrame) -> list[tuple[str, pa.DataType]]:
+    """Return the columns' Arrow types as stored; polars turns strings into large ones."""
     schema = tree.select(COLUMNS).to_arrow().schema
-    big = (pa.large_string(), pa.string_view())
-    return [(f.name, pa.string() if f.type in big else f.type) for f in schema]
+    large = (pa.large_string(), pa.string_view())
+    return [(f.name, pa.string() if f.type in large else f.type) for f in schema]

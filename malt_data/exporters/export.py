@@ -1,11 +1,11 @@
-"""An export: one config of a forest as Parquet shards, whole or not at all.
+"""Export one config of a forest as Parquet shards, atomically.
 
     report = export(open_forest("forest"), "refiner_dpo")
     report.rows       # {"train": 812, "validation": 90}
     report.dropped    # {"identical": 44, "truncated": 17}
 
-`export.json` beside the shards says what was asked and counted, and of which state of the forest,
-so that a push can tell a stale export from a fresh one and make it anew with the same settings.
+`export.json` next to the shards records the settings, the counts and the state of the forest, so
+that a push can detect a stale export and write it again with the same settings.
 """
 
 import hashlib
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 
 _SHARD_BYTES = 256 * 2**20
 _QUEUE = 4
-"""Batches that may wait to be written: about as many as a chunk makes. The queries make all of
-them at once, so with fewer places the next chunk would not start before the last is written."""
+"""Batches waiting to be written: about as many as one chunk yields. With fewer, the queries of the
+next chunk would wait for the writer."""
 
 
 OnProgress = Callable[[int, int], None]
 
 
 class ExportReport(Model):
-    """What an export holds and what it left out: rows + dropped = candidates. `export.json`."""
+    """The content of `export.json`: what was exported and left out. rows + dropped = candidates."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -56,7 +56,7 @@ class ExportReport(Model):
     """Fingerprint of the forest's state, see `fingerprint`."""
     model: str | None
     sampling: dict[str, Any] = {}
-    """What the rows were sampled with, as settings of a build; see `sampling_of`."""
+    """Settings of the build that sampled the rows; see `sampling_of`."""
     candidates: int = 0
     rows: dict[str, int] = {}
     dropped: dict[str, int] = {}
@@ -78,17 +78,17 @@ def export(
     *,
     on_progress: OnProgress = lambda done, total: None,
 ) -> ExportReport:
-    """Write one config to `out` (default: exports/<config> in the forest); return what it holds.
+    """Write one config to `out` (default: exports/<config> in the forest); return its report.
 
-    An export that stands there is replaced when the new one is complete. `on_progress` is called
-    with the trees done and the trees there are. Raises ExportError where `out` holds anything else,
-    or where the disk is full; nothing of a failed export stays.
+    An existing export is replaced once the new one is complete. `on_progress` is called with the
+    trees done and the total. Raises ExportError if `out` contains other files and StorageError if
+    the disk is full; a failed export leaves nothing behind.
     """
-    config = _named(config)
+    config = _resolve(config)
     chosen = selection or Selection()
-    target = place(forest, config, out)
+    target = export_folder(forest, config, out)
     if target.exists() and not (target / layout.EXPORT).exists() and any(target.iterdir()):
-        raise ExportError(f"{target} holds other files. Choose a new folder: --out NAME")
+        raise ExportError(f"{target} contains other files. Choose a new folder: --out NAME")
     with forest.reading(), atomic_folder(target, replace=True) as temporary:
         forest.require_labelled()
         before = fingerprint(forest)
@@ -98,17 +98,17 @@ def export(
     return report
 
 
-def place(forest: Forest, config: Config, out: str | Path | None = None) -> Path:
+def export_folder(forest: Forest, config: Config, out: str | Path | None = None) -> Path:
     """Return the folder of an export: `out`, or exports/<config> in the forest.
 
-    Raises SpecError where `out` cannot be replaced as a whole: `.`, a file, a forest's own files.
+    Raises SpecError if `out` cannot be replaced as a whole: `.`, a file, a forest's own files.
     """
     if out is None:
         forest.refuse_writing()
         return forest.folder / layout.EXPORTS / config.name
     out = Path(out)
     if out.name in ("", ".."):
-        raise SpecError(f"{out} names no folder of its own. Choose a new one: --out NAME")
+        raise SpecError(f"{out} cannot be replaced by an export. Choose a new folder: --out NAME")
     refuse_folder(out, inside=layout.EXPORTS)
     return out
 
@@ -116,14 +116,14 @@ def place(forest: Forest, config: Config, out: str | Path | None = None) -> Path
 def to_datasets(
     forest: Forest, config: Config | str, selection: Selection | None = None
 ) -> "datasets.DatasetDict":
-    """Return one config as datasets in memory; an empty split is left out.
+    """Return one config as in-memory datasets, without empty splits.
 
-    For forests larger than memory write shards with `export` and load those.
+    For forests larger than memory, write shards with `export` and load those.
     """
     import datasets
 
     tables: dict[str, list[pa.Table]] = {}
-    with Rows(forest, _named(config), selection or Selection()) as rows:
+    with Rows(forest, _resolve(config), selection or Selection()) as rows:
         for split, batch in rows.batches():
             tables.setdefault(split, []).append(batch.replace_schema_metadata(None))
     return datasets.DatasetDict(
@@ -134,24 +134,24 @@ def to_datasets(
     )
 
 
-def _named(config: Config | str) -> Config:
+def _resolve(config: Config | str) -> Config:
     return config_named(config) if isinstance(config, str) else config
 
 
 def count(forest: Forest, config: Config, selection: Selection) -> ExportReport:
-    """Return what `export` would report, without writing a row."""
-    with Rows(forest, config, selection) as made:
+    """Return the report of an export without writing it."""
+    with Rows(forest, config, selection) as rows:
         for chunk in chunks(forest):
-            made.count(chunk)
-    return summarize(forest, made, fingerprint(forest))
+            rows.count(chunk)
+    return summarize(forest, rows, fingerprint(forest))
 
 
 def read_report(folder: Path) -> ExportReport:
-    """Read `folder`/export.json; raise ExportError where there is none or it is corrupt."""
+    """Read `folder`/export.json; raise ExportError if it is missing or corrupt."""
     try:
         return ExportReport.model_validate(read_json(folder / layout.EXPORT))
     except FileNotFoundError:
-        raise ExportError(f"{folder} holds no export. Make one: malt-data export") from None
+        raise ExportError(f"{folder} is not an export. Write one: malt-data export") from None
     except (OSError, ValueError, SpecError) as error:
         reason = one_line(error)
         raise ExportError(
@@ -160,50 +160,50 @@ def read_report(folder: Path) -> ExportReport:
 
 
 def exports_of(forest: Forest) -> dict[str, ExportReport]:
-    """Return the exports that stand in the forest's own folder, by config name."""
-    recover(forest.folder / layout.EXPORTS)  # one may be complete and not yet in its place
-    found = sorted((forest.folder / layout.EXPORTS).glob(f"*/{layout.EXPORT}"))
-    return {path.parent.name: read_report(path.parent) for path in found}
+    """Return the reports of the exports in the forest's own folder, by config name."""
+    recover(forest.folder / layout.EXPORTS)  # a killed process may have left a complete one
+    paths = sorted((forest.folder / layout.EXPORTS).glob(f"*/{layout.EXPORT}"))
+    return {path.parent.name: read_report(path.parent) for path in paths}
 
 
 def fingerprint(forest: Forest) -> str:
-    """Return 16 hex digits that change when trees or labels do: part names, sizes and labels."""
+    """Return a hash (16 hex digits) of part names, sizes and labels: the state of the forest."""
     facts = [f"{path.name}:{path.stat().st_size}" for path in forest.parts.paths()]
     state = "\n".join([forest.manifest.labelled.footer().decode(), *facts])
     return hashlib.sha256(state.encode()).hexdigest()[:16]
 
 
-def summarize(forest: Forest, made: Rows, state: str) -> ExportReport:
-    """Return what `made` has counted as a report. state: the forest's fingerprint before."""
-    counts = made.counts
+def summarize(forest: Forest, rows: Rows, state: str) -> ExportReport:
+    """Return the counts of `rows` as a report. state: the forest's fingerprint at the start."""
+    counts = rows.counts
     dropped = {
         split: {
-            reason: number
-            for (where, reason), number in sorted(counts.items(), key=str)
-            if where == split and reason
+            reason: count
+            for (row_split, reason), count in sorted(counts.items(), key=str)
+            if row_split == split and reason
         }
         for split in SPLITS
     }
-    reasons = sorted({reason for part in dropped.values() for reason in part})
+    reasons = sorted({reason for by_reason in dropped.values() for reason in by_reason})
     return ExportReport(
-        config=made.config.name,
-        selection=made.selection,
+        config=rows.config.name,
+        selection=rows.selection,
         labels=forest.manifest.labels,
         forest=state,
         model=forest.manifest.spec.model,
         sampling=sampling_of(forest),
         candidates=counts.total(),
         rows={split: counts[split, None] for split in SPLITS if counts[split, None]},
-        dropped={r: sum(part.get(r, 0) for part in dropped.values()) for r in reasons},
-        dropped_by_split={split: part for split, part in dropped.items() if part},
+        dropped={r: sum(by_reason.get(r, 0) for by_reason in dropped.values()) for r in reasons},
+        dropped_by_split={split: by_reason for split, by_reason in dropped.items() if by_reason},
     )
 
 
 def sampling_of(forest: Forest) -> dict[str, Any]:
     """Return temperature, token limit, prompts, grader and the kind of the free-form questions.
 
-    What a team is trained on, and so what it expects when it is asked. The grader is the build's:
-    it decided how the questions were asked; that of a relabelling only how they were judged.
+    A team trained on the export expects the same settings at inference. The grader is the build's,
+    which decided how questions were prompted, not the one of a later relabel.
     """
     spec = forest.manifest.spec
     free = set(forest.questions().select("kind").collect()["kind"]) - {"choice"}
@@ -230,10 +230,10 @@ def _write(
 
 
 class Shards:
-    """`train-00000.parquet`, `train-00001.parquet`, …: written on a thread beside the queries.
+    """Writes `train-00000.parquet`, `train-00001.parquet`, … on a background thread.
 
-    Content-defined chunking and a row group a batch keep what did not change byte-equal, so the
-    Hub stores it once.
+    Content-defined chunking and one row group per batch keep unchanged rows byte-equal, so the Hub
+    stores them once.
     """
 
     def __init__(self, folder: Path, schema: pa.Schema, shard_bytes: int | None = None) -> None:
@@ -241,7 +241,7 @@ class Shards:
         self._schema = schema
         self._shard_bytes = shard_bytes or _SHARD_BYTES
         self._open: dict[str, tuple[Any, pq.ParquetWriter]] = {}
-        self._number = dict.fromkeys(SPLITS, 0)
+        self._next_index = dict.fromkeys(SPLITS, 0)
         self._thread = ThreadPoolExecutor(1)
         self._pending: deque[Future[None]] = deque()
 
@@ -258,16 +258,16 @@ class Shards:
                 self._close(split)
 
     def write(self, split: str, rows: pa.Table) -> None:
-        """Queue rows; at most `_QUEUE` batches wait, so memory stays flat."""
+        """Queue rows to be written; blocks while more than `_QUEUE` batches are waiting."""
         self._pending.append(self._thread.submit(self._append, split, rows))
         if len(self._pending) > _QUEUE:
             self._pending.popleft().result()
 
     def _append(self, split: str, rows: pa.Table) -> None:
         if split not in self._open:
-            path = self._folder / f"{split}-{self._number[split]:05d}.parquet"
+            path = self._folder / f"{split}-{self._next_index[split]:05d}.parquet"
             sink = pa.OSFile(str(path), "wb")
-            self._number[split] += 1
+            self._next_index[split] += 1
             self._open[split] = (
                 sink,
                 pq.ParquetWriter(

@@ -1,8 +1,8 @@
-"""Can a model learn from this row? One rule for `export`, `export --check` and `train`.
+"""Decide whether a model can train on a row; shared by `export`, `export --check` and `train`.
 
-TRL renders prompt and prompt + completion under the chat template and takes the loss on what the
-second has more. So the first must be a prefix of the second, token for token, and the second must
-fit the model; for a pair both texts must.
+TRL renders prompt and prompt + completion with the chat template and computes the loss on the
+additional tokens. So the first must be a prefix of the second, token for token, and the second must
+fit the model. For a pair this must hold for both texts.
 
     fit = load_fit("Qwen/Qwen3-0.6B", max_length=1024)
     [row.reason for row in fit.measure(rows)]    # [None, "too_long", …]
@@ -19,22 +19,22 @@ import jinja2
 from malt_data.errors import ExportError
 
 UNFIT = {
-    "refused_by_template": "the chat template refuses its messages",
-    "not_a_prefix": "its prompt is no prefix of prompt and text in the tokens of the model",
-    "too_long": "longer than max_length, or than the model's context",
+    "refused_by_template": "the chat template rejects its messages",
+    "not_a_prefix": "its prompt is not a prefix of prompt and text in the model's tokens",
+    "too_long": "longer than max_length or the model's context",
 }
-"""What each reason means; the first that holds is a row's reason."""
+"""Reason → meaning; a row gets the first reason that applies."""
 
 SIDES = ("completion", "chosen", "rejected")
 _UNBOUNDED = 10**9
-"""Tokenizers that know no limit say some huge number."""
-_REFUSALS = (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError)
-"""A template is a program: it may refuse by name or fail at any operation."""
+"""Tokenizers without a limit report some huge number."""
+_TEMPLATE_ERRORS = (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError)
+"""A template is a program: it may raise deliberately or fail in any operation."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A row in tokens. texts: side → tokens of that text behind the prompt; reason: see UNFIT."""
+    """Token counts of a row. texts: side → tokens after the prompt; reason: see UNFIT."""
 
     prompt: int = 0
     texts: Mapping[str, int] = field(default_factory=dict)
@@ -42,22 +42,22 @@ class Measured:
 
     @property
     def longest(self) -> int:
-        """Tokens of the prompt with its longest text."""
+        """Tokens of the prompt and its longest text."""
         return self.prompt + max(self.texts.values(), default=0)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What one model takes: its tokenizer with the chat template, and its most tokens a row."""
+    """What fits a model: its tokenizer with the chat template, and the token limit per row."""
 
     tokenizer: Any
     limit: int | None = None
 
     def measure(self, rows: Sequence[Mapping[str, Any]]) -> list[Measured]:
-        """Return the rows of an export, or of any data for TRL's trainers, in tokens.
+        """Return the token counts of rows in the format of an export or of TRL's trainers.
 
-        rows: `prompt` with `completion`, or with `chosen` and `rejected`; a few hundred at once
-        are quickest.
+        rows: `prompt` with `completion`, or with `chosen` and `rejected`; fastest with a few
+        hundred at once.
         """
         sides = [side for side in SIDES if rows and side in rows[0]]
         prompts = self._encode([row["prompt"] for row in rows], add_generation_prompt=True)
@@ -71,69 +71,69 @@ class Fit:
         ]
 
     def _measured(self, prompt: list[int] | None, wholes: dict[str, list[int] | None]) -> Measured:
-        found = {side: whole for side, whole in wholes.items() if whole is not None}
-        if prompt is None or len(found) < len(wholes):
+        encoded = {side: whole for side, whole in wholes.items() if whole is not None}
+        if prompt is None or len(encoded) < len(wholes):
             return Measured()
         start = len(prompt)
         reason = None
-        if any(whole[:start] != prompt for whole in found.values()):
+        if any(whole[:start] != prompt for whole in encoded.values()):
             reason = "not_a_prefix"
-        elif self.limit is not None and max(map(len, found.values())) > self.limit:
+        elif self.limit is not None and max(map(len, encoded.values())) > self.limit:
             reason = "too_long"
-        texts = {side: len(whole) - start for side, whole in found.items()}
+        texts = {side: len(whole) - start for side, whole in encoded.items()}
         return Measured(start, texts, reason)
 
     def _joined(self, prompt: Any, text: Any) -> Any:
-        """Return prompt and text as TRL joins them; it ends plain text with the end token."""
+        """Return prompt and text joined as TRL does, which appends the EOS token to plain text."""
         if isinstance(text, str) and not text.endswith(self.tokenizer.eos_token):
             text += self.tokenizer.eos_token
         return prompt + text
 
     def _encode(self, inputs: Sequence[Any], **options: Any) -> list[list[int] | None]:
-        """Return the tokens of each; siblings share prompts and pairs share texts: once each."""
-        keys = [json.dumps(one) for one in inputs]
+        """Return the tokens of each input; encode duplicates (shared prompts and texts) once."""
+        keys = [json.dumps(item) for item in inputs]
         distinct = dict(zip(keys, inputs, strict=True))
-        found = self._tokens(list(distinct.values()), options)
-        tokens = dict(zip(distinct, found, strict=True))
+        encoded = self._tokens(list(distinct.values()), options)
+        tokens = dict(zip(distinct, encoded, strict=True))
         return [tokens[key] for key in keys]
 
     def _tokens(self, inputs: list[Any], options: dict[str, Any]) -> list[list[int] | None]:
         if not inputs:
             return []
-        found: list[list[int] | None]
+        encoded: list[list[int] | None]
         if isinstance(inputs[0], str):
-            found = self.tokenizer(inputs, verbose=False)["input_ids"]
-            return found
+            encoded = self.tokenizer(inputs, verbose=False)["input_ids"]
+            return encoded
         try:
-            found = self.tokenizer.apply_chat_template(
+            encoded = self.tokenizer.apply_chat_template(
                 inputs, return_dict=False, tokenizer_kwargs={"verbose": False}, **options
             )
-        except _REFUSALS:  # by one of them: which?
+        except _TEMPLATE_ERRORS:  # retry one by one to find the inputs that fail
             if len(inputs) == 1:
                 return [None]
-            return [tokens for one in inputs for tokens in self._tokens([one], options)]
-        return found
+            return [tokens for item in inputs for tokens in self._tokens([item], options)]
+        return encoded
 
 
 def load_fit(name: str, max_length: int | None = None) -> Fit:
-    """Return what the model or tokenizer called `name` takes, and no more than `max_length`.
+    """Return the fit of the model or tokenizer `name`, limited to `max_length` tokens.
 
-    Raises ExportError where there is no tokenizer or no chat template.
+    Raises ExportError if it cannot be loaded or has no chat template.
     """
     tokenizer, context = _load(name)
     return Fit(tokenizer, least(max_length, context))
 
 
 def least(*limits: int | None) -> int | None:
-    """Return the smallest of the limits there are; None where there is none."""
+    """Return the smallest limit that is not None; None if all are."""
     return min((limit for limit in limits if limit is not None), default=None)
 
 
 def context_of(tokenizer: Any, config: Any = None) -> int | None:
-    """Return how many tokens a model takes: its config knows best, then its tokenizer."""
+    """Return the context length of a model, from its config if possible, else its tokenizer."""
     text = config.get_text_config() if config is not None else None
-    found = getattr(text, "max_position_embeddings", None) or tokenizer.model_max_length
-    return int(found) if 0 < found < _UNBOUNDED else None
+    length = getattr(text, "max_position_embeddings", None) or tokenizer.model_max_length
+    return int(length) if 0 < length < _UNBOUNDED else None
 
 
 @lru_cache(maxsize=2)
@@ -152,13 +152,13 @@ def _load(name: str) -> tuple[Any, int | None]:
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".: ")
         raise ExportError(
-            f"The tokenizer {name} could not be loaded ({reason}). Name a folder that holds one, "
+            f"The tokenizer {name} could not be loaded ({reason}). Pass a folder with a tokenizer "
             "or a model on the Hub: --tokenizer NAME"
         ) from None
     if not tokenizer.chat_template:
-        raise ExportError(f"{name} has no chat template: name an instruction-tuned tokenizer.")
+        raise ExportError(f"{name} has no chat template. Use an instruction-tuned tokenizer.")
     try:
         config = transformers.AutoConfig.from_pretrained(source)
-    except (OSError, ValueError):  # a tokenizer alone
+    except (OSError, ValueError):  # a folder with only a tokenizer
         config = None
     return tokenizer, context_of(tokenizer, config)

@@ -1,8 +1,8 @@
-"""The rows of one export, a chunk of whole trees at a time, so that memory stays flat.
+"""The rows of one export, computed for a chunk of whole trees at a time to bound memory.
 
-For every chunk SQL makes a ledger (each candidate with the reason why it is left out, or null),
-then the prompts of the parents that are needed, then the rows. Trees never span parts, and no
-rule looks beyond a tree, so chunks are independent.
+For each chunk, SQL builds a ledger (each candidate with the reason why it is left out, or null),
+then the prompts of the parents, then the rows. Trees never span parts and no rule looks beyond a
+tree, so chunks are independent.
 
     with Rows(forest, config_named("refiner_dpo"), Selection()) as rows:
         for split, batch in rows.batches(): ...
@@ -34,8 +34,8 @@ Counts = Counter[tuple[str, str | None]]
 """(split, reason) → candidates; reason None: exported."""
 
 _CHUNK_BYTES = 64 * 2**20
-_MEASURED = 512
-"""Rows that are tokenized at once."""
+_TOKENIZER_BATCH = 512
+"""Rows to tokenize at once."""
 _BATCH_BYTES = 32 * 2**20
 COLUMNS = [
     *("question_id", "node_id", "depth", "sample", "g", "v", "r"),
@@ -47,29 +47,29 @@ _LEDGER = {
     "pair": ["chosen", "rejected", "chosen_id", "rejected_id"],
     "trajectory": ["key", "node_id", "verifier", "generator"],
 }
-"""Unit of a row → what the ledger keeps of a candidate."""
+"""Unit of a row → the columns that the ledger keeps of a candidate."""
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "memory_limit": "2GB",
-    # A chunk is too small to share out: two threads took more processor time and no less time,
-    # and the second core is busy with writing.
+    # Chunks are too small to parallelise: two threads used more CPU time and were no faster, and
+    # the second core is busy writing.
     "threads": 1,
     "temp_directory": "",
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
-    # Rows come out in the ledger's order only while the ledger is what is streamed past the
-    # other tables; the optimiser would swap sides by size.
+    # Rows keep the ledger's order only if the ledger is the probe side of each join; the optimiser
+    # would swap sides by size.
     "disabled_optimizers": "join_order,build_side_probe_side",
 }
 
 
 class Rows:
-    """A context manager over one DuckDB connection; use it once."""
+    """A context manager for one DuckDB connection; use it once."""
 
     def __init__(self, forest: Forest, config: Config, selection: Selection) -> None:
         self.config = config
         self.counts: Counts = Counter()
         self._forest = forest
-        self.selection = settled(selection, forest)
+        self.selection = with_tokenizer(selection, forest)
         self._fit = (
             load_fit(self.selection.tokenizer, selection.max_length)
             if self.selection.tokenizer
@@ -90,46 +90,48 @@ class Rows:
         self._connection.close()
 
     def batches(self) -> Iterator[tuple[str, pa.Table]]:
-        """Yield (split, rows) over the whole forest, each of some tens of megabytes."""
+        """Yield (split, rows) for the whole forest, in batches of some tens of megabytes."""
         for chunk in chunks(self._forest):
             yield from self.of(chunk)
 
     def of(self, chunk: pa.Table) -> Iterator[tuple[str, pa.Table]]:
-        """Yield (split, rows) of these whole trees and add to `counts`."""
+        """Yield (split, rows) for a chunk of whole trees, and add to `counts`."""
         self.count(chunk)
         yield from self._rows(chunk)
 
     def count(self, chunk: pa.Table) -> None:
-        """Add these whole trees to `counts` without making their rows."""
-        for split, reason, number in self._ledger(chunk):
-            self.counts[split, reason] += number
+        """Add a chunk of whole trees to `counts` without building its rows."""
+        for split, reason, count in self._build_ledger(chunk):
+            self.counts[split, reason] += count
 
     def ledger(self, chunk: pa.Table) -> pa.Table:
-        """Return every candidate of these whole trees with its split and its reason."""
-        self._ledger(chunk)
+        """Return every candidate in a chunk of whole trees with its split and reason."""
+        self._build_ledger(chunk)
         return self._connection.sql("FROM ledger").to_arrow_table()
 
-    def _ledger(self, chunk: pa.Table) -> list[tuple[str, str | None, int]]:
-        number = pc.dictionary_encode(chunk["question_id"].combine_chunks()).indices
-        self._connection.register("chunk", chunk.append_column("tree", number.cast(pa.int64())))
+    def _build_ledger(self, chunk: pa.Table) -> list[tuple[str, str | None, int]]:
+        """Build the ledger of a chunk; return its (split, reason, count)."""
+        tree = pc.dictionary_encode(chunk["question_id"].combine_chunks()).indices
+        self._connection.register("chunk", chunk.append_column("tree", tree.cast(pa.int64())))
         self._connection.execute(_query("keyed"))
         source = f"({_query(_CANDIDATES[self.config.format.unit])})"
-        judged = rules(self.config, self.selection)
+        all_rules = rules(self.config, self.selection)
         if self._fit:
-            self._judge(source, list(takewhile(lambda rule: rule[0] not in UNFIT, judged)))
+            before_fit = takewhile(lambda rule: rule[0] not in UNFIT, all_rules)
+            self._apply_rules(source, list(before_fit))
             self._connection.register("unfit", self._unfit(chunk))
             source += f" LEFT JOIN unfit USING ({', '.join(self.config.ids)})"
-        self._judge(source, judged)
-        found: list[tuple[str, str | None, int]] = self._connection.execute(
+        self._apply_rules(source, all_rules)
+        counts: list[tuple[str, str | None, int]] = self._connection.execute(
             "SELECT if(validation, 'validation', 'train') AS split, reason, count(*) "
             "FROM ledger GROUP BY ALL"
         ).fetchall()
-        return found
+        return counts
 
-    def _judge(self, source: str, judged: list[tuple[str, str]]) -> None:
-        """Make the ledger of the candidates in `source` under these rules."""
+    def _apply_rules(self, source: str, rules: list[tuple[str, str]]) -> None:
+        """Create the ledger of the candidates in `source` under these rules."""
         steps = [f"candidates AS (SELECT *, NULL::VARCHAR AS reason FROM {source})"]
-        for step, (reason, condition) in enumerate(judged):
+        for step, (reason, condition) in enumerate(rules):
             before = f"step_{step - 1}" if step else "candidates"
             steps.append(
                 f"step_{step} AS (SELECT * REPLACE (CASE WHEN reason IS NOT NULL THEN reason "
@@ -146,24 +148,24 @@ class Rows:
         )
 
     def _unfit(self, chunk: pa.Table) -> pa.Table:
-        """Return the ids of the ledger's rows that do not fit the tokenizer, and why."""
+        """Return the ids of the ledger's rows that do not fit the tokenizer, with the reason."""
         assert self._fit
         ids = self.config.ids
-        found = []
-        for _, rows in self._rows(chunk):
-            for batch in rows.to_batches(_MEASURED):
-                told = batch.to_pylist()
-                for row, measured in zip(told, self._fit.measure(told), strict=True):
+        unfit = []
+        for _, table in self._rows(chunk):
+            for batch in table.to_batches(_TOKENIZER_BATCH):
+                rows = batch.to_pylist()
+                for row, measured in zip(rows, self._fit.measure(rows), strict=True):
                     if measured.reason:
-                        found.append({name: row[name] for name in ids} | {"unfit": measured.reason})
-        return pa.Table.from_pylist(found, pa.schema([(n, pa.string()) for n in (*ids, "unfit")]))
+                        unfit.append({name: row[name] for name in ids} | {"unfit": measured.reason})
+        return pa.Table.from_pylist(unfit, pa.schema([(n, pa.string()) for n in (*ids, "unfit")]))
 
     def _rows(self, chunk: pa.Table) -> Iterator[tuple[str, pa.Table]]:
         prompts = _query("prompts").replace("{messages}", self._messages)
         depth = 0 if self.config.role is None else self.config.depth - 1
         self._connection.execute(prompts, {"parent_depth": depth, **self._literals})
         relation = self._connection.sql(_query(f"{self.config.format.unit}_rows"))
-        width = max(1, 4 * chunk.nbytes // max(1, chunk.num_rows))  # prompts hold other texts
+        width = max(1, 4 * chunk.nbytes // max(1, chunk.num_rows))  # prompts repeat texts
         schema = self.config.schema
         for batch in relation.to_arrow_reader(max(64, min(65_536, _BATCH_BYTES // width))):
             rows = pa.Table.from_batches([batch])
@@ -174,36 +176,38 @@ class Rows:
                     yield split, part.select(schema.names).cast(schema)
 
 
-def settled(selection: Selection, forest: Forest) -> Selection:
-    """Return the selection with the tokenizer that `max_length` counts in named."""
+def with_tokenizer(selection: Selection, forest: Forest) -> Selection:
+    """Return the selection with the forest's model as tokenizer if `max_length` needs one."""
     if selection.max_length is None or selection.tokenizer:
         return selection
     if forest.manifest.spec.model is None:
-        raise SpecError("max_length counts tokens, but the forest names no model: --tokenizer NAME")
+        raise SpecError(
+            "max_length needs a tokenizer, but the forest names no model. Pass --tokenizer NAME"
+        )
     return selection.model_copy(update={"tokenizer": forest.manifest.spec.model})
 
 
 def chunks(forest: Forest, budget: int | None = None) -> Iterator[pa.Table]:
-    """Yield the nodes, with the columns an export needs, as whole trees of about `budget` bytes.
+    """Yield the columns an export needs, in chunks of whole trees of about `budget` bytes.
 
-    A tree that is larger comes whole. Trees lie together in a part: that is how parts are written.
+    A tree larger than that is one chunk. The nodes of a tree are contiguous in a part.
     """
     budget = budget or _CHUNK_BYTES
-    held: list[pa.Table] = []
+    pending: list[pa.Table] = []
     size = 0
     for path in forest.parts.paths():
         for table in _tables(path, budget):
-            held.append(table)
+            pending.append(table)
             size += table.nbytes
             if size >= budget and (cut := _last_tree(table)):
-                yield pa.concat_tables([*held[:-1], table[:cut]])
-                held = [table[cut:]]
-                size = held[0].nbytes
-        if size >= budget:  # a part ends with a tree
-            yield pa.concat_tables(held)
-            held, size = [], 0
-    if held:
-        yield pa.concat_tables(held)
+                yield pa.concat_tables([*pending[:-1], table[:cut]])
+                pending = [table[cut:]]
+                size = pending[0].nbytes
+        if size >= budget:  # parts end at a tree boundary
+            yield pa.concat_tables(pending)
+            pending, size = [], 0
+    if pending:
+        yield pa.concat_tables(pending)
 
 
 def _tables(path: Path, budget: int) -> Iterator[pa.Table]:
@@ -222,17 +226,17 @@ def _tables(path: Path, budget: int) -> Iterator[pa.Table]:
 
 
 def _last_tree(table: pa.Table) -> int:
-    """Return the row at which the last tree of the table begins."""
+    """Return the index of the first row of the table's last tree."""
     ids = table["question_id"]
     last = ids[-1].as_py()
     return int(pc.index(ids, last).as_py())
 
 
 def _messages(forest: Forest, config: Config) -> tuple[str, dict[str, str]]:
-    """Return the SQL that writes a prompt, and the literal texts that it binds.
+    """Return the SQL expression of a prompt, and the literals to bind to it.
 
-    A template becomes `concat(literal, column, literal, …)`, so a text that holds a placeholder's
-    name is never filled in again.
+    A template becomes `concat(literal, column, literal, …)`, so placeholder names inside the texts
+    themselves are not replaced.
     """
     role = config.role or ROLES[0]
     literals: dict[str, str] = {}

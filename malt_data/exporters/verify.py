@@ -1,6 +1,6 @@
-"""Is this export what it says it is? Shards against `export.json`, and against the forest.
+"""Verify an export: its shards against `export.json` and against the forest.
 
-problems = verify_export(Path("forest/exports/refiner_dpo"))    # [] when all is well
+problems = verify_export(Path("forest/exports/refiner_dpo"))    # [] if there are none
 """
 
 from pathlib import Path
@@ -16,11 +16,10 @@ from malt_data.storage.parquet import read_schema
 
 
 def verify_export(folder: str | Path) -> list[str]:
-    """Return what is wrong, a sentence each; an empty list where nothing is.
+    """Return one sentence per problem.
 
-    Checked: the stamp, columns and rows of every shard, that no question is on both sides, and,
-    where the folder stands in the forest that it came from, that the forest still gives the same
-    counts.
+    Checks the stamp, columns and rows of every shard, that no question is in both splits, and, if
+    the folder is inside a forest, that the forest still gives the same counts.
     """
     folder = Path(folder)
     try:
@@ -30,7 +29,7 @@ def verify_export(folder: str | Path) -> list[str]:
         return [str(error)]
     problems: list[str] = []
     rows: dict[str, int] = {}
-    sides: dict[str, set[str]] = {}
+    questions: dict[str, set[str]] = {}
     for path in sorted(folder.glob("*.parquet")):
         split = path.name.partition("-")[0]
         try:
@@ -42,29 +41,30 @@ def verify_export(folder: str | Path) -> list[str]:
         if (schema.metadata or {}).get(b"malt.schema") != STAMP:
             problems.append(f"{path.name}: it is not stamped {STAMP.decode()}.")
         if schema.names != config.schema.names:
-            problems.append(f"{path.name}: its columns differ from those of {config.format.name}.")
+            problems.append(f"{path.name}: its columns are not those of {config.format.name}.")
         rows[split] = rows.get(split, 0) + len(ids)
-        sides.setdefault(split, set()).update(ids.to_pylist())
+        questions.setdefault(split, set()).update(ids.to_pylist())
     if rows != report.rows:
-        problems.append(f"it holds {rows} rows, export.json says {report.rows}.")
-    if both := set.intersection(*sides.values()) if len(sides) > 1 else set():
+        problems.append(f"it has {rows} rows, but export.json says {report.rows}.")
+    if both := set.intersection(*questions.values()) if len(questions) > 1 else set():
         problems.append(f"{len(both)} questions are in train and validation, e.g. {min(both)}.")
     if report.total + sum(report.dropped.values()) != report.candidates:
-        problems.append("rows and drops do not add up to the candidates.")
+        problems.append("rows and dropped candidates do not add up to the candidates.")
     home = folder.absolute().parent.parent
     if folder.absolute().parent.name == layout.EXPORTS and (home / layout.MANIFEST).exists():
-        problems += _against(open_forest(home), folder)
+        problems += _compare(open_forest(home), folder)
     return problems
 
 
-def _against(forest: Forest, folder: Path) -> list[str]:
+def _compare(forest: Forest, folder: Path) -> list[str]:
+    """Compare an export with what its forest gives now."""
     report = read_report(folder)
     if report.forest != fingerprint(forest):
-        return [f"it is of an earlier state of {forest.folder}: export again."]
+        return [f"it is from an earlier state of {forest.folder}: export again."]
     try:
         fresh = count(forest, config_named(report.config), report.selection)
-    except ExportError as error:  # its tokenizer is not here
+    except ExportError as error:  # its tokenizer is not available
         return [str(error)]
     if fresh.model_copy(update={"sampling": report.sampling}) != report:
-        return [f"{forest.folder} gives other rows now: export again."]
+        return [f"{forest.folder} now gives different rows: export again."]
     return []

@@ -1,1 +1,1 @@
-"""A forest and its exports on the Hub: push, pull, and the dataset card."""
+"""Share a forest and its exports on the Hub: push, pull, and the dataset card."""

@@ -1,9 +1,9 @@
-"""The dataset card: every answer a stranger asks for, rendered from measured facts.
+"""Render the dataset card from measured facts.
 
-A template and the facts make the card anew at each push; nothing is patched. It holds no date
-and no random choice, so a forest that did not change has the same card and needs no commit.
-Texts from models are shown in fenced blocks longer than any fence in them, with control
-characters spelt out: nothing they hold is read as Markdown, HTML or YAML.
+Each push renders the whole card from a template. The card has no date and no random choice, so an
+unchanged forest has the same card and needs no commit. Model texts are shown in fenced blocks
+longer than any fence in them and with control characters escaped, so that nothing in them is
+interpreted as Markdown, HTML or YAML.
 
     text = render_card(forest, "me/trees", [config_named("refiner_dpo")])
 """
@@ -39,9 +39,9 @@ _LICENSES = {"mit", "apache-2.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "
 
 
 def render_card(forest: Forest, repo: str, configs: list[Config]) -> str:
-    """Return the README.md of a repo that holds `forest` and the exports `configs`.
+    """Return the README.md of a repo with `forest` and the exports `configs`.
 
-    The exports must stand in the forest's folder. Raises ExportError where a fact is missing.
+    The exports must be in the forest's folder. Raises ExportError if a fact is missing.
     """
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
@@ -54,8 +54,8 @@ def render_card(forest: Forest, repo: str, configs: list[Config]) -> str:
         return template.render(**_facts(forest, repo, configs))
     except jinja2.UndefinedError as error:
         raise ExportError(
-            f"The card of {forest.folder} lacks a fact: {error}. The manifest was written by hand "
-            "or by another program; add it there."
+            f"The card of {forest.folder} needs a missing fact: {error}. Add it to the manifest, "
+            "which was not written by malt-data."
         ) from None
 
 
@@ -110,7 +110,7 @@ def _metadata(forest: Forest, repo: str, configs: list[Config], nodes: int) -> s
         license=license_ if license_ in _LICENSES else "other" if license_ else "unknown",
         pretty_name=clean(repo.partition("/")[2]),
         task_categories=["text-generation", "question-answering"],
-        size_categories=next((name for most, name in _SIZES if nodes < most), "n>1T"),
+        size_categories=next((name for limit, name in _SIZES if nodes < limit), "n>1T"),
         tags=["malt-data", "malt", "multi-agent", "reasoning", "sft", "dpo", "trl"],
         configs=data,
     )
@@ -130,12 +130,12 @@ def _row(field: pa.Field) -> dict[str, str]:
 
 
 def _origin(source: str) -> str:
-    """Return where questions of this source are found, in Markdown."""
+    """Return a Markdown reference to a question source."""
     if source in BENCHMARKS:
         repo = BENCHMARKS[source].repo
         return f"[{repo}](https://huggingface.co/datasets/{repo})"
     if source == "embedded":
-        return "the questions that come with malt-data"
+        return "the questions embedded in malt-data"
     return _cell(source)
 
 
@@ -148,24 +148,24 @@ def _models(forest: Forest) -> list[dict[str, Any]]:
 
 
 def _tree(forest: Forest) -> str:
-    """Return one tree with both outcomes as text: the first by id, or any where there is none."""
+    """Return the first tree with both outcomes as text, or the first tree if there is none."""
     from rich.console import Console
 
     query = (
         "SELECT question_id FROM nodes WHERE depth = 3 GROUP BY question_id "
         "ORDER BY min(reward) = max(reward), question_id LIMIT 1"
     )
-    found = forest.sql(query)
-    if not found.height:
+    trees = forest.sql(query)
+    if not trees.height:
         return "(no tree yet)"
     stream = io.StringIO()
     console = Console(file=stream, width=_WIDTH, no_color=True, highlight=False)
-    show(forest, found.item(), console, _WIDTH - 40)
+    show(forest, trees.item(), console, _WIDTH - 40)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
 def _prompts(forest: Forest) -> str:
-    """Return the templates of the kinds of question that the forest has."""
+    """Return the prompt templates of the forest's question kinds."""
     kinds = forest.sql("SELECT DISTINCT kind FROM questions ORDER BY kind")["kind"]
     parts = []
     for kind in kinds:
@@ -176,7 +176,7 @@ def _prompts(forest: Forest) -> str:
 
 
 def _rebuild(forest: Forest) -> str:
-    """Return the command that grows such a forest again."""
+    """Return the command that rebuilds the forest."""
     spec = forest.manifest.spec
     g, v, r = spec.branching
     flags: dict[str, Any] = {
@@ -191,12 +191,14 @@ def _rebuild(forest: Forest) -> str:
         "seed": spec.seed,
         "grader": forest.manifest.labels.grader,
     }
-    words = [f"--{name} {shlex.quote(clean(str(v)))}" for name, v in flags.items() if v is not None]
-    return " \\\n    ".join(["malt-data build", *words])
+    options = [
+        f"--{name} {shlex.quote(clean(str(v)))}" for name, v in flags.items() if v is not None
+    ]
+    return " \\\n    ".join(["malt-data build", *options])
 
 
 def _cell(value: object) -> str:
-    """Return a value for a Markdown table or sentence: one line, nothing in it is markup."""
+    """Return a value as one line of Markdown, with markup escaped."""
     if isinstance(value, float):
         return f"{value:.3f}"
     text = "–" if value is None else fold(str(value), 200)
@@ -204,7 +206,7 @@ def _cell(value: object) -> str:
 
 
 def _fenced(text: str) -> str:
-    """Return a code block whose fence is longer than any run of backticks in the text."""
+    """Return a code block with a fence longer than any run of backticks in the text."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{text}\n{fence}"

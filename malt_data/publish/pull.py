@@ -1,4 +1,4 @@
-"""A forest and its exports from the Hub into a folder of one's own.
+"""Download a forest and its exports from the Hub to a new folder.
 
 pull("me/trees@v1", "trees")
 """
@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from malt_data.errors import HubError
-from malt_data.publish.seen import remember
+from malt_data.publish.sync import save_states
 from malt_data.storage.files import LOCK, lock
 from malt_data.storage.folders import refuse_folder
 from malt_data.storage.hub import (
@@ -22,14 +22,14 @@ from malt_data.storage.hub import (
 
 
 def pull(name: str, out: str | Path | None = None) -> Path:
-    """Fetch `user/name[@revision]`, trees and exports, into `out` (default: ./name).
+    """Download `user/name[@revision]`, trees and exports, to `out` (default: ./name).
 
-    An interrupted pull goes on where it was. Raises HubError where `out` is taken.
+    An interrupted pull can be resumed. Raises HubError if `out` exists and is not an empty folder.
     """
     repo, revision = parse_repo(name)
     target = Path(out or repo.partition("/")[2])
     refuse_folder(target)
-    _refuse_taken(target)
+    _refuse_existing(target)
     partial = target.with_name(f".{target.name}.partial")
     with explain_hub_errors(name):
         commit = head(repo, revision)
@@ -37,10 +37,11 @@ def pull(name: str, out: str | Path | None = None) -> Path:
         require_forest(listing, name)
         with lock(partial, wait=False) as acquired:
             if not acquired:
-                raise HubError(f"{target} is being pulled by another process. Wait for it.")
-            _refuse_taken(target)  # by another pull, a moment ago
+                raise HubError(f"{target} is being pulled by another process. Wait until it ends.")
+            _refuse_existing(target)  # another pull may just have finished
             _download(repo, commit, listing, partial)
-            remember(partial, repo, revision or "main", [{p: [d] for p, d in listing.items()}])
+            state = {path: [digest] for path, digest in listing.items()}
+            save_states(partial, repo, revision or "main", [state])
             if target.exists():
                 target.rmdir()
             partial.rename(target)
@@ -48,16 +49,16 @@ def pull(name: str, out: str | Path | None = None) -> Path:
     return target
 
 
-def _refuse_taken(target: Path) -> None:
+def _refuse_existing(target: Path) -> None:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise HubError(f"{target} exists already. Choose a new folder: --out NAME")
+        raise HubError(f"{target} already exists. Choose a new folder: --out NAME")
 
 
 def _download(repo: str, commit: str, listing: Listing, folder: Path) -> None:
-    """Bring `folder` to the state of `commit`, from whatever another pull has left there."""
+    """Bring `folder` to the state of `commit`, whatever an interrupted pull left there."""
     download(repo, commit, folder)
     shutil.rmtree(folder / ".cache", ignore_errors=True)
-    for path in folder.rglob("*"):  # of another commit, pulled half
-        place = path.relative_to(folder).as_posix()
-        if path.is_file() and place not in listing and place != LOCK:
+    for path in folder.rglob("*"):  # files of another commit
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in listing and name != LOCK:
             path.unlink()

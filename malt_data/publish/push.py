@@ -1,12 +1,11 @@
-"""A forest and its exports to one dataset repo on the Hub, adapters to model repos.
+"""Push a forest and its exports to a dataset repo on the Hub, and adapters to model repos.
 
     pushed = push(open_forest("forest"), "me/trees", tag="v1")
     pushed.commit, pushed.uploaded
 
-A push is one commit, or none where nothing changed. It is refused where the repo's forest was
-changed by somebody else since this copy was last in step with it: `.hub.json` keeps, for each
-repo, the files (path → content hash) that this copy has pushed or pulled. Another commit in
-between that touches none of our files is no hindrance: the push is tried again on top of it.
+A push is one commit, or none if nothing changed. It is refused if someone else changed the forest
+in the repo since this copy was last in sync with it; `publish/sync.py` records those states.
+Concurrent commits that do not touch the forest's files are fine: the push is retried on top.
 """
 
 import contextlib
@@ -21,7 +20,7 @@ from malt_data.errors import HubError, SpecError
 from malt_data.exporters.export import export, exports_of, fingerprint
 from malt_data.forests.forest import Forest
 from malt_data.publish.card import render_card
-from malt_data.publish.seen import remember, seen_states
+from malt_data.publish.sync import save_states, synced_states
 from malt_data.schemas import layout
 from malt_data.schemas.exports import ALL, DEFAULT, Config, config_named
 from malt_data.storage.files import lock
@@ -42,7 +41,7 @@ from malt_data.storage.hub import (
 
 @dataclass(frozen=True)
 class Pushed:
-    """What a push did. commit: the repo's newest one; uploaded: files sent, removed: deleted."""
+    """The result of a push. commit: the repo's newest; uploaded and removed: paths of files."""
 
     repo: str
     commit: str
@@ -53,15 +52,15 @@ class Pushed:
     tag: str | None = None
 
     def summary(self, dry_run: bool = False) -> str:
-        """Return what was done in one line."""
+        """Return a one-line summary."""
         if not self.changed:
-            return f"{self.repo} is up to date ({self.commit[:12]}): nothing to send."
+            return f"{self.repo} is up to date ({self.commit[:12]})."
         files = f"{len(self.uploaded)} files, {len(self.removed)} removed"
         if dry_run:
             return f"{self.repo} would get {files}: {', '.join(self.uploaded[:8])}"
         tag = f", tagged {self.tag}" if self.tag else ""
-        where = self.pull_request or f"commit {self.commit[:12]}"
-        return f"{self.repo}: {files} sent as {where}{tag}."
+        target = self.pull_request or f"commit {self.commit[:12]}"
+        return f"{self.repo}: {files}, pushed as {target}{tag}."
 
 
 def push(
@@ -76,14 +75,14 @@ def push(
     replace: bool = False,
     dry_run: bool = False,
 ) -> Pushed:
-    """Bring `repo` to the state of `forest`: trees, exports, card, in one commit.
+    """Push trees, exports and card of `forest` to `repo` in one commit.
 
-    exports: config names; None: those that stand in the forest, or MALT's own where there are
-    none. Stale ones are made anew, with their own settings. replace: overwrite another forest.
-    Raises HubError where the Hub refuses, is out of reach, or holds changes made elsewhere.
+    exports: config names; None means the existing exports, or the default ones if there are none.
+    Stale exports are written again with their own settings. replace: overwrite changes made
+    elsewhere. Raises HubError if the Hub refuses, is unreachable, or has such changes.
     """
     if parse_repo(repo)[1]:
-        raise SpecError(f"{repo!r}: name the branch with --revision, not with @.")
+        raise SpecError(f"{repo!r}: pass the branch with --revision, not with @.")
     forest.refuse_writing()
     with forest.reading(), contextlib.ExitStack() as stack:
         forest.require_labelled()
@@ -94,8 +93,10 @@ def push(
         if not dry_run:
             ensure_repo(repo, revision, private=private)
         message = f"malt-data: {len(forest.done)} trees, {len(configs)} exports"
-        step = _Step(forest.folder, repo, revision, files, message, pull_request, replace, dry_run)
-        pushed = retrying(step.attempt)
+        update = _RepoUpdate(
+            forest.folder, repo, revision, files, message, pull_request, replace, dry_run
+        )
+        pushed = retrying(update.attempt)
         if tag is not None and not dry_run:
             tag_commit(repo, tag, pushed.commit)
             pushed = dataclasses.replace(pushed, tag=tag)
@@ -103,12 +104,12 @@ def push(
 
 
 def push_adapter(folder: str | Path, repo: str) -> str:
-    """Send an adapter's files to a model repo as one commit; return the commit.
+    """Push an adapter's files to a model repo in one commit; return the commit.
 
-    An unchanged adapter makes no commit. Raises HubError where the Hub refuses.
+    Pushing an unchanged adapter creates no commit. Raises HubError if the Hub refuses.
     """
     if parse_repo(repo)[1]:
-        raise SpecError(f"{repo!r}: name a repo without @.")
+        raise SpecError(f"{repo!r}: pass a repo without @.")
     folder = Path(folder)
     with explain_hub_errors(repo):
         create_model_repo(repo)
@@ -118,21 +119,21 @@ def push_adapter(folder: str | Path, repo: str) -> str:
 
 
 def _fresh_exports(forest: Forest, names: Sequence[str] | None) -> list[Config]:
-    """Return the configs to push, each exported from the forest as it is now."""
-    there = exports_of(forest)
+    """Return the configs to push, after exporting the missing and stale ones."""
+    existing = exports_of(forest)
     if names is None:
-        names = list(there) or [config.name for config in DEFAULT]
+        names = list(existing) or [config.name for config in DEFAULT]
     state = fingerprint(forest)
     for name in names:
-        before = there.get(name)
-        if before is None or before.forest != state:
-            export(forest, config_named(name), before.selection if before else None)
+        report = existing.get(name)
+        if report is None or report.forest != state:
+            export(forest, config_named(name), report.selection if report else None)
     return [config for config in ALL if config.name in names]
 
 
 @dataclass(frozen=True)
-class _Step:
-    """Bringing one repo to the state of some files; tried again where somebody else commits."""
+class _RepoUpdate:
+    """Updates a repo to contain exactly these files; retried if someone else commits meanwhile."""
 
     folder: Path
     repo: str
@@ -144,20 +145,22 @@ class _Step:
     dry_run: bool
 
     def attempt(self) -> Pushed:
-        here = {path: _hashes(content) for path, content in self.files.items()}
-        seen = seen_states(self.folder, self.repo)
-        sha, there = self._head()
-        added = [path for path in here if there.get(path) not in here[path]]
-        removed = [path for path in there if path not in here]
+        local = {path: _hashes(content) for path, content in self.files.items()}
+        synced = synced_states(self.folder, self.repo)
+        sha, remote = self._head()
+        added = [path for path in local if remote.get(path) not in local[path]]
+        removed = [path for path in remote if path not in local]
         if not added and not removed:
-            self._remember([here])
+            self._save([local])
             return Pushed(self.repo, sha, changed=False)
-        if there and not self.replace and not any(_same(there, known) for known in seen):
-            raise _changed_elsewhere(self.repo, self.revision, there, seen[0] if seen else here)
+        if remote and not self.replace and not any(_same(remote, state) for state in synced):
+            raise _changed_elsewhere(
+                self.repo, self.revision, remote, synced[0] if synced else local
+            )
         if self.dry_run:
             return Pushed(self.repo, sha, True, added, removed)
-        if not self.pull_request:  # known as ours even if the answer to the commit is lost
-            self._remember([*seen, here])
+        if not self.pull_request:  # before the commit, in case its response is lost
+            self._save([*synced, local])
         sha, url = commit(
             self.repo,
             {path: self.files[path] for path in added},
@@ -168,18 +171,18 @@ class _Step:
             pull_request=self.pull_request,
         )
         if not self.pull_request:
-            self._remember([here])
+            self._save([local])
         return Pushed(self.repo, sha, True, added, removed, url)
 
     def _head(self) -> tuple[str, Listing]:
-        """Return the newest commit and our files there; nothing for a dry run on a new repo."""
+        """Return the newest commit and its files; empty for a dry run on a new repo."""
         if self.dry_run and find_head(self.repo, self.revision) is None:
             return "", {}
         sha = head(self.repo, self.revision)
         return sha, listing_of(self.repo, sha)
 
-    def _remember(self, states: Sequence[Mapping[str, Sequence[str]]]) -> None:
-        remember(self.folder, self.repo, self.revision, states)
+    def _save(self, states: Sequence[Mapping[str, Sequence[str]]]) -> None:
+        save_states(self.folder, self.repo, self.revision, states)
 
 
 def _local_files(forest: Forest, card: str, configs: list[Config]) -> dict[str, Path | bytes]:
@@ -189,14 +192,14 @@ def _local_files(forest: Forest, card: str, configs: list[Config]) -> dict[str, 
     for name in [layout.MANIFEST, layout.QUESTIONS, *parts]:
         files[name] = folder / name
     for config in configs:
-        place = folder / layout.EXPORTS / config.name
-        for path in sorted([*place.glob("*.parquet"), place / layout.EXPORT]):
+        subfolder = folder / layout.EXPORTS / config.name
+        for path in sorted([*subfolder.glob("*.parquet"), subfolder / layout.EXPORT]):
             files[path.relative_to(folder).as_posix()] = path
     return files
 
 
 def _hashes(content: Path | bytes) -> tuple[str, str]:
-    """Return the two hashes by which the Hub may know such content: SHA-256 (LFS), git's SHA-1."""
+    """Return the hashes that the Hub may list for this content: SHA-256 (LFS) and git's SHA-1."""
     size = len(content) if isinstance(content, bytes) else content.stat().st_size
     digests = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size)
     with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as file:
@@ -206,17 +209,18 @@ def _hashes(content: Path | bytes) -> tuple[str, str]:
     return digests[0].hexdigest(), digests[1].hexdigest()
 
 
-def _same(there: Mapping[str, str], known: Mapping[str, Sequence[str]]) -> bool:
-    return there.keys() == known.keys() and all(there[path] in known[path] for path in there)
+def _same(remote: Mapping[str, str], state: Mapping[str, Sequence[str]]) -> bool:
+    return remote.keys() == state.keys() and all(remote[path] in state[path] for path in remote)
 
 
 def _changed_elsewhere(
-    repo: str, revision: str, there: Mapping[str, str], known: Mapping[str, Sequence[str]]
+    repo: str, revision: str, remote: Mapping[str, str], state: Mapping[str, Sequence[str]]
 ) -> HubError:
-    paths = there.keys() | known.keys()
-    changed = sorted(p for p in paths if p not in there or there[p] not in known.get(p, ()))
+    paths = remote.keys() | state.keys()
+    changed = sorted(p for p in paths if p not in remote or remote[p] not in state.get(p, ()))
     return HubError(
-        f"{repo} ({revision}) holds files that this forest has not seen: {', '.join(changed[:3])}"
-        f"{', …' if len(changed) > 3 else ''}. Look at them (malt-data pull {repo}@{revision} "
-        "--out OTHER), then push elsewhere (--revision NAME) or overwrite them (--replace)."
+        f"{repo} ({revision}) was changed elsewhere: {', '.join(changed[:3])}"
+        f"{', …' if len(changed) > 3 else ''}. Inspect the changes (malt-data pull "
+        f"{repo}@{revision} --out OTHER), then push to another branch (--revision NAME) or "
+        "overwrite them (--replace)."
     )

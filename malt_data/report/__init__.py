@@ -1,1 +1,1 @@
-"""What people look at: text, tables and figures of forests, exports and results."""
+"""Reports for people: text, tables and figures of forests, exports and results."""

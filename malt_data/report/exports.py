@@ -1,4 +1,4 @@
-"""What is said on a terminal of an export, its check, and the proof of one row."""
+"""Print an export, its check, and the explanation of a label."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from malt_data.exporters.selection import REASONS
 def print_export(
     report: ExportReport, folder: Path | None, checked: dict[str, Any] | None, console: Console
 ) -> None:
-    """Print rows, drops with their reasons, and what the check found. folder None: a dry run."""
+    """Print the rows, what was left out and why, and the check. folder: None for a dry run."""
     rows = ", ".join(f"{count} {split}" for split, count in report.rows.items()) or "no rows"
     where = f" in {escape(str(folder))}" if folder else ""
     console.print(f"{report.config}: {rows}{where}", markup=False)
@@ -29,11 +29,11 @@ def print_export(
     if checked["max_length"] is not None:
         console.print(f"  longer than {checked['max_length']} tokens: {checked['too_long']}")
     if checked["chosen_longer"] is not None:
-        console.print(f"  chosen is the longer text in {100 * checked['chosen_longer']:.0f} %")
+        console.print(f"  chosen is longer than rejected in {100 * checked['chosen_longer']:.0f} %")
 
 
 def print_explained(facts: dict[str, Any], console: Console) -> None:
-    """Print what `explain` returned, from the question down to the exports."""
+    """Print the result of `explain`, from the question down to the exports."""
     question = facts["question"]
     console.print(
         Text(f"question {question['question_id']}, gold {clean(question['gold'])}", "bold")
@@ -51,9 +51,9 @@ def print_explained(facts: dict[str, Any], console: Console) -> None:
         console.print(Text(f"{escape(leaf['node_id'])}  {leaf['verdict']}  {answer}"))
     console.print(Text(facts["label_because"]))
     console.print(Text("\nexports", "bold"))
-    for name, found in facts["exports"].items():
-        rows = found["rows"]
-        console.print(Text(f"{name} ({found['status']}): {_outcome(rows)}"))
+    for name, decision in facts["exports"].items():
+        rows = decision["rows"]
+        console.print(Text(f"{name} ({decision['status']}): {_outcome(rows)}"))
         for row in rows:
             if "chosen_id" in row:
                 why = row["reason"] or f"row in {row['split']}"
@@ -62,7 +62,7 @@ def print_explained(facts: dict[str, Any], console: Console) -> None:
 
 def _outcome(rows: list[dict[str, Any]]) -> str:
     if not rows:
-        return "no pair: it takes two siblings of differing label"
+        return "no pair: all siblings have the same label"
     if "chosen_id" in rows[0]:
         kept = sum(row["reason"] is None for row in rows)
         return f"in {kept} of {len(rows)} pairs"

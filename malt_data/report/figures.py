@@ -1,4 +1,4 @@
-"""The paper's figures of an evaluation as SVG: accuracy by turn, flips, votes, tokens.
+"""Draw the paper's figures of an evaluation as SVG: accuracy by turn, flips, votes, tokens.
 
 write_figures(open_results("results"), "results/figures")
 """
@@ -19,10 +19,10 @@ _SIZE = (6.0, 3.8)  # inches
 def write_figures(results: Results, folder: str | Path) -> list[Path]:
     """Write turns, flips, against, votes and cost as SVG; return their paths.
 
-    turns: Figure 3. flips: within a pass. against: from the base setting's answers to every other
-    setting's (Figure 2); the base is the first setting without adapters. A figure for which no
-    setting has what it shows (flips, where every pass has one turn) is left out.
-    Raises EvalError where matplotlib is missing.
+    turns: Figure 3. flips: changes within a pass. against: changes from the base setting's answers
+    to those of each other setting (Figure 2); the base is the first setting without adapters.
+    A figure without data (flips, if every pass has one turn) is skipped. Raises EvalError if
+    matplotlib is not installed.
     """
     try:
         import matplotlib as mpl
@@ -35,9 +35,9 @@ def write_figures(results: Results, folder: str | Path) -> list[Path]:
     written = []
     with mpl.rc_context({"svg.hashsalt": "malt-data", "axes.spines.top": False,
                          "axes.spines.right": False, "font.size": 9}):  # fmt: skip
-        for name, drawn in _FIGURES.items():
+        for name, draw in _FIGURES.items():
             figure = Figure(figsize=_SIZE, layout="constrained")
-            if not drawn(figure.add_subplot(), results):
+            if not draw(figure.add_subplot(), results):
                 continue
             path = folder / f"{name}.svg"
             with atomic_write(path) as temporary:
@@ -47,7 +47,7 @@ def write_figures(results: Results, folder: str | Path) -> list[Path]:
 
 
 def _turns(axes: Any, results: Results) -> bool:
-    """Accuracy after each turn of a pass, and dashed what the vote of the passes would have."""
+    """Draw accuracy after each turn; dashed, the accuracy of a vote over the passes."""
     rows = results.sql(
         "FROM turn_accuracy WHERE setting IN "
         "(SELECT setting FROM turn_accuracy GROUP BY setting HAVING count(*) > 1)"
@@ -61,20 +61,20 @@ def _turns(axes: Any, results: Results) -> bool:
     debates = {s["name"] for s in results.manifest["settings"] if s["agents"] > 1}
 
     def line(name: str, column: str, label: str, **style: Any) -> None:
-        mine = by_name[name]
-        places = [row["turn"] if name in debates else ROLES.index(row["role"]) for row in mine]
-        axes.plot(places, [100 * row[column] for row in mine], marker="o", markersize=4,
+        rows = by_name[name]
+        x = [row["turn"] if name in debates else ROLES.index(row["role"]) for row in rows]
+        axes.plot(x, [100 * row[column] for row in rows], marker="o", markersize=4,
                   label=label, **style)  # fmt: skip
 
-    for number, name in enumerate(names):
-        colour = f"C{number % 10}"
+    for index, name in enumerate(names):
+        colour = f"C{index % 10}"
         debate = name in debates
         line(name, "accuracy", f"{name} (rounds)" if debate else name, color=colour)
         voted = name if debate or name.endswith("+mv") else f"{name}+mv"
         if voted in by_name:
             line(voted, "voted", f"{voted}, voted", color=colour, linestyle="--")
     rounds = max(row["turn"] for row in rows) + 1
-    ticks = [f"round {number + 1}" for number in range(rounds)]
+    ticks = [f"round {index + 1}" for index in range(rounds)]
     axes.set_xticks(*((range(rounds), ticks) if debates >= {*names} else (range(3), ROLES)))
     axes.set(ylabel="accuracy, %", title="Accuracy after each turn")
     axes.set_ylim(bottom=0)
@@ -83,14 +83,14 @@ def _turns(axes: Any, results: Results) -> bool:
 
 
 def _flips(axes: Any, results: Results) -> bool:
-    """What the turns after the first change."""
+    """Draw what the turns after the first change."""
     rows = results.sql("FROM flips WHERE base IS NULL").to_dicts()
     title = "Answers changed after the first turn"
     return _bars(axes, results, rows, ("of all passes, %", title))
 
 
 def _against(axes: Any, results: Results) -> bool:
-    """Which of the base setting's answers every other setting changes."""
+    """Draw which of the base setting's answers each other setting changes."""
     bare = [s["name"] for s in results.manifest["settings"] if s["adapters"] == "none"]
     base = (bare or results.settings)[0]
     rows = results.sql("FROM flips WHERE base = ?", [base]).to_dicts()
@@ -101,50 +101,50 @@ def _against(axes: Any, results: Results) -> bool:
 def _bars(
     axes: Any,
     results: Results,
-    found: list[dict[str, Any]],
-    words: tuple[str, str],
+    flips: list[dict[str, Any]],
+    labels: tuple[str, str],
     votes: bool = False,
 ) -> bool:
-    """Draw what flips from wrong to right and back; votes: NAME+mv beside NAME too."""
-    rows = {row["setting"]: row for row in found}
+    """Draw flips from wrong to right and back. labels: y axis, title. votes: include NAME+mv."""
+    rows = {row["setting"]: row for row in flips}
     names = [n for n in results.settings if n in rows] if votes else _plain(results, set(rows))
     if not names:
         return False
     for offset, (column, label) in enumerate(
         (("wrong_to_right", "wrong → right"), ("right_to_wrong", "right → wrong"))
     ):
-        places = [place + 0.4 * (offset - 0.5) for place in range(len(names))]
-        bars = axes.bar(places, [100 * rows[name][column] for name in names], 0.38, label=label)
+        x = [index + 0.4 * (offset - 0.5) for index in range(len(names))]
+        bars = axes.bar(x, [100 * rows[name][column] for name in names], 0.38, label=label)
         axes.bar_label(bars, fmt="%.1f", fontsize=7 if len(names) < 8 else 5.5)
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
-    axes.set(ylabel=words[0], title=words[1])
+    axes.set(ylabel=labels[0], title=labels[1])
     _legend(axes)
     return True
 
 
 def _votes(axes: Any, results: Results) -> bool:
-    """Accuracy against the number of votes, out of the same samples."""
+    """Draw accuracy against the number of votes."""
     debates = {s["name"] for s in results.manifest["settings"] if s["agents"] > 1}
     rows = results.sql("FROM votes").to_dicts()
     drawn = False
-    most = 1
+    max_votes = 1
     for name in results.settings:
-        mine = [row for row in rows if row["setting"] == name and name not in debates]
-        if len(mine) > 1:
-            axes.plot([row["votes"] for row in mine], [100 * row["accuracy"] for row in mine],
+        points = [row for row in rows if row["setting"] == name and name not in debates]
+        if len(points) > 1:
+            axes.plot([row["votes"] for row in points], [100 * row["accuracy"] for row in points],
                       marker="o", markersize=4, label=name.removesuffix("+mv"))  # fmt: skip
-            drawn, most = True, max(most, mine[-1]["votes"])
+            drawn, max_votes = True, max(max_votes, points[-1]["votes"])
     if not drawn:
         return False
-    axes.set(xlabel="passes that vote", ylabel="accuracy, %", title="Accuracy by number of votes")
-    axes.set_xticks(range(1, most + 1, max(2, most // 20 * 2)))
+    axes.set(xlabel="votes", ylabel="accuracy, %", title="Accuracy by number of votes")
+    axes.set_xticks(range(1, max_votes + 1, max(2, max_votes // 20 * 2)))
     axes.set_ylim(bottom=0)
     _legend(axes)
     return True
 
 
 def _cost(axes: Any, results: Results) -> bool:
-    """Accuracy against the tokens of a question, prompts included, on a logarithmic scale."""
+    """Draw accuracy against tokens per question, prompts included, on a log scale."""
     from matplotlib.ticker import LogLocator
 
     rows = [row for row in accuracy_table(results) if tokens(row)]
@@ -155,10 +155,10 @@ def _cost(axes: Any, results: Results) -> bool:
         mean = 100 * row["mean"]
         spread = [[mean - 100 * row["low"]], [100 * row["high"] - mean]]
         voted = row["setting"].endswith("+mv")
-        colour = f"C{plain.index(row['setting'].removesuffix('+mv')) % 10}"  # a vote keeps its own
+        colour = f"C{plain.index(row['setting'].removesuffix('+mv')) % 10}"  # the same for NAME+mv
         axes.errorbar(tokens(row), mean, yerr=spread, fmt="s" if voted else "o", capsize=2,
                       color=colour, label=row["setting"])  # fmt: skip
-    axes.set(xscale="log", xlabel="tokens a question", ylabel="accuracy, %",
+    axes.set(xscale="log", xlabel="tokens per question", ylabel="accuracy, %",
              title="Accuracy against tokens, with 95 % intervals")  # fmt: skip
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
@@ -172,14 +172,14 @@ _FIGURES = {"turns": _turns, "flips": _flips, "against": _against, "votes": _vot
 
 
 def _legend(axes: Any) -> None:
-    """Put the legend beside the axes, where it hides nothing."""
+    """Put the legend next to the axes, where it covers nothing."""
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
-def _plain(results: Results, having: set[str]) -> list[str]:
-    """Return the settings in `having`, in order; NAME+mv only where NAME is not there."""
+def _plain(results: Results, names: set[str]) -> list[str]:
+    """Return the settings in `names`, in order, without NAME+mv if NAME is among them."""
     return [
         name
         for name in results.settings
-        if name in having and (not name.endswith("+mv") or name.removesuffix("+mv") not in having)
+        if name in names and (not name.endswith("+mv") or name.removesuffix("+mv") not in names)
     ]

@@ -1,4 +1,4 @@
-"""The tables of evaluations for people: on a terminal, and as Markdown in the paper's layout."""
+"""Format evaluation tables for the terminal, and as Markdown in the paper's layout."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,11 +7,11 @@ _SEEDS = "accuracy, % ± std (n − 1)"
 
 
 def readable(rows: list[dict[str, Any]], wide: bool = True) -> list[dict[str, str]]:
-    """Return the rows for people: behind in points, tokens and seconds a question.
+    """Format the rows: `behind` in points, tokens and seconds per question.
 
-    wide: keep the seconds beside a comparison, which 80 characters have no room for.
+    wide: include the seconds in a comparison, which then does not fit 80 columns.
     """
-    std = any(row["seeds"] > 1 for row in rows)  # one seed has no deviation
+    std = any(row["seeds"] > 1 for row in rows)  # a single seed has no deviation
     cells: dict[str, Callable[[dict[str, Any]], str]] = {
         "setting": lambda r: r["setting"],
         _SEEDS if std else "accuracy, %": lambda r: (
@@ -35,7 +35,7 @@ def readable(rows: list[dict[str, Any]], wide: bool = True) -> list[dict[str, st
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """Return the table in the layout of the paper's Table 1: a column a setting."""
+    """Return the table in the layout of the paper's Table 1: one column per setting."""
     if not rows:
         return ""
     columns = readable(rows)
@@ -45,7 +45,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def markdown_overview(rows: list[dict[str, Any]]) -> str:
-    """Return an overview as Markdown: a line a model and benchmark."""
+    """Return an overview as Markdown: one line per model and benchmark."""
     lines = readable_overview(rows)
     return _markdown([list(lines[0]), *(list(line.values()) for line in lines)])
 
@@ -56,24 +56,27 @@ def _markdown(lines: list[list[str]]) -> str:
 
 
 def readable_overview(rows: list[dict[str, Any]], width: int | None = None) -> list[dict[str, str]]:
-    """Return an overview for people, in points: a column a setting, or, where that is wider than
-    `width` characters, a line a setting.
+    """Format an overview, in points.
+
+    One column per setting, or, if that is wider than `width` characters, one line per setting.
     """
     names = list(dict.fromkeys(name for row in rows for name in row["settings"]))
-    found = []
+    lines = []
     for row in rows:
         differs = "".join(f", {name} {value}" for name, value in row["differs"].items())
         cells = {"model": row["model"], "benchmark": row["benchmark"] + differs}
         for name in names:
-            one = row["settings"].get(name)
-            cells[name] = "" if one is None else _points(one)
-        found.append(cells)
-    widths = [max(len(name), *(len(row[name]) for row in found)) + 2 for name in found[0]]
+            accuracy = row["settings"].get(name)
+            cells[name] = "" if accuracy is None else _points(accuracy)
+        lines.append(cells)
+    widths = [max(len(name), *(len(line[name]) for line in lines)) + 2 for name in lines[0]]
     if width is None or sum(widths) <= width:
-        return found
-    heads = [f"{number} {row['model']} {row['benchmark']}" for number, row in enumerate(found, 1)]
+        return lines
+    heads = [
+        f"{number} {line['model']} {line['benchmark']}" for number, line in enumerate(lines, 1)
+    ]
     return [
-        {"setting": name, **{head: row[name] for head, row in zip(heads, found, strict=True)}}
+        {"setting": name, **{head: line[name] for head, line in zip(heads, lines, strict=True)}}
         for name in names
     ]
 
@@ -85,6 +88,6 @@ def _points(row: dict[str, Any]) -> str:
 
 
 def tokens(row: dict[str, Any]) -> Any:
-    """Return the tokens of a question, prompts included; None where the engine did not say."""
+    """Return the tokens per question, prompts included; None if the engine did not report them."""
     counts = row["prompt_tokens"], row["completion_tokens"]
     return None if None in counts else sum(counts)

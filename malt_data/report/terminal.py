@@ -1,7 +1,7 @@
-"""What a person looks at: the health of the roles, one tree in colours, a table of rows.
+"""Terminal output: statistics of the roles, one tree in colour, a table of rows.
 
-Texts come from models and may hold anything, so nothing of them is read as markup, and control
-characters are shown as what they are.
+Texts come from models and may contain anything, so markup in them is not interpreted and control
+characters are escaped.
 """
 
 import json
@@ -18,13 +18,13 @@ from malt_data.forests.facts import find_tree
 from malt_data.forests.forest import Forest
 
 ROW_FORMATS = ("csv", "json", "jsonl", "parquet")
-"""What `write_rows` writes."""
-_MOST_ROWS = 100
+"""Formats of `write_rows`."""
+_MAX_ROWS = 100
 _WIDEST_NAME = 100
 
 
 def print_stats(facts: dict[str, Any], console: Console) -> None:
-    """Print what `stats` returned, a column a role so that it fits 80 columns."""
+    """Print the result of `stats` with one column per role, which fits 80 columns."""
     overall = facts["forest"]
     console.print(
         f"{overall['trees']} of {overall['questions']} questions have a tree: "
@@ -32,7 +32,7 @@ def print_stats(facts: dict[str, Any], console: Console) -> None:
         f"{overall['all_wrong']} all wrong."
     )
     console.print(
-        f"The refiner mends {_share(overall['fix_rate'])} of wrong first answers and breaks "
+        f"The refiner fixes {_share(overall['fix_rate'])} of wrong first answers and breaks "
         f"{_share(overall['break_rate'])} of right ones."
     )
     roles = facts["roles"]
@@ -47,10 +47,10 @@ def print_stats(facts: dict[str, Any], console: Console) -> None:
 
 
 def show(forest: Forest, name: str | None, console: Console, width: int = 100) -> None:
-    """Print the tree that `name` (a question or node id, or its start) belongs to.
+    """Print the tree that `name`, a question or node id or a prefix of one, belongs to.
 
-    None: the first tree. width: characters of each text; 0 shows texts whole.
-    Raises ForestError where there is no such tree.
+    None: the first tree. width: characters to show of each text; 0 means all.
+    Raises ForestError if there is no such tree.
     """
     nodes = find_tree(forest, name)
     question_id = nodes["question_id"][0]
@@ -75,12 +75,12 @@ def show(forest: Forest, name: str | None, console: Console, width: int = 100) -
 
 def _line(node: dict[str, Any], name: str | None, width: int) -> Text:
     colour = "green" if node["label"] else "red"
-    place = escape(node["node_id"].rpartition("/")[2])
+    node_name = escape(node["node_id"].rpartition("/")[2])
     answer = "no answer" if node["answer"] is None else fold(node["answer"], 30)
     mark = {"right": "✓", "wrong": "✗", "timeout": "?"}.get(node["verdict"], "–")
     cut = " cut off" if node["finish_reason"] == "length" else ""
     line = Text.assemble(
-        (place, f"bold {colour}" + (" reverse" if node["node_id"] == name else "")),
+        (node_name, f"bold {colour}" + (" reverse" if node["node_id"] == name else "")),
         (f" {node['value']:.2f} {'+' if node['label'] else '-'}", colour),
         f" {mark} ",
         (answer, "bold"),
@@ -94,17 +94,15 @@ def _line(node: dict[str, Any], name: str | None, width: int) -> Text:
 
 
 def print_rows(frame: pl.DataFrame, console: Console) -> int:
-    """Print rows as a table that fits the terminal; return how many rows were left out."""
+    """Print rows as a table that fits the terminal; return how many rows were not shown."""
     table = Table(header_style="bold", row_styles=["", "dim"], box=None, pad_edge=False)
     for name, kind in frame.schema.items():
-        head = Text(
-            fold(name, _WIDEST_NAME).replace(" ", "\n")
-        )  # narrow: width is for what stands below
+        head = Text(fold(name, _WIDEST_NAME).replace(" ", "\n"))  # leave width to the values
         table.add_column(head, justify="right" if kind.is_numeric() else "left")
-    for row in frame.head(_MOST_ROWS).iter_rows():
+    for row in frame.head(_MAX_ROWS).iter_rows():
         table.add_row(*(Text(_cell(value), overflow="fold") for value in row))
     console.print(table)
-    return max(0, frame.height - _MOST_ROWS)
+    return max(0, frame.height - _MAX_ROWS)
 
 
 def _cell(value: Any) -> str:
@@ -124,7 +122,7 @@ def _share(value: float | None) -> str:
 
 
 def write_rows(frame: pl.DataFrame, form: str, stream: IO[bytes]) -> None:
-    """Write rows as csv, json, jsonl or parquet. CSV holds nested values as JSON."""
+    """Write rows as csv, json, jsonl or parquet; in CSV, nested values are JSON."""
     if form == "parquet":
         frame.write_parquet(stream, compression="zstd")
     elif form == "jsonl":

@@ -1,1 +1,1 @@
-"""What is stored: columns (`forest`), ids (`ids`), versions, the manifest and the SQL views."""
+"""The stored formats: columns, ids, versions, manifests, specs and the SQL views."""

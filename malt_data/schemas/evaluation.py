@@ -1,7 +1,7 @@
-"""The columns of an evaluation, declared once: `eval/1`.
+"""The columns of an evaluation: `eval/1`.
 
-`completions/part-*.parquet` has a row a completion of every setting, seed and question;
-`predictions.parquet`, a row a setting, seed and question, follows from it.
+`completions/part-*.parquet` has one row per completion of every setting, seed and question.
+`predictions.parquet` has one row per setting, seed and question and is computed from it.
 """
 
 import pyarrow as pa
@@ -57,7 +57,7 @@ PREDICTIONS = pa.schema(
             "same_as",
             pa.list_(pa.list_(pa.int16())),
             "turn by turn: the pass that first gave each pass's answer; null: it gave none",
-            null=True,  # in files written before there was this column: found when they are read
+            null=True,  # missing in older files, for which it is computed when they are read
         ),
     ],
     metadata=_stamp,

@@ -1,7 +1,7 @@
-"""The datasets that leave a forest, declared once: what a row of each format holds (`export/1`).
+"""The export formats and the columns of each (`export/1`).
 
-Every format is what TRL reads as it is, plus where the row came from. A config is a role's
-dataset in one format, named `<role>_<format>`; a trajectory spans the roles and is named alone.
+Every format can be read by TRL directly and has additional columns for the origin of a row. A
+config is the dataset of a role in a format, named `<role>_<format>`; `trajectory` spans all roles.
 
     >>> [config.name for config in RECIPE]
     ['generator_sft', 'verifier_sft', 'verifier_dpo', 'refiner_sft', 'refiner_dpo']
@@ -35,12 +35,11 @@ _value = _column("value", pa.float64(), "mean reward of the leaves under the nod
 
 @dataclass(frozen=True)
 class Format:
-    """What a dataset is made of and what its rows teach. To add one: a record in FORMATS.
+    """An export format. To add one, add a record to FORMATS.
 
-    unit: what a row is made from, which decides the queries (exporters/queries/<unit>s.sql has the
-    candidates, <unit>_rows.sql the rows). teaches: which candidates a trainer can learn from, which
-    decides the rules (exporters/selection.py): positive texts, the chosen text of a pair, a label
-    of either kind, or any value.
+    unit: what a row is made from, which determines the queries (exporters/queries/<unit>s.sql for
+    candidates, <unit>_rows.sql for rows). teaches: which candidates a trainer can learn from, which
+    determines the rules (exporters/selection.py): positive texts, pairs, both labels, or any value.
     """
 
     name: str
@@ -50,8 +49,8 @@ class Format:
 
 
 FORMATS: dict[str, Format] = {
-    one.name: one
-    for one in (
+    form.name: form
+    for form in (
         Format("sft", "node", "positives", (_prompt, _completion, _question, _node, _value)),
         Format(
             "dpo",
@@ -104,7 +103,7 @@ FORMATS: dict[str, Format] = {
 
 @dataclass(frozen=True)
 class Config:
-    """One dataset: a role (None: a trajectory, which spans them) in a format."""
+    """One dataset: a format for a role, or for all (None, in trajectories)."""
 
     role: str | None
     format: Format
@@ -115,12 +114,12 @@ class Config:
 
     @property
     def depth(self) -> int:
-        """Depth of the nodes whose texts are learnt; that of the leaves for a trajectory."""
+        """Depth of the nodes whose texts are trained on; that of the leaves for trajectories."""
         return 1 + [str(role) for role in ROLES].index(self.role) if self.role else len(ROLES)
 
     @property
     def ids(self) -> list[str]:
-        """The columns that name a row."""
+        """The columns that identify a row."""
         names = ("node_id", "chosen_id", "rejected_id")
         return [field.name for field in self.format.columns if field.name in names]
 
@@ -141,30 +140,30 @@ ALL: tuple[Config, ...] = (
 
 
 def config_named(name: str) -> Config:
-    """Return the config called `name`, e.g. `refiner_dpo`; raise SpecError for any other name."""
+    """Return the config called `name`, e.g. `refiner_dpo`; raise SpecError if there is none."""
     for config in ALL:
         if config.name == name:
             return config
-    raise SpecError(f"There is no export {name!r}. One of: {', '.join(c.name for c in ALL)}.")
+    raise SpecError(f"Unknown export {name!r}. Choose from {', '.join(c.name for c in ALL)}.")
 
 
 def config_of(role: str | None, form: str) -> Config:
-    """Return the config of a role in a format; role None is for a trajectory.
+    """Return the config of a format for a role, or for None in trajectories.
 
-    Raises SpecError for a format without such a role.
+    Raises SpecError if there is no such config.
     """
     return config_named(f"{role}_{form}" if role else form)
 
 
 def configs(role: str | None, form: str | None) -> list[Config]:
-    """Return what `--role` and `--format` stand for; DEFAULT where neither is given.
+    """Return the configs that `--role` and `--format` select; without both, DEFAULT.
 
-    Without a format a role gets what DEFAULT has of it; without a role a format is for all.
-    Raises SpecError for a trajectory of one role.
+    A role without a format selects its part of DEFAULT; a format without a role applies to all
+    roles. Raises SpecError for trajectories of one role.
     """
     if form is not None and FORMATS[form].unit == "trajectory":
         if role not in (None, "all"):
-            raise SpecError("A trajectory spans the roles: leave out --role.")
+            raise SpecError("Trajectories span all roles: leave out --role.")
         return [config_named(form)]
     return [
         config
@@ -183,4 +182,4 @@ RECIPE: tuple[Config, ...] = tuple(
 DEFAULT: tuple[Config, ...] = tuple(
     config_of(role, form) for role in ROLES for form in ("sft", "dpo")
 )
-"""What is exported where nothing is named: RECIPE, and the generator's pairs for a baseline."""
+"""What is exported by default: RECIPE, and the generator's pairs for a baseline."""

@@ -1,8 +1,8 @@
-"""The columns of a forest, declared once: `forest/2`.
+"""The columns of a forest: `forest/2`.
 
-Whoever reads this module knows the data. `questions.parquet` has a row a question,
-`nodes/part-*.parquet` a row a node; every part holds whole trees. A released version never
-changes (tests/schemas freezes it); a new one adds a step to `versions.py`.
+`questions.parquet` has one row per question, `nodes/part-*.parquet` one row per node; a tree is
+never split over parts. A released version never changes (tests/schemas freezes it); a new version
+adds a step to `versions.py`.
 
     >>> NODES.field("value").metadata[b"doc"].decode()
     'reward of a leaf, else mean over the children (MALT §4.2)'
@@ -89,9 +89,9 @@ class Question:
 
 
 def question_table(questions: Sequence[Question]) -> pa.Table:
-    """Return questions as the stored table."""
+    """Return questions as a table in the stored schema."""
     columns = {
-        field.name: pa.array([getattr(one, field.name) for one in questions], field.type)
+        field.name: pa.array([getattr(question, field.name) for question in questions], field.type)
         for field in QUESTIONS
     }
     return pa.table(columns, schema=QUESTIONS)

@@ -1,8 +1,8 @@
-"""Names of questions and nodes, and the seeds that follow from them.
+"""Ids of questions and nodes, and the sampling seeds derived from them.
 
-An id is derived from content, so the same question has the same id in every build and on
-every machine, and a node's id tells its place: `3f0c…/g0/v2/r1` is the second refinement of
-the third verification of the first answer.
+The id of a question is a hash of its content, so it is the same in every build and on every
+machine. The id of a node is its path in the tree: `3f0c…/g0/v2/r1` is the second refinement of the
+third verification of the first answer.
 
     >>> question_id("What is 2 + 2?", None)
     '5f5d63edee44763e'
@@ -18,25 +18,25 @@ from malt_data.schemas.roles import ROLES
 
 
 def question_id(question: str, choices: Sequence[str] | None) -> str:
-    """Return 16 hexadecimal digits that stand for what is asked: text and choices, not gold.
+    """Return a hash (16 hex digits) of text and choices.
 
-    The gold is left out on purpose: a corrected gold is still the same question, and train
-    and test must not both hold it.
+    The gold answer is not included, so that a question with a corrected gold answer keeps its id
+    and cannot end up in both train and test.
     """
     content = json.dumps([question, list(choices) if choices else None], ensure_ascii=False)
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def child_id(parent: str, depth: int, sample: int) -> str:
-    """Return the id of child number `sample` of `parent`, a node of `depth` (0: the question)."""
+    """Return the id of child `sample` of `parent`, which is at `depth` (0: the question)."""
     return f"{parent}/{ROLES[depth][0]}{sample}"
 
 
 def sampling_key(seed: int, question_id: str) -> str:
-    """Return the key by which questions are sorted for a random sample; `--limit K` takes K.
+    """Return the sort key for sampling questions at random; `--limit K` takes the first K.
 
-    It depends on seed and question alone: the same K for the same seed, and a larger K contains
-    the smaller one's, whatever the order of the source.
+    It depends only on seed and question. So the same seed gives the same K questions in whatever
+    order the source has them, and a larger K adds to those of a smaller one.
     """
     return hashlib.sha256(f"{seed}:{question_id}".encode()).hexdigest()
 

@@ -1,10 +1,10 @@
-"""Names on disk and in a dataset repo: what a forest, an export and an evaluation are made of.
+"""File names of forests, exports and evaluations, on disk and in dataset repos.
 
 my-forest/
   forest.json              MANIFEST
   questions.parquet        QUESTIONS
   nodes/part-*.parquet     NODES
-  exports/refiner_dpo/     EXPORTS, a folder an export
+  exports/refiner_dpo/     EXPORTS, one folder per export
     export.json            EXPORT
     train-*.parquet
   README.md                CARD, on the Hub

@@ -1,4 +1,4 @@
-"""`forest.json`: what a forest was asked to be, what made it, and what each build of it took."""
+"""`forest.json`: the spec of a forest, its provenance, and a record of each build."""
 
 import datetime as dt
 from typing import Any
@@ -10,14 +10,14 @@ from malt_data.schemas.model import Field, Model
 from malt_data.schemas.spec import BuildSpec, Labelled, Labels
 
 CURRENT = f"{NAME}/{VERSION}"
-"""What a manifest and every part say once this version has written to a forest."""
+"""The version that this code writes to manifests and parts."""
 
 
 class BuildRecord(Model):
-    """One build that added trees, at its end; `engines/usage.py` says what the numbers mean.
+    """A finished build that added trees; `engines/usage.py` explains the usage numbers.
 
-    A build that was killed leaves its trees and no record. trees: those it added. failed: those
-    it gave up. started: when the first question was asked, UTC.
+    A killed build leaves its trees but no record. trees: number added. failed: number of trees that
+    failed. started: time of the first question, UTC.
     """
 
     started: dt.datetime
@@ -43,7 +43,7 @@ class Manifest(Model):
     spec: BuildSpec
     labels: Labels
     regraded: int = Field(0, ge=0)
-    """How often all answers were graded again: a part that says less is not yet."""
+    """How often all answers were graded again; parts with a lower number still have to be."""
     questions: dict[str, Any] = {}
     provenance: dict[str, Any] = {}
     runs: list[BuildRecord] = []
@@ -52,7 +52,7 @@ class Manifest(Model):
 
     @property
     def labelled(self) -> Labelled:
-        """What every part says of its labels once a relabel is through."""
+        """The labels that every part has after a complete relabel."""
         return Labelled(**self.labels.model_dump(), regraded=self.regraded)
 
     def to_json(self) -> str:

@@ -1,4 +1,4 @@
-"""The base of every checked model: frozen, strict about keys, and its errors are ours.
+"""The base of all validated models: immutable, no unknown keys, and raises SpecError.
 
 >>> class Size(Model):
 ...     n: int = Field(ge=1)
@@ -17,9 +17,9 @@ __all__ = ["Field", "Model"]
 
 
 class Model(BaseModel):
-    """Raises SpecError, which names each wrong key and value, where pydantic would raise its own.
+    """Raises SpecError, naming each invalid key and value, instead of pydantic's ValidationError.
 
-    So does `model_validate`, for a model that lies within another too.
+    This also applies to `model_validate` and to nested models.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,18 +30,18 @@ class Model(BaseModel):
             try:
                 super().__init__(**values)
             except ValidationError as error:
-                raise SpecError(_explained(error)) from None
+                raise SpecError(_explain(error)) from None
 
 
-def _explained(error: ValidationError) -> str:
-    """Return what pydantic found as one line: `n: Input should be ≥ 1 (got 0); …`."""
-    found = []
+def _explain(error: ValidationError) -> str:
+    """Return the validation errors on one line: `n: Input should be ≥ 1 (got 0); …`."""
+    problems = []
     for issue in error.errors(include_url=False):
         key = ".".join(str(step) for step in issue["loc"])
         if issue["type"] == "extra_forbidden":
-            found.append(f"unknown setting '{key}'")
+            problems.append(f"unknown setting '{key}'")
         else:
-            shown = key and key != "base_url"  # it may hold a key
-            got = f" (got {issue['input']!r})" if shown else ""
-            found.append(f"{key + ': ' if key else ''}{issue['msg']}{got}")
-    return "; ".join(found)
+            show_input = key and key != "base_url"  # which may contain a key
+            got = f" (got {issue['input']!r})" if show_input else ""
+            problems.append(f"{key + ': ' if key else ''}{issue['msg']}{got}")
+    return "; ".join(problems)

@@ -1,4 +1,4 @@
-"""The roles of MALT, in the order in which they speak (*MALT* §4.1).
+"""The roles of MALT, in the order of their turns (*MALT* §4.1).
 
 >>> ROLES
 ('generator', 'verifier', 'refiner')
@@ -8,4 +8,4 @@ from typing import Literal, get_args
 
 Role = Literal["generator", "verifier", "refiner"]
 ROLES: tuple[Role, ...] = get_args(Role)
-"""A node's depth is its role's index plus one."""
+"""The depth of a node is the index of its role plus one."""

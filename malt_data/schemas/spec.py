@@ -1,8 +1,8 @@
-"""What a command can be asked: the settings of a build and of an evaluation, group by group.
+"""The settings of builds and evaluations, in groups.
 
-`BuildSpec` and `EvalSpec` are what `--config` files are checked against, each composed of the
-groups that it really uses; a build's stands in `forest.json` in full, prompts included, so that a
-forest says by itself how to grow it again.
+`BuildSpec` and `EvalSpec` validate options and `--config` files; each is composed of the groups
+that it uses. The complete spec of a build, including prompts, is stored in `forest.json`, so a
+forest records how to grow it again.
 
     >>> BuildSpec(n=2, n_refiner=3).branching
     (2, 2, 3)
@@ -19,25 +19,25 @@ from pydantic import field_validator, model_validator
 from malt_data.schemas.model import Field, Model
 from malt_data.schemas.roles import Role
 
-_MOST = 10**9
-"""Above any count that could be meant, below what the libraries take."""
+_MAX = 10**9
+"""Larger than any sensible count, smaller than the limits of the libraries."""
 
 Pooling = Literal["global", "local"]
 
 
 class QuestionSpec(Model):
-    """Which questions."""
+    """Which questions to ask."""
 
     questions: str = Field("embedded", min_length=1)
     split: str | None = None
-    limit: int | None = Field(None, ge=1, le=_MOST)
+    limit: int | None = Field(None, ge=1, le=_MAX)
     fields: dict[str, str] = {}
     kind: str | None = None
-    """Of free-form questions whose source names none; None: one rule over the source decides."""
+    """Kind of free-form questions whose source does not give one; None: detect it."""
 
 
 class TreeSpec(Model):
-    """Which trees: the branching, the adapter of each role, the seed. Defaults: *MALT* §4.2."""
+    """Which trees to grow: branching, adapters, seed. Defaults: *MALT* §4.2."""
 
     shard: str | None = Field(None, pattern=r"^[0-9]{1,9}/[0-9]{1,9}$")
     n: int = Field(3, ge=1, le=64)
@@ -52,12 +52,12 @@ class TreeSpec(Model):
         if self.shard is not None:
             index, count = map(int, self.shard.split("/"))
             if not 1 <= index <= count:
-                raise ValueError(f"shard {self.shard}: write I/K with I from 1 to K")
+                raise ValueError(f"shard must be I/K with I from 1 to K, not {self.shard}")
         return self
 
     @property
     def branching(self) -> tuple[int, int, int]:
-        """Samples a parent for generator, verifier, refiner."""
+        """Samples per parent for generator, verifier and refiner."""
         return (
             self.n_generator or self.n,
             self.n_verifier or self.n,
@@ -66,57 +66,57 @@ class TreeSpec(Model):
 
     @property
     def nodes_a_tree(self) -> int:
-        """n + n² + n³ where the branching is even (*MALT* §4.2)."""
+        """Nodes per tree; n + n² + n³ if all roles have the same branching (*MALT* §4.2)."""
         g, v, r = self.branching
         return g + g * v + g * v * r
 
 
 class SamplingSpec(Model):
-    """What samples, and how. Temperature: *MALT* §A.9."""
+    """How to sample: engine, model, temperature (*MALT* §A.9), prompts."""
 
     engine: str = "transformers"
     model: str | None = None
     base_url: str | None = None
     concurrency: int | None = Field(None, ge=1, le=4096)
     temperature: float = Field(0.3, ge=0, le=5)
-    max_tokens: int | None = Field(None, ge=1, le=_MOST)
+    max_tokens: int | None = Field(None, ge=1, le=_MAX)
     prompts: dict[str, dict[str, dict[str, str]]] = {}
 
     @field_validator("base_url")
     @classmethod
-    def _without_a_key(cls, url: str | None) -> str | None:
-        if url is not None and "@" in url:  # it would be stored, and shown to the world
-            raise ValueError("keep keys out of the address: export OPENAI_API_KEY=…")
+    def _refuse_credentials(cls, url: str | None) -> str | None:
+        if url is not None and "@" in url:  # it would be stored and published
+            raise ValueError("leave credentials out of the URL: export OPENAI_API_KEY=…")
         return url
 
 
 class GraderSpec(Model):
-    """How answers are read and compared: auto, by each question's kind, or a kind for all."""
+    """How to read and compare answers: by each question's kind (auto), or one kind for all."""
 
     grader: str = Field("auto", min_length=1)
 
 
 class LabelSpec(GraderSpec):
-    """How values become labels (*MALT* §4.2, §A.5)."""
+    """How to turn values into labels (*MALT* §4.2, §A.5)."""
 
     threshold: float = Field(0.5, ge=0, lt=1)
     pooling: Pooling = "global"
 
 
 class Labels(LabelSpec):
-    """How the answers of a forest were graded and its values turned into labels."""
+    """How a forest was graded and labelled."""
 
     def updated(self, **changes: Any) -> "Labels":
-        """Return these labels with some of the settings changed; raise SpecError for bad values."""
+        """Return a copy with some settings changed; raise SpecError for invalid values."""
         return Labels(**{name: getattr(self, name) for name in Labels.model_fields} | changes)
 
     def footer(self) -> bytes:
-        """Return it as JSON, as it stands in the footer of a part."""
+        """Return the JSON that is stored in the footer of a part."""
         return self.model_dump_json().encode()
 
 
 class Labelled(Labels):
-    """What a part says of its labels; an interrupted relabel shows as parts that differ here.
+    """The labels of a part; after an interrupted relabel, parts differ in them.
 
     regraded: how often all answers of the forest had been graded again.
     """
@@ -124,30 +124,30 @@ class Labelled(Labels):
     regraded: int = Field(0, ge=0)
 
     def footer(self) -> bytes:
-        # Without the new field where it says nothing: what did not change stays byte-equal.
+        # Omit the newer field if it is 0, so that older footers stay byte-equal.
         return self.model_dump_json(exclude=None if self.regraded else {"regraded"}).encode()
 
 
 class EvalSpec(GraderSpec, SamplingSpec, QuestionSpec):
-    """Everything an evaluation, or one question to a team, can be asked."""
+    """All settings of an evaluation, or of one question to a team."""
 
 
 class BuildSpec(LabelSpec, SamplingSpec, TreeSpec, QuestionSpec):
-    """Everything a build can be asked."""
+    """All settings of a build."""
 
     @property
     def labels(self) -> Labels:
         return Labels(grader=self.grader, threshold=self.threshold, pooling=self.pooling)
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings that make a tree what it is; builds that differ here do not mix.
+        """Return the settings that determine a tree; builds that differ in them cannot be mixed.
 
-        Left out: how many trees (`limit`), where and how fast they are sampled (`base_url`,
-        `concurrency`, `shard`), and how they are labelled, which `relabel` may change.
+        Not included: the number of trees (`limit`), where and how fast they are sampled
+        (`base_url`, `concurrency`, `shard`), and labels, which `relabel` may change.
         """
-        outside = {"limit", "shard", "base_url", "concurrency", "threshold", "pooling", "n"}
-        facts = self.model_dump(exclude=outside)
+        excluded = {"limit", "shard", "base_url", "concurrency", "threshold", "pooling", "n"}
+        settings = self.model_dump(exclude=excluded)
         if "/" in self.questions and Path(self.questions).suffix:  # the same file, moved
-            facts["questions"] = Path(self.questions).name
-        facts["n_generator"], facts["n_verifier"], facts["n_refiner"] = self.branching
-        return facts
+            settings["questions"] = Path(self.questions).name
+        settings["n_generator"], settings["n_verifier"], settings["n_refiner"] = self.branching
+        return settings

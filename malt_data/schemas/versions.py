@@ -1,7 +1,7 @@
-"""Reading any released schema version as the newest one.
+"""Read any released schema version as the newest one.
 
-Every Parquet file says in its footer what it is (`malt.schema = forest/2`). A file of an older
-version is upgraded step by step when it is read; a newer or foreign one is refused by name.
+Every Parquet file has its version in the footer (`malt.schema = forest/2`). Files of older versions
+are upgraded step by step when read; files of newer versions or other formats are refused.
 
     >>> check("forest/1", "nodes/part-0.parquet")
     1
@@ -17,7 +17,7 @@ from malt_data.schemas.forest import NAME, QUESTIONS, SCHEMA_KEY, VERSION
 
 
 def _to_2(table: pa.Table) -> pa.Table:
-    """Give `questions` the column `cluster`: version 1 did not know of templates."""
+    """Add the column `cluster` to `questions`."""
     if "gold" not in table.column_names:
         return table
     table = table.append_column("cluster", pa.nulls(table.num_rows, pa.string()))
@@ -25,33 +25,33 @@ def _to_2(table: pa.Table) -> pa.Table:
 
 
 UPGRADES: dict[int, Callable[[pa.Table], pa.Table]] = {1: _to_2}
-"""Step n turns a table of version n into one of version n + 1."""
+"""UPGRADES[n] turns a table of version n into one of version n + 1."""
 
 
 def stamp_of(schema: pa.Schema) -> str | None:
-    """Return what a file's own metadata says it is, e.g. `forest/1`; None where it says nothing."""
+    """Return the version in a file's metadata, e.g. `forest/1`; None if there is none."""
     value = (schema.metadata or {}).get(SCHEMA_KEY)
     return None if value is None else value.decode("utf-8", "replace")
 
 
 def check(stamp: str | None, where: str) -> int:
-    """Return the version number in `stamp`; raise ForestError where it cannot be read."""
+    """Return the version number in `stamp`; raise ForestError if this code cannot read it."""
     name, _, number = stamp.partition("/") if isinstance(stamp, str) else ("", "", "")
     if name != NAME or not re.fullmatch("[0-9]{1,9}", number):
         raise ForestError(
-            f"{where} is no part of a forest: its malt.schema is {str(stamp)[:40]!r}, expected "
+            f"{where} is not a part of a forest: its malt.schema is {str(stamp)[:40]!r}, expected "
             f"'{NAME}/{VERSION}'. Move it out of the folder."
         )
     if not 1 <= int(number) <= VERSION:
         raise ForestError(
-            f"{where} has schema {stamp}, this malt-data reads up to {NAME}/{VERSION}. "
+            f"{where} has schema {stamp}, but this malt-data reads up to {NAME}/{VERSION}. "
             "Upgrade malt-data: pip install -U malt-data"
         )
     return int(number)
 
 
 def upgrade(table: pa.Table, where: str) -> pa.Table:
-    """Return `table` as the newest version, applying each step of UPGRADES in turn."""
+    """Upgrade `table` to the newest version."""
     for version in range(check(stamp_of(table.schema), where), VERSION):
         table = UPGRADES[version](table)
     return table

@@ -1,1 +1,1 @@
-"""What keeps data: files that appear whole, parts, SQL that cannot leave, the Hub."""
+"""Storage: atomic files, parts, read-only SQL, the Hub."""

@@ -1,10 +1,9 @@
-"""JSON and TOML that others wrote: settings, manifests, records, the answers of servers.
+"""Read untrusted JSON and TOML: settings, manifests, records, server responses.
 
     facts = read_json(folder / "eval.json")
 
-Whatever is wrong with such a file is an OSError or a ValueError, for the caller to say whose file
-it is and what to do: also what Python's parsers answer with a RecursionError, or with minutes of
-work.
+Every fault is an OSError or a ValueError, so that the caller can name the file and the next step.
+That includes input on which Python's parsers raise RecursionError or take minutes.
 """
 
 import json
@@ -17,7 +16,7 @@ _MIB = 2**20
 LARGEST_JSON = 64 * _MIB
 LARGEST_TOML = 1 * _MIB
 DEEPEST = 64
-"""Levels of tables and lists."""
+"""Maximum nesting of tables and lists."""
 
 # `a.a.a. … = 1`: tomllib takes quadratic time over such a key, minutes for 100 kB
 _KEY = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
@@ -25,10 +24,10 @@ _LONG_KEY = re.compile(rf"(?<![\w-]){_KEY}(?:[ \t]*+\.[ \t]*+{_KEY}){{{DEEPEST}}
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Return the tables of a TOML file; raise OSError or ValueError where they cannot be had."""
+    """Return the content of a TOML file; raise OSError or ValueError if it cannot be read."""
     text = _read(path, LARGEST_TOML)
     if _LONG_KEY.search(text):
-        raise ValueError(f"a key in it has more than {DEEPEST} parts")
+        raise ValueError(f"it has a key with more than {DEEPEST} parts")
     try:
         tables = tomllib.loads(text)
     except RecursionError:
@@ -38,31 +37,31 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; raise OSError or ValueError where it cannot be had."""
-    found = parse_json(_read(path, LARGEST_JSON))
-    if not isinstance(found, dict):
-        raise ValueError(f"it holds {type(found).__name__} instead of an object")
-    _refuse_depth(found)
-    try:  # "\ud800" is JSON, but nothing that could be written or printed again
-        json.dumps(found, ensure_ascii=False).encode()
+    """Return the object in a JSON file; raise OSError or ValueError if it cannot be read."""
+    value = parse_json(_read(path, LARGEST_JSON))
+    if not isinstance(value, dict):
+        raise ValueError(f"it contains a {type(value).__name__} instead of an object")
+    _refuse_depth(value)
+    try:  # "\ud800" is valid JSON but cannot be written or printed again
+        json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise ValueError("it holds half a character (a lone surrogate)") from None
-    return found
+        raise ValueError("it contains a lone surrogate (half a character)") from None
+    return value
 
 
 def parse_json(text: str) -> Any:
-    """Return the value that `text` is the JSON of; raise ValueError where it is none."""
+    """Parse JSON; raise ValueError if it is invalid or too deeply nested."""
     try:
         return json.loads(text)
     except RecursionError:
         raise ValueError(_too_deep()) from None
 
 
-def _read(path: Path, most: int) -> str:
+def _read(path: Path, limit: int) -> str:
     with path.open("rb") as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise ValueError(f"it is larger than {most // _MIB} MiB")
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"it is larger than {limit // _MIB} MiB")
     return data.decode("utf-8")
 
 

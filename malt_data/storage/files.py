@@ -1,9 +1,9 @@
-"""Files and folders that appear whole or not at all, and what a killed process left of them.
+"""Atomic writes of files and folders, and recovery after a killed process.
 
-A file is written under a temporary name, flushed to the disk and renamed; the rename is the
-commit. While it is written its process holds a lock on it, which the kernel drops when the
-process ends in any way: so `recover` removes what a dead process left at once, and never touches
-what a living one is writing.
+A file is written under a temporary name, flushed to disk and renamed; the rename commits it. The
+writing process holds a lock on the temporary file, which the kernel releases however the process
+ends. So `recover` can remove the files of dead processes at once and never touches those of live
+ones.
 
     with atomic_write(Path("forest/forest.json")) as temporary:
         temporary.write_text("{}")
@@ -24,21 +24,21 @@ from pathlib import Path
 from malt_data.errors import StorageError
 
 LOCK = ".lock"
-"""The file in a folder that stands for it when it is locked."""
-_LEFT = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(tmp|new)", re.DOTALL)
-"""Names that only this module gives: `tmp` is being written or removed, `new` is complete."""
+"""The file that is locked to lock its folder."""
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(tmp|new)", re.DOTALL)
+"""Temporary names: `tmp` is being written or removed, `new` is complete but not yet in place."""
 _POLL_SECONDS = 0.05
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; on success make it durable and rename it into place.
+    """Yield a temporary path next to `path`; on success flush it to disk and rename it to `path`.
 
-    Raises StorageError when the disk is full or the folder cannot be written.
+    Raises StorageError if the disk is full or the folder is not writable.
     """
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _held(path, folder=False) as (temporary, handle):
+        with _locked_temporary(path, folder=False) as (temporary, handle):
             try:
                 yield temporary
                 os.fsync(handle)
@@ -51,27 +51,27 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path, *, replace: bool) -> Iterator[Path]:
-    """Give a temporary folder beside `path`; on success rename it into place.
+    """Yield a temporary folder next to `path`; on success rename it to `path`.
 
-    replace: a folder that stands there gives way; else a folder with files in it is an error.
+    replace: overwrite an existing folder; otherwise a non-empty one is an error.
     """
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         recover(path.parent, path.name)
-        with _held(path, folder=True) as (temporary, _):
+        with _locked_temporary(path, folder=True) as (temporary, _):
             try:
                 yield temporary
                 complete = temporary.with_suffix(".new")
                 temporary.rename(complete)
-                _place(complete, path, replace)
+                _move_into_place(complete, path, replace)
                 _sync(path.parent)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _place(complete: Path, path: Path, replace: bool) -> None:
-    """Rename `complete` to `path`; after a kill in between, `recover` does the rest."""
-    old = _temporary(path)
+def _move_into_place(complete: Path, path: Path, replace: bool) -> None:
+    """Rename `complete` to `path`; if killed in between, `recover` finishes the job."""
+    old = _temporary_path(path)
     while True:
         try:
             complete.rename(path)
@@ -82,24 +82,24 @@ def _place(complete: Path, path: Path, replace: bool) -> None:
                 raise
         with suppress(FileNotFoundError):  # another process is replacing it too
             path.rename(old)
-            old = _temporary(path)
+            old = _temporary_path(path)
     recover(path.parent, path.name)
 
 
 def recover(folder: Path, name: str = "*") -> None:
-    """Remove what dead processes left in `folder` of the file or folder `name` (or of any).
+    """Remove temporary files that dead processes left in `folder` while writing `name` (or any).
 
-    A folder that was complete when its process died is put where it belongs, if nothing else is
-    there. What cannot be removed, or not be locked by this file system, is left.
+    A folder that was complete when its process died is moved into place if nothing else is there.
+    Files that cannot be removed, or locked on this file system, are left alone.
     """
     pattern = name if name == "*" else glob.escape(name)
     for path in [
         *folder.glob(f".{pattern}.????????.new"),
         *folder.glob(f".{pattern}.????????.tmp"),
     ]:
-        if (match := _LEFT.fullmatch(path.name)) is None:
+        if (match := _TEMPORARY.fullmatch(path.name)) is None:
             continue
-        with suppress(OSError), _dead(path):
+        with suppress(OSError), _lock_abandoned(path):
             if match[2] == "new" and not path.with_name(match[1]).exists():
                 path.rename(path.with_name(match[1]))
             elif path.is_dir():
@@ -109,9 +109,9 @@ def recover(folder: Path, name: str = "*") -> None:
 
 
 @contextmanager
-def _dead(path: Path) -> Iterator[None]:
-    """Hold what a dead process left; raise BlockingIOError where its process lives."""
-    mode = os.O_RDONLY if path.is_dir() else os.O_RDWR  # NFS locks only what is open for writing
+def _lock_abandoned(path: Path) -> Iterator[None]:
+    """Lock a temporary file or folder; raise BlockingIOError if its writer is still alive."""
+    mode = os.O_RDONLY if path.is_dir() else os.O_RDWR  # NFS only locks files open for writing
     handle = os.open(path, mode | os.O_NONBLOCK | os.O_NOFOLLOW)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -121,17 +121,17 @@ def _dead(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _held(path: Path, *, folder: bool) -> Iterator[tuple[Path, int]]:
-    """Make a temporary file or folder beside `path`, locked; yield its path and its handle."""
+def _locked_temporary(path: Path, *, folder: bool) -> Iterator[tuple[Path, int]]:
+    """Create a locked temporary file or folder next to `path`; yield its path and handle."""
     while True:
-        temporary = _temporary(path)
+        temporary = _temporary_path(path)
         if folder:
             temporary.mkdir()
-        with suppress(FileNotFoundError):  # swept in the instant before it is locked
+        with suppress(FileNotFoundError):  # `recover` removed it before it was locked
             handle = os.open(
                 temporary, os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666
             )
-            with suppress(OSError):  # without locks `recover` removes nothing
+            with suppress(OSError):  # without lock support, `recover` removes nothing
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(handle, temporary):
                 break
@@ -142,12 +142,12 @@ def _held(path: Path, *, folder: bool) -> Iterator[tuple[Path, int]]:
         os.close(handle)
 
 
-def _temporary(path: Path) -> Path:
+def _temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
 
 
 def _is_at(handle: int, path: Path) -> bool:
-    """Tell whether the open file `handle` still stands at `path`."""
+    """Return whether the open file `handle` is still the one at `path`."""
     try:
         return os.path.samestat(os.fstat(handle), path.stat())
     except FileNotFoundError:
@@ -156,15 +156,15 @@ def _is_at(handle: int, path: Path) -> bool:
 
 @contextmanager
 def write_errors(path: Path) -> Iterator[None]:
-    """Turn what the operating system says while `path` is written into a StorageError."""
+    """Turn an OSError while writing `path` into a StorageError."""
     try:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         hint = "Free some space" if full else "Check the folder and its permissions"
         raise StorageError(
-            f"{path} could not be written: {error.strerror or error}. {hint} and run the same "
-            "command again; everything finished before is kept."
+            f"{path} could not be written: {error.strerror or error}. {hint}, then run the same "
+            "command again; finished work is kept."
         ) from error
 
 
@@ -178,14 +178,14 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def lock(folder: Path, *, wait: bool | float = True) -> Iterator[bool]:
-    """Hold the lock of a folder alone; yields whether this process has it.
+    """Hold the exclusive lock of a folder; yield whether it was acquired.
 
-    It guards what rewrites (the manifest, a merge, a relabel). wait: how many seconds for
-    another process; True: for ever.
+    Take it to rewrite files: the manifest, parts being merged or relabelled. wait: seconds to wait
+    for other processes; True waits forever.
     """
     with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        handle = _locked(folder / LOCK, fcntl.LOCK_EX, wait)
+        handle = _acquire(folder / LOCK, fcntl.LOCK_EX, wait)
     try:
         yield handle is not None
     finally:
@@ -195,12 +195,12 @@ def lock(folder: Path, *, wait: bool | float = True) -> Iterator[bool]:
 
 @contextmanager
 def shared_lock(folder: Path, *, wait: float) -> Iterator[bool]:
-    """Hold the lock of a folder together with other readers; yields False where one rewrites it.
+    """Hold the shared lock of a folder; yield False if another process is rewriting it.
 
-    A folder that is missing, or that this process can neither lock nor write, is not locked.
+    If the folder is missing, or can be neither locked nor written, no lock is needed: yield True.
     """
     try:
-        handle = _locked(folder / LOCK, fcntl.LOCK_SH, wait)
+        handle = _acquire(folder / LOCK, fcntl.LOCK_SH, wait)
     except OSError:
         yield True
         return
@@ -211,9 +211,9 @@ def shared_lock(folder: Path, *, wait: float) -> Iterator[bool]:
             os.close(handle)
 
 
-def _locked(path: Path, kind: int, wait: bool | float) -> int | None:
-    """Return a handle that holds the lock, None where another process kept it for `wait`."""
-    end = float("inf") if wait is True else time.monotonic() + wait
+def _acquire(path: Path, kind: int, wait: bool | float) -> int | None:
+    """Return a handle that holds the lock, or None if it was still taken after `wait` seconds."""
+    deadline = float("inf") if wait is True else time.monotonic() + wait
     while True:
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -223,12 +223,12 @@ def _locked(path: Path, kind: int, wait: bool | float) -> int | None:
             handle = os.open(path, os.O_RDONLY)
         try:
             fcntl.flock(handle, kind | fcntl.LOCK_NB)
-            if _is_at(handle, path):  # else its folder was removed meanwhile
+            if _is_at(handle, path):  # otherwise its folder was removed meanwhile
                 return handle
             os.close(handle)
         except BlockingIOError:
             os.close(handle)
-            if time.monotonic() >= end:
+            if time.monotonic() >= deadline:
                 return None
             time.sleep(_POLL_SECONDS)
         except OSError:
@@ -237,7 +237,7 @@ def _locked(path: Path, kind: int, wait: bool | float) -> int | None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file whole or not at all, and remove what killed processes left beside it."""
+    """Write a small file atomically and remove temporary files of dead processes next to it."""
     recover(path.parent)
     with atomic_write(path) as temporary:
         temporary.write_text(text, "utf-8")

@@ -1,4 +1,4 @@
-"""Folders that a user names for us to write: what is refused before anything is made.
+"""Check output folders before work starts.
 
 refuse_folder(Path("forest/nodes/part-new.parquet"))    # SpecError: it lies inside a forest
 """
@@ -10,19 +10,19 @@ from malt_data.errors import SpecError
 from malt_data.schemas.layout import MANIFEST
 
 _LONGEST_NAME = 200
-"""Bytes of a folder's name: file systems take 255, and what is half written is called longer."""
+"""In bytes: file systems allow 255, and temporary names are longer than the final one."""
 
 
 def refuse_folder(folder: Path, *, inside: str | None = None) -> None:
-    """Raise SpecError where `folder` cannot be written, or lies among the files of a forest.
+    """Raise SpecError if `folder` is not a valid output folder or lies among a forest's files.
 
-    inside: the only folder of a forest that it may lie in; None: any but the nodes'.
+    inside: the only subfolder of a forest that may contain it; None allows any but `nodes`.
     """
     hint = "Choose a new folder: --out NAME"
     if "\0" in str(folder):
-        raise SpecError(f"{folder} holds a NUL, which no name may. {hint}")
+        raise SpecError(f"{folder} contains a NUL byte. {hint}")
     if len(os.fsencode(folder.name)) > _LONGEST_NAME:
-        raise SpecError(f"{folder} has a name of more than {_LONGEST_NAME} bytes. {hint}")
+        raise SpecError(f"{folder}: the name is longer than {_LONGEST_NAME} bytes. {hint}")
     real = Path(os.path.realpath(folder))
     if real.exists() and not real.is_dir():
         raise SpecError(f"{folder} is not a folder. {hint}")

@@ -1,10 +1,10 @@
-"""The Hub client: names, downloads into its cache, commits, and what went wrong in words.
+"""The Hub client: repo names, downloads to the cache, commits, and readable errors.
 
     with explain_hub_errors("me/trees"):
         commit = head("me/trees", "main")
 
-The one module that talks to the Hub and knows its client's exceptions. Question datasets, which
-`datasets` downloads, are in `questions/hub.py`.
+Only this module talks to the Hub and handles its client's exceptions, except for question
+datasets, which `questions/hub.py` loads with `datasets`.
 """
 
 import re
@@ -25,36 +25,36 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 HUB = "hf://datasets/"
-"""What a forest's name on the Hub begins with."""
+"""Prefix of a forest's URL on the Hub."""
 TREES = [layout.MANIFEST, layout.QUESTIONS, f"{layout.NODES}/part-*.parquet"]
-"""Patterns of the files that are the forest itself."""
+"""Patterns of the files of a forest, without its exports and card."""
 OURS = (layout.CARD, layout.MANIFEST, layout.QUESTIONS, f"{layout.NODES}/", f"{layout.EXPORTS}/")
-"""What a push may replace or remove in a repo; any other file there is left alone."""
+"""Paths that a push may replace or remove; it never touches other files in the repo."""
 
 _ATTEMPTS = 5
-_ODD = re.compile(r"(^|[/\\])\.\.?([/\\]|$)|[\\\0-\x1f]|//")
-"""What a path holds that leads out of its folder, or that a file system may read otherwise."""
+_UNSAFE_PATH = re.compile(r"(^|[/\\])\.\.?([/\\]|$)|[\\\0-\x1f]|//")
+"""Matches paths that leave their folder or that file systems interpret differently."""
 
 Listing = dict[str, str]
-"""path → content hash, of the files that are ours."""
+"""path → content hash, for the files in OURS."""
 
 
 def parse_repo(name: str) -> tuple[str, str | None]:
-    """Return (user/name, revision or None); raise SpecError for anything else.
+    """Return (user/name, revision or None); raise SpecError for an invalid name.
 
     >>> parse_repo("me/trees@v1")
     ('me/trees', 'v1')
     """
     repo, _, revision = name.partition("@")
     if repo.count("/") != 1 or not all(repo.split("/")):
-        raise SpecError(f"{name!r} names no dataset: write user/name or user/name@revision.")
+        raise SpecError(f"{name!r} is not a dataset name: use user/name or user/name@revision.")
     return repo, revision or None
 
 
 def fetch_forest(name: str) -> Path:
-    """Return a folder with the trees of `user/name[@revision]`, from the Hub's cache if there.
+    """Download the trees of `user/name[@revision]` to the Hub's cache; return their folder.
 
-    Without a network the newest cached commit serves.
+    If the Hub is unreachable, the newest cached commit is used.
     """
     repo, revision = parse_repo(name)
     with explain_hub_errors(name):
@@ -69,28 +69,28 @@ def fetch_forest(name: str) -> Path:
 
 
 def fetch_export(name: str, config: Config) -> tuple[Path, str]:
-    """Return (folder of one export of `user/name[@revision]` in the Hub's cache, its commit)."""
+    """Download one export of `user/name[@revision]`; return (its folder in the cache, commit)."""
     repo, revision = parse_repo(name)
     with explain_hub_errors(name):
         from huggingface_hub import snapshot_download
 
         commit = head(repo, revision)
-        wanted = f"{layout.EXPORTS}/{config.name}/"
-        if not any(path.startswith(wanted) for path in listing_of(repo, commit)):
+        subfolder = f"{layout.EXPORTS}/{config.name}/"
+        if not any(path.startswith(subfolder) for path in listing_of(repo, commit)):
             raise HubError(
                 f"{name} on the Hub has no config {config.name}. Export and push it: malt-data "
                 f"export --role {config.role} --format {config.format.name} --push {repo}"
             )
         folder = snapshot_download(
-            repo, repo_type="dataset", revision=commit, allow_patterns=f"{wanted}*"
+            repo, repo_type="dataset", revision=commit, allow_patterns=f"{subfolder}*"
         )
-    return Path(folder) / wanted, commit
+    return Path(folder) / subfolder, commit
 
 
 def fetch_file(repo: str, path: str) -> Path:
-    """Return a file of a model repo from the Hub's cache; one that is not there as a missing path.
+    """Download a file of a model repo; return its path, which does not exist if the file does not.
 
-    Raises HubError where the repo cannot be had.
+    Raises HubError if the repo is not available.
     """
     with explain_hub_errors(repo):
         from huggingface_hub import hf_hub_download
@@ -103,7 +103,7 @@ def fetch_file(repo: str, path: str) -> Path:
 
 
 def listing_of(repo: str, commit: str) -> Listing:
-    """Return our files in a dataset repo; raise HubError for names that no push of ours makes."""
+    """Return the files in OURS of a dataset repo; raise HubError if any has an unsafe path."""
     from huggingface_hub.hf_api import RepoFile
 
     listing = {
@@ -113,10 +113,10 @@ def listing_of(repo: str, commit: str) -> Listing:
         )
         if isinstance(item, RepoFile) and item.path.startswith(OURS)
     }
-    if odd := [path for path in listing if _ODD.search(path)]:
+    if unsafe := [path for path in listing if _UNSAFE_PATH.search(path)]:
         raise HubError(
-            f"{repo} on the Hub holds a file of the name {odd[0]!r}, which no push of ours makes. "
-            "Nothing of it was fetched: ask its owner to remove the file."
+            f"{repo} on the Hub has a file with an unsafe path, {unsafe[0]!r}. Nothing was "
+            "downloaded; ask the owner to remove the file."
         )
     return listing
 
@@ -128,12 +128,12 @@ def require_forest(listing: Listing, name: str) -> None:
 
 def no_forest(name: str) -> HubError:
     return HubError(
-        f"{name} on the Hub holds no forest (no {layout.MANIFEST}): it was not pushed by us."
+        f"{name} on the Hub is not a forest: it has no {layout.MANIFEST}. Check the name."
     )
 
 
 def download(repo: str, commit: str, folder: Path) -> None:
-    """Bring all that a push sends into `folder`, without the client's own cache."""
+    """Download everything that a push sends to `folder`, bypassing the Hub's cache."""
     from huggingface_hub import snapshot_download
 
     snapshot_download(
@@ -146,12 +146,12 @@ def download(repo: str, commit: str, folder: Path) -> None:
 
 
 def head(repo: str, revision: str | None) -> str:
-    """Return the newest commit of a dataset repo's revision."""
+    """Return the newest commit of a revision of a dataset repo."""
     return str(hub_api().dataset_info(repo, revision=revision).sha)
 
 
 def find_head(repo: str, revision: str) -> str | None:
-    """Return what `head` returns; None where there is no such repo or revision."""
+    """Like `head`, but return None if the repo or revision does not exist."""
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     try:
@@ -161,7 +161,7 @@ def find_head(repo: str, revision: str) -> str | None:
 
 
 def ensure_repo(repo: str, revision: str, *, private: bool) -> None:
-    """Create the dataset repo, and the branch, where they are missing."""
+    """Create the dataset repo and the branch if they do not exist."""
     api = hub_api()
     api.create_repo(repo, repo_type="dataset", private=private or None, exist_ok=True)
     if revision != "main" and not revision.startswith("refs/"):
@@ -179,7 +179,7 @@ def commit(
     parent: str | None = None,
     pull_request: bool = False,
 ) -> tuple[str, str | None]:
-    """Send files as one commit; return (its hash, the URL of a pull request)."""
+    """Commit files; return (commit hash, URL of the pull request or None)."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     operations: list[Any] = [
@@ -200,12 +200,12 @@ def commit(
 
 
 def create_model_repo(repo: str) -> None:
-    """Create a model repo where it is missing."""
+    """Create a model repo if it does not exist."""
     hub_api().create_repo(repo, exist_ok=True)
 
 
 def tag_commit(repo: str, tag: str, commit: str) -> None:
-    """Tag a commit; a tag that is there already and names another one is an error."""
+    """Tag a commit; raise HubError if the tag already points to another one."""
     api = hub_api()
     tags = {
         ref.name: ref.target_commit for ref in api.list_repo_refs(repo, repo_type="dataset").tags
@@ -214,14 +214,14 @@ def tag_commit(repo: str, tag: str, commit: str) -> None:
         return
     if tag in tags:
         raise HubError(
-            f"{repo} is pushed as {commit[:12]}, but its tag {tag} names {tags[tag][:12]} already. "
-            "Choose another one: --tag NAME"
+            f"{repo} was pushed as {commit[:12]}, but tag {tag} already points to "
+            f"{tags[tag][:12]}. Choose another tag: --tag NAME"
         )
     api.create_tag(repo, tag=tag, revision=commit, repo_type="dataset")
 
 
 def http_error() -> type[Exception]:
-    """Return the base of transport errors; hub 1.x has it from httpx, 2.x from httpx2."""
+    """Return the base class of transport errors: from httpx in hub 1.x, from httpx2 in 2.x."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
@@ -234,9 +234,9 @@ def hub_api() -> "HfApi":
 
 
 def retrying(attempt: Callable[[], T]) -> T:
-    """Run `attempt`, again after what may pass: a busy Hub, a lost connection, a new parent."""
+    """Run `attempt`; retry after a transient error: a busy Hub, a lost connection, a new parent."""
     retry = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(_may_pass),
+        retry=tenacity.retry_if_exception(_is_transient),
         wait=tenacity.wait_exponential_jitter(initial=0.5, max=30),
         stop=tenacity.stop_after_attempt(_ATTEMPTS),
         reraise=True,
@@ -244,7 +244,7 @@ def retrying(attempt: Callable[[], T]) -> T:
     return retry(attempt)
 
 
-def _may_pass(error: BaseException) -> bool:
+def _is_transient(error: BaseException) -> bool:
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     if isinstance(error, HfHubHTTPError):
@@ -256,26 +256,26 @@ def _may_pass(error: BaseException) -> bool:
 
 @contextmanager
 def explain_hub_errors(name: str) -> Iterator[None]:
-    """Turn what `huggingface_hub` raises into one sentence that says what to do."""
+    """Turn exceptions of `huggingface_hub` into errors that say what to do next."""
     from huggingface_hub import errors
     from huggingface_hub.utils import logging as hub_logging
 
     logging: Any = hub_logging
     level = logging.get_verbosity()
-    logging.set_verbosity_error()  # what it warns of, the sentences below say
+    logging.set_verbosity_error()  # the errors below replace its warnings
     try:
         yield
     except MaltError:
         raise
     except errors.HFValidationError as error:
-        raise SpecError(f"{name!r} names no dataset: {one_line(error)}") from None
+        raise SpecError(f"{name!r} is not a dataset name: {one_line(error)}") from None
     except errors.RevisionNotFoundError:
         raise HubError(
-            f"{name} has no such revision on the Hub. Check branch, tag or commit."
+            f"{name} on the Hub has no such revision. Check the branch, tag or commit."
         ) from None
     except errors.RepositoryNotFoundError:
         raise HubError(
-            f"{name} is not on the Hub, or your login may not see it. Check the name; log in: "
+            f"{name} is not on the Hub, or you have no access to it. Check the name, or log in: "
             "hf auth login"
         ) from None
     except errors.HfHubHTTPError as error:
@@ -289,18 +289,18 @@ def explain_hub_errors(name: str) -> Iterator[None]:
         RuntimeError,
     ) as error:
         raise HubError(
-            f"{name}: the Hub cannot be reached ({one_line(error)}). Nothing was half done: check "
-            "the network and run the same command again."
+            f"{name}: the Hub is unreachable ({one_line(error)}). Nothing was partially written; "
+            "check the network and run the same command again."
         ) from None
-    except ValueError as error:  # JSON that is none, file names that the client refuses
+    except ValueError as error:  # invalid JSON, file names that the client refuses
         raise HubError(
-            f"{name}: what the Hub answered cannot be used ({one_line(error)}). Ask the owner of "
-            "the repo, or name another."
+            f"{name}: the Hub sent an invalid response ({one_line(error)}). Use another repo, or "
+            "ask the owner of this one."
         ) from None
     except OSError as error:
         raise HubError(
-            f"{name}: {error.filename or 'a file'} could not be read or written here: "
-            f"{error.strerror or one_line(error)}. Free some space or check the folder, and run "
+            f"{name}: {error.filename or 'a local file'} could not be read or written: "
+            f"{error.strerror or one_line(error)}. Check the folder and free disk space, then run "
             "the same command again."
         ) from None
     finally:
@@ -309,11 +309,11 @@ def explain_hub_errors(name: str) -> Iterator[None]:
 
 def _refused(name: str, error: Any) -> HubError:
     status = error.response.status_code
-    said = " ".join((error.server_message or one_line(error)).split())
+    message = " ".join((error.server_message or one_line(error)).split())
     hint = {
         401: "You are not logged in: hf auth login",
-        403: "Your token may not do this: log in with one that may write, hf auth login",
-        412: "The repo is changed again and again by others: run the same command once more.",
-        429: "Too many requests: run the same command again in a while.",
-    }.get(status, "Nothing was half done: run the same command again in a while.")
-    return HubError(f"{name}: the Hub refused ({status}: {said}). {hint}")
+        403: "Your token lacks permission. Log in with one that can write: hf auth login",
+        412: "Others keep changing the repo: run the same command again.",
+        429: "Too many requests: run the same command again later.",
+    }.get(status, "Nothing was partially written; run the same command again later.")
+    return HubError(f"{name}: the Hub refused ({status}: {message}). {hint}")

@@ -1,9 +1,9 @@
-"""Parquet files: written whole or not at all, read with every fault named, footers checked.
+"""Parquet files: atomic writes, checked footers, and an error that says what is wrong.
 
     write_table(Path("nodes/part-0.parquet"), table)
     read_footer(Path("nodes/part-0.parquet")).stamp      # 'forest/2'
 
-Files come from anywhere, so what they say of themselves is checked like any input.
+Files may come from anywhere, so their metadata is validated like any other input.
 """
 
 import stat
@@ -21,50 +21,50 @@ from malt_data.schemas.spec import Labelled
 from malt_data.storage.files import atomic_write
 
 REPLACES = b"malt.replaces"
-"""Footer key of a merged part: a JSON list of the part names that it stands for."""
+"""Footer key of a merged part: a JSON list of the part names that it replaces."""
 LABELS = b"malt.labels"
-"""Footer key of a part: the grader, threshold and pooling that its labels were made with."""
+"""Footer key of a part: the grader, threshold and pooling of its labels."""
 
 _ROW_GROUP = 122_880
 _MOVE_IT = (
-    "Move it out of the folder and run what made it again (malt-data build, malt-data eval): only "
-    "what it held is sampled anew."
+    "Move it out of the folder and run the same malt-data build or eval again; only the rows of "
+    "this file are sampled again."
 )
 
 PartName = Annotated[str, StringConstraints(pattern=r"^part-[^/\\\x00-\x1f]+\.parquet$")]
 
 
 class Footer(Model):
-    """What a part says of itself."""
+    """The metadata in the footer of a part."""
 
     stamp: str | None = None
-    """Its schema and version, e.g. `forest/2`."""
+    """Schema and version, e.g. `forest/2`."""
     replaces: Json[tuple[PartName, ...]] = ()
     labels: Json[Labelled] | None = None
 
 
 class MissingFile(StorageError):
-    """A file that was there a moment ago: another process has merged it, or there is none."""
+    """A file that does not exist, perhaps because another process has just merged it."""
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Write `table` to `path`, zstd, whole or not at all: temporary file, fsync, rename.
+    """Write `table` to `path` atomically, compressed with zstd.
 
-    Raises StorageError when the disk is full or the folder cannot be written.
+    Raises StorageError if the disk is full or the folder is not writable.
     """
     with atomic_write(path) as temporary:
         pq.write_table(
-            table.combine_chunks(),  # the same rows make the same pages, however they came together
+            table.combine_chunks(),  # so that the same rows always give the same pages
             temporary,
             compression="zstd",
             compression_level=3,
             row_group_size=_ROW_GROUP,
-            use_content_defined_chunking=True,  # after a relabel the Hub stores little anew
+            use_content_defined_chunking=True,  # so that the Hub stores little after a relabel
         )
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Return a Parquet file, or some of its columns; raise StorageError where it is corrupt."""
+    """Return a Parquet file, or some of its columns; raise StorageError if it is corrupt."""
     file_state(path)
     try:
         return pq.read_table(path, columns=columns, partitioning=None)
@@ -75,7 +75,7 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 def read_schema(path: Path) -> pa.Schema:
-    """Return a Parquet file's schema; raise StorageError where it is corrupt or no Parquet file."""
+    """Return the schema of a Parquet file; raise StorageError if it is corrupt."""
     file_state(path)
     try:
         schema = pq.read_schema(path)
@@ -88,7 +88,7 @@ def read_schema(path: Path) -> pa.Schema:
 
 
 def read_footer(path: Path) -> Footer:
-    """Return what a part says of itself; raise StorageError where that is corrupt."""
+    """Return the footer of a part; raise StorageError if it is corrupt."""
     metadata = read_schema(path).metadata or {}
     keys = {"stamp": SCHEMA_KEY, "replaces": REPLACES, "labels": LABELS}
     try:
@@ -100,20 +100,23 @@ def read_footer(path: Path) -> Footer:
 
 
 def file_state(path: Path) -> tuple[int, int]:
-    """Return what changes when a file is replaced; raise StorageError unless it is a plain file."""
+    """Return inode and mtime, which identify a file's version.
+
+    Raises StorageError unless it is a regular file.
+    """
     try:
         facts = path.stat()
     except FileNotFoundError as error:
         raise _missing(path) from error
     except OSError as error:
         raise corrupt(path, error) from error
-    if not stat.S_ISREG(facts.st_mode):  # reading a pipe would wait for ever
+    if not stat.S_ISREG(facts.st_mode):  # reading a pipe would block forever
         raise StorageError(f"{path} is not a regular file. Move it out of the folder.")
     return facts.st_ino, facts.st_mtime_ns
 
 
 def corrupt(path: Path, error: Exception) -> StorageError:
-    """Return the error for a file that cannot be read as Parquet."""
+    """Return the error for a file that is not readable as Parquet."""
     reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
     return StorageError(f"{path} is corrupt or not a Parquet file ({reason}). {_MOVE_IT}")
 
@@ -123,12 +126,12 @@ def _missing(path: Path) -> MissingFile:
 
 
 def _require_text(schema: pa.Schema) -> None:
-    """Raise UnicodeDecodeError for names and metadata over which polars would panic."""
-    for said in (schema.metadata or {}).items():
-        b"".join(said).decode()
+    """Raise UnicodeDecodeError for metadata on which polars would panic."""
+    for pair in (schema.metadata or {}).items():
+        b"".join(pair).decode()
     fields = list(schema)
     while fields:
         field = fields.pop()
-        for said in (field.metadata or {}).items():
-            b"".join(said).decode()
+        for pair in (field.metadata or {}).items():
+            b"".join(pair).decode()
         fields += [field.type.field(index) for index in range(field.type.num_fields)]

@@ -1,13 +1,12 @@
-"""Parts: Parquet files of one folder that appear complete or not at all. Forests and results have
-their rows in such folders.
+"""Parts: a folder of Parquet files, each written atomically. Forests and results store rows so.
 
-A part is written to a temporary name, flushed to the disk and renamed; the rename is the commit.
-Everything else (which trees are done, how many) is read back from the parts, so a process killed
-at any instant leaves a sound folder. Small parts are merged by `compact`; a merged part names in
-its footer the parts it replaces, and readers skip those, so that even a kill between the rename
-and the removal shows no row twice.
+A part is written to a temporary name, flushed to disk and renamed; the rename commits it. All other
+state (which trees are done, how many) is derived from the parts, so the folder is valid even if a
+process is killed. `compact` merges small parts. The footer of a merged part lists the parts it
+replaces and readers skip those, so no row is read twice even if a process is killed between the
+rename and the removal.
 
-    parts = NodeParts(Path("forest/nodes"))    # forests/parts.py; evaluation/parts.py has the other
+    parts = NodeParts(Path("forest/nodes"))    # in forests/parts.py; see also evaluation/parts.py
     parts.write(table)
     parts.paths()
 """
@@ -34,14 +33,14 @@ from malt_data.storage.parquet import (
     write_table,
 )
 
-_PATIENCE_SECONDS = 10.0
+_LOCK_TIMEOUT_SECONDS = 10.0
 _ATTEMPTS = 20
 
 T = TypeVar("T")
 
 
 class Parts(ABC):
-    """The part files of one folder; a footer is read once for each state of its file."""
+    """The part files of one folder. Footers are cached until their file changes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -49,79 +48,80 @@ class Parts(ABC):
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Keep other processes from rewriting, merging or removing parts; adding them is free.
+        """Keep other processes from rewriting, merging or removing parts; they may still add some.
 
-        For builds too, which add. Raises StorageError where a relabel or a merge is under way.
+        Builds use it too, because they only add. Raises StorageError if a relabel or merge is
+        running.
         """
-        with shared_lock(self.folder, wait=_PATIENCE_SECONDS) as acquired:
+        with shared_lock(self.folder, wait=_LOCK_TIMEOUT_SECONDS) as acquired:
             if not acquired:
                 raise StorageError(
                     f"{self.folder} is being rewritten by another process (a relabel, or a build "
-                    "that merges its parts). Wait for it and run the same command again."
+                    "merging its parts). Wait until it ends, then run the same command again."
                 )
             yield
 
     @contextmanager
     def rewriting(self) -> Iterator[None]:
-        """Be alone with the parts, what a killed process left removed.
+        """Lock out other processes, after removing leftovers of killed ones.
 
-        Raises StorageError where another process reads or writes them.
+        Raises StorageError if another process is reading or writing parts.
         """
-        with lock(self.folder, wait=_PATIENCE_SECONDS) as acquired:
+        with lock(self.folder, wait=_LOCK_TIMEOUT_SECONDS) as acquired:
             if not acquired:
                 raise StorageError(
                     f"{self.folder} is in use by another process (a build, a relabel, an export, "
-                    "a query). Wait for it and run the same command again."
+                    "a query). Wait until it ends, then run the same command again."
                 )
             self._tidy()
             yield
 
     def paths(self) -> list[Path]:
-        """Return the files that hold the rows, in name order, replaced ones left out.
+        """Return the part files in name order, without replaced ones.
 
-        Raises StorageError or ForestError for a file that is corrupt, foreign or newer than this
-        code.
+        Raises StorageError or ForestError for a file that is corrupt, not a part of this kind, or
+        newer than this code.
         """
 
-        def look() -> list[Path]:
-            found = sorted(self.folder.glob("part-*.parquet"))
+        def list_parts() -> list[Path]:
+            paths = sorted(self.folder.glob("part-*.parquet"))
             replaced: set[str] = set()
-            for path in found:
+            for path in paths:
                 replaced.update(self.footer(path).replaces)
-            return [path for path in found if path.name not in replaced]
+            return [path for path in paths if path.name not in replaced]
 
-        return retry_missing(look)
+        return retry_missing(list_parts)
 
     def footer(self, path: Path) -> Footer:
-        """Return what a file says of itself, checked by `_check`."""
+        """Return the footer of a part, validated by `_check`."""
         state = file_state(path)
-        known, footer = self._footers.get(path, (None, None))
-        if footer is None or known != state:
+        cached_state, footer = self._footers.get(path, (None, None))
+        if footer is None or cached_state != state:
             footer = read_footer(path)
             self._check(path, footer)
             self._footers[path] = state, footer
         return footer
 
     def read(self, path: Path) -> pa.Table:
-        """Return a part as the newest schema version."""
+        """Return the rows of a part."""
         self.footer(path)
         return read_table(path)
 
     def write(self, table: pa.Table, replaces: Iterable[Path] = ()) -> Path:
-        """Add `table` as one new part, which stands for the parts `replaces`."""
+        """Add `table` as a new part that replaces the parts `replaces`."""
         names = [path.name for path in replaces]
         path = self.folder / f"part-{uuid.uuid4().hex[:16]}.parquet"
         write_table(path, _replacing(table, names))
         return path
 
     def rewrite(self, path: Path, table: pa.Table) -> None:
-        """Put `table`, the same rows, in place of a part, of which it keeps `malt.replaces`."""
+        """Overwrite a part with `table`, keeping its `malt.replaces` entry."""
         write_table(path, _replacing(table, self.footer(path).replaces))
 
     def compact(self) -> None:
-        """Merge parts that are less than half full, and tidy up after a kill.
+        """Merge parts that are less than half full and remove leftovers of killed processes.
 
-        Left to another time where another process reads or writes them.
+        Does nothing if another process is reading or writing parts.
         """
         with lock(self.folder, wait=False) as acquired:
             if not acquired:
@@ -143,15 +143,15 @@ class Parts(ABC):
 
     @abstractmethod
     def _check(self, path: Path, footer: Footer) -> None:
-        """Raise where a part does not belong to such a folder, or is newer than this code."""
+        """Raise if a part is of another kind or newer than this code."""
 
     @abstractmethod
     def _share_of_a_part(self, path: Path) -> float:
-        """Return how full a part is, 1 for a full one."""
+        """Return how full a part is, from 0 to 1."""
 
     @abstractmethod
     def _merged(self, paths: Sequence[Path]) -> pa.Table | None:
-        """Return parts as one table, with the metadata it is stored with; None: leave them."""
+        """Return the merged table, including its metadata; None if the parts must not be merged."""
 
     def _merge(self, paths: list[Path]) -> None:
         table = self._merged(paths)
@@ -170,14 +170,14 @@ class Parts(ABC):
         recover(self.folder)
 
 
-def retry_missing(look: Callable[[], T]) -> T:
-    """Look again where another process merged, in the middle of it, parts that were listed."""
+def retry_missing(read: Callable[[], T]) -> T:
+    """Call `read`; retry if another process merged parts after they were listed."""
     for _ in range(_ATTEMPTS):
         try:
-            return look()
+            return read()
         except MissingFile:
             continue
-    return look()
+    return read()
 
 
 def _replacing(table: pa.Table, names: Sequence[str]) -> pa.Table:

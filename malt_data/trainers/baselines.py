@@ -1,13 +1,12 @@
-"""Baselines on equal terms: what the same optimiser steps yield without MALT's roles or its DPO.
+"""Train compute-matched baselines: as many optimiser steps, but without MALT's roles or its DPO.
 
-    sft_long   every role's SFT adapter, trained by SFT for as many further steps as its DPO had
-    lone       a generator with DPO on its own pairs, from its SFT adapter, and no one beside it
-    shared     one adapter for all roles: SFT on their rows together, from a fresh LoRA, with as
-               many steps as the roles' SFT stages had together
+    sft_long   each role's SFT adapter, trained with SFT for as many more steps as its DPO had
+    lone       a generator alone, with DPO on its own pairs, starting from its SFT adapter
+    shared     one adapter for all roles: SFT on all their rows, starting from a new LoRA, with as
+               many steps as the SFT stages of the roles together
 
-Equal terms are equal numbers of optimiser steps, under the same settings; a stage of its own has
-a learning-rate schedule of its own, as DPO has. Settings that use them: `star-sa-long`,
-`star-ma-long`, `malt-lone`, `shared`.
+Baselines use the same settings as the team; each stage has its own learning-rate schedule, as DPO
+does. The settings `star-sa-long`, `star-ma-long`, `malt-lone` and `shared` evaluate them.
 """
 
 from collections.abc import Callable, Mapping
@@ -37,11 +36,11 @@ def train_baselines(
     note: Callable[[str], None],
     **options: Any,
 ) -> tuple[Records, Tables]:
-    """Train the baselines of a finished team into `out`, a folder each; pass over finished ones.
+    """Train the baselines of a finished team, one folder each in `out`; skip finished ones.
 
     team: the records of the team's stages by folder. Returns the baselines' records by folder, and
-    `{"sft_long": {role: folder}, …}`. Without pairs of the generator there is no `lone`, and a
-    note says so. Raises what `train_sft` and `train_dpo` raise.
+    `{"sft_long": {role: folder}, …}`. If the generator has no pairs, `lone` is skipped with a note.
+    Raises the errors of `train_sft` and `train_dpo`.
     """
     options["note"] = note
     lone = f"{LONE}_dpo"
@@ -53,7 +52,7 @@ def train_baselines(
     tables: Tables = {"lone": {LONE: lone} if {lone} & {*team, *records} else {}}
 
     def sft(role: str, key: str, steps: int, adapter: str | None = None) -> None:
-        steps = _begun_with(out / key, steps, note)
+        steps = _planned_steps(out / key, steps, note)
         note(f"Baseline {key}: {steps} steps")
         records[key] = train_sft(
             role, source, out / key, adapter=adapter, **options | {"max_steps": steps}
@@ -61,7 +60,7 @@ def train_baselines(
 
     dpo = {name: record["steps"] for name, record in {**team, **records}.items() if "_dpo" in name}
     for role in ROLES:
-        # A generator without DPO has no steps to equal: it gets the most that any role had.
+        # A generator without DPO has no steps to match, so it gets the maximum over the roles.
         steps = dpo.get(f"{role}_dpo", max(dpo.values()))
         sft(role, f"{role}_sft_long", steps, str(out / f"{role}_sft"))
     sft(SHARED, f"{SHARED}_sft", sum(team[f"{role}_sft"]["steps"] for role in ROLES))
@@ -71,25 +70,23 @@ def train_baselines(
 
 
 def _lone(source: str, out: Path, options: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the record of the lone generator's DPO; None, and a note, where it has no rows."""
+    """Train the lone generator; return its record, or None (and note it) if there are no pairs."""
     role = LONE
     folder = out / f"{role}_dpo"
     try:
         return train_dpo(role, source, folder, adapter=str(out / f"{role}_sft"), **options)
     except MaltError as error:
-        if folder.exists():  # it was begun
+        if folder.exists():  # training had started
             raise
-        # A baseline that cannot begin must not fail a team that is complete.
-        options["note"](
-            f"The baseline malt-lone is left out: {error} Then run the same command again."
-        )
+        # A baseline that cannot start must not fail a complete team.
+        options["note"](f"Skipped the baseline malt-lone: {error} Then run the same command again.")
         return None
 
 
-def _begun_with(folder: Path, steps: int, note: Callable[[str], None]) -> int:
-    """Return the steps that a training in `folder` was begun with; `steps` where there is none.
+def _planned_steps(folder: Path, steps: int, note: Callable[[str], None]) -> int:
+    """Return the steps of an existing training in `folder`, else `steps`.
 
-    A generator's pairs may have been exported only after its `sft_long` was trained.
+    They differ if a generator's pairs were exported after its `sft_long` was trained.
     """
     try:
         before = int(read_json(folder / PLAN)["max_steps"])
@@ -97,7 +94,7 @@ def _begun_with(folder: Path, steps: int, note: Callable[[str], None]) -> int:
         return steps
     if before != steps:
         note(
-            f"{folder} was begun with {before} steps; {steps} would be equal terms now. To train "
-            "it again, delete that folder and run the same command."
+            f"{folder} was started with {before} steps, but {steps} would match now. To train it "
+            "again, delete the folder and run the same command."
         )
     return before

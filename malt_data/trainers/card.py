@@ -1,4 +1,4 @@
-"""The card of an adapter: which data, which base, how it was trained, what came out."""
+"""Render the model card of an adapter: data, base model, training and results."""
 
 from importlib import resources
 from typing import Any

@@ -1,4 +1,4 @@
-"""The curves of a training as one SVG: loss, and for DPO the reward margin."""
+"""Plot the curves of a training run as SVG: loss, and for DPO the reward margin."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ _CURVES = (
 
 
 def plot_curves(history: list[dict[str, Any]], path: Path) -> None:
-    """Draw what was logged (`trainer.state.log_history`), train and validation, against steps."""
+    """Plot the logged metrics (`trainer.state.log_history`), train and validation, over steps."""
     from matplotlib.figure import Figure  # no pyplot: no global state, no display
 
     panels = [
@@ -21,8 +21,8 @@ def plot_curves(history: list[dict[str, Any]], path: Path) -> None:
         if any(n in row for row in history for n in names)
     ]
     figure = Figure(figsize=(5 * max(1, len(panels)), 3.2), layout="constrained")
-    for place, (title, names) in enumerate(panels):
-        axes = figure.add_subplot(1, len(panels), place + 1)
+    for index, (title, names) in enumerate(panels, 1):
+        axes = figure.add_subplot(1, len(panels), index)
         for name in names:
             points = [(row["step"], row[name]) for row in history if name in row]
             if points:

@@ -1,9 +1,9 @@
-"""The training set of one role and stage, by name: from the Hub at a pinned commit, or a folder.
+"""Load the training set of a role and stage, from the Hub at a pinned commit or from a folder.
 
     data = load_rows("me/trees@v1", "verifier", "dpo")
     data.commit, data.train.num_rows
 
-Everything that can be wrong with the data is said here, before a model is loaded.
+All problems with the data are found here, before a model is loaded.
 """
 
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     import datasets
 
 SHARED = "shared"
-"""In place of a role: the rows of all roles together, for one adapter that plays them all."""
+"""Instead of a role: the rows of all roles, for one adapter that plays all of them."""
 
-_NEEDED = {"sft": {"prompt", "completion"}, "dpo": {"prompt", "chosen", "rejected"}}
+_REQUIRED_COLUMNS = {"sft": {"prompt", "completion"}, "dpo": {"prompt", "chosen", "rejected"}}
 
 
 @dataclass(frozen=True)
 class Data:
-    """Rows for one stage of one role. `report` is the export's own, None for foreign data."""
+    """Rows for one stage of one role. report: that of the export; None for other data."""
 
     source: str
     commit: str | None
@@ -40,7 +40,7 @@ class Data:
 
     @property
     def pinned(self) -> str:
-        """The source with its commit: what names exactly these rows."""
+        """The source with its commit, which identifies the rows exactly."""
         return f"{self.source.partition('@')[0]}@{self.commit}" if self.commit else self.source
 
     @property
@@ -51,12 +51,11 @@ class Data:
 def load_rows(source: str, role: str, stage: Stage) -> Data:
     """Return the rows of `<role>_<stage>` in `source`.
 
-    source: `user/name[@revision]` on the Hub, a forest, or the folder of one export. role: or
-    SHARED. Raises TrainError where there are none, or none that TRL could train on; HubError from
-    the Hub.
+    source: `user/name[@revision]` on the Hub, a forest, or the folder of one export. role: may be
+    SHARED. Raises TrainError if there are no rows that TRL can train on, HubError if the Hub fails.
     """
     if role == SHARED:
-        return _together(source, stage)
+        return _load_all_roles(source, stage)
     config = config_of(role, stage)
     commit = None
     folder = _local(source, config)
@@ -65,40 +64,40 @@ def load_rows(source: str, role: str, stage: Stage) -> Data:
     return _read(folder, source, commit, config)
 
 
-def _together(source: str, stage: Stage) -> Data:
-    """Return the rows of all roles; what each export left out is in its own report."""
+def _load_all_roles(source: str, stage: Stage) -> Data:
+    """Return the rows of all roles, without a report, as each export has its own."""
     import datasets
 
-    found = [load_rows(source, role, stage) for role in ROLES]
+    by_role = [load_rows(source, role, stage) for role in ROLES]
 
-    def joined(parts: "list[datasets.Dataset | None]") -> "datasets.Dataset | None":
-        rows = [part for part in parts if part is not None]
+    def concatenate(splits: "list[datasets.Dataset | None]") -> "datasets.Dataset | None":
+        rows = [split for split in splits if split is not None]
         return datasets.concatenate_datasets(rows) if rows else None
 
-    train: Any = joined([data.train for data in found])
-    validation = joined([data.validation for data in found])
-    return Data(source, found[0].commit, f"{SHARED}_{stage}", train, validation, None)
+    train: Any = concatenate([data.train for data in by_role])
+    validation = concatenate([data.validation for data in by_role])
+    return Data(source, by_role[0].commit, f"{SHARED}_{stage}", train, validation, None)
 
 
 def _local(source: str, config: Config) -> Path | None:
-    """Return the folder of the export where `source` is a folder; None for a name on the Hub."""
+    """Return the folder of the export if `source` is local; None for a name on the Hub."""
     path = Path(source)
     if not path.exists() and (source.count("/") == 1 and not source.startswith((".", "/", "~"))):
         return None
     if (path / layout.EXPORT).exists():
         return path
     if (path / layout.MANIFEST).exists():
-        found = path / layout.EXPORTS / config.name
-        if not (found / layout.EXPORT).exists():
+        folder = path / layout.EXPORTS / config.name
+        if not (folder / layout.EXPORT).exists():
             raise TrainError(
-                f"{path} has no export {config.name}. Make it: malt-data export {path} "
+                f"{path} has no export {config.name}. Write it: malt-data export {path} "
                 f"--role {config.role} --format {config.format.name}"
             )
-        return found
+        return folder
     if any(path.glob("*.parquet")):
         return path
     raise TrainError(
-        f"{source} is no dataset: name a forest, a folder that malt-data export wrote, or "
+        f"{source} is not a dataset. Use a forest, a folder that malt-data export wrote, or "
         "user/name[@revision] on the Hub."
     )
 
@@ -107,16 +106,16 @@ def _read(folder: Path, source: str, commit: str | None, config: Config) -> Data
     report = read_report(folder) if (folder / layout.EXPORT).exists() else None
     if report is not None and report.config != config.name:
         raise TrainError(
-            f"{source} holds {report.config}, but {config.name} was asked for. Name the folder of "
-            f"that export, or make it: malt-data export --role {config.role} "
+            f"{source} contains {report.config}, not {config.name}. Pass the folder of that "
+            f"export, or write it: malt-data export --role {config.role} "
             f"--format {config.format.name}"
         )
     train = _split(folder, "train", source, config)
     validation = _split(folder, "validation", source, config)
     if train is None:
-        dropped = ", ".join(f"{n} {why}" for why, n in report.dropped.items()) if report else ""
+        dropped = ", ".join(f"{n} {r}" for r, n in report.dropped.items()) if report else ""
         raise TrainError(
-            f"{source} has no rows to train {config.name} on (left out: {dropped or 'nothing'}). "
+            f"{source} has no rows for {config.name} (left out: {dropped or 'nothing'}). "
             "Grow more trees, or export with a lower threshold or other settings."
         )
     return Data(source, commit, config.name, train, validation, report)
@@ -131,8 +130,10 @@ def _split(folder: Path, split: str, source: str, config: Config) -> "datasets.D
     try:
         rows: Any = datasets.load_dataset("parquet", data_files=files, split="train")
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
-        raise ExportError(f"{source}: {split} cannot be read ({one_line(error)}).") from None
-    if missing := _NEEDED[config.format.name] - set(rows.column_names):
+        raise ExportError(
+            f"{source}: {split} cannot be read ({one_line(error)}). Export again: malt-data export"
+        ) from None
+    if missing := _REQUIRED_COLUMNS[config.format.name] - set(rows.column_names):
         raise TrainError(
             f"{source} is not {config.format.name} data: it has no column "
             f"{sorted(missing)[0]!r}, only {', '.join(rows.column_names)}."

@@ -1,10 +1,10 @@
-"""DPO of one role on its pairs (MALT §4.3), from its SFT adapter, which is also the reference.
+"""Train a role with DPO on its pairs (MALT §4.3), with its SFT adapter as start and reference.
 
     python -m malt_data train --stage dpo --role verifier --dataset me/trees \\
         --adapter verifier_sft --out verifier_dpo
 
-The base model is loaded once. TRL keeps a frozen copy of the adapter as it was (`ref`) beside the
-one it trains and switches between them, so the reference costs an adapter, not a model.
+The base model is loaded once. TRL keeps a frozen copy of the initial adapter (`ref`) next to the
+one it trains and switches between them, so the reference only costs the memory of an adapter.
 """
 
 from pathlib import Path
@@ -26,8 +26,9 @@ def train_dpo(
 ) -> dict[str, Any]:
     """Train a role's DPO adapter into `out`, starting from `adapter`; return its record.
 
-    options: model, settings, max_steps, other_model, note, as for `prepare`. Raises TrainError,
-    SpecError or HubError before any step where data, model, adapter, settings or disk cannot work.
+    options: model, settings, max_steps, other_model and note of `prepare`. Raises TrainError,
+    SpecError or HubError before the first step if data, model, adapter, settings or disk space are
+    unsuitable.
     """
     task = prepare(role, "dpo", dataset, out, adapter=adapter, **options)
     if record := task.finished():
@@ -39,7 +40,7 @@ def train_dpo(
     policy = load_adapter(base, adapter)
     arguments = task.config(DPOConfig)
 
-    def make() -> Any:
+    def make_trainer() -> Any:
         trainer = DPOTrainer(
             policy,
             args=arguments,
@@ -51,22 +52,22 @@ def train_dpo(
         return trainer
 
     try:
-        return task.train(make, on_progress)
+        return task.train(make_trainer, on_progress)
     except ValueError as error:
-        if not str(error).startswith("Unknown loss type"):  # TRL looks at it only in the first step
+        if not str(error).startswith("Unknown loss type"):  # TRL only checks it in the first step
             raise
         raise SpecError(f"[dpo] {one_line(error)}") from None
 
 
 def require_reference(model: Any) -> None:
-    """Raise TrainError unless a frozen copy of the adapter, equal to it, is the reference."""
+    """Raise TrainError unless the reference is a frozen copy of the adapter with equal weights."""
     import torch
 
     weights = dict(model.named_parameters())
     pairs = [(p, weights.get(n.replace(".default.", ".ref."))) for n, p in weights.items()
              if ".default." in n]  # fmt: skip
     if not pairs or any(
-        ref is None or ref.requires_grad or not torch.equal(mine.detach(), ref.detach())
-        for mine, ref in pairs
+        ref is None or ref.requires_grad or not torch.equal(weight.detach(), ref.detach())
+        for weight, ref in pairs
     ):
         raise TrainError("The reference policy is not the adapter that training starts from.")

@@ -1,7 +1,8 @@
-"""Which rows the model can take, and the `max_length` that cuts none of them.
+"""Drop rows that do not fit the model, and choose a `max_length` that truncates none of the rest.
 
-TRL cuts what is longer than `max_length`, a completion in its middle too, and learns the wrong
-tokens where the prompt is no prefix. Such rows are left out before the first step, and counted.
+TRL truncates rows longer than `max_length`, even in the middle of a completion, and computes the
+loss on the wrong tokens if the prompt is not a prefix. Such rows are dropped and counted before the
+first step.
 """
 
 from collections import Counter
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 _BATCH = 512
 _STEP = 64
-"""`max_length` is a multiple of so many tokens."""
+"""`max_length` is rounded up to a multiple of this."""
 
 
 def fit_rows(
@@ -28,15 +29,15 @@ def fit_rows(
     max_length: int | None,
     note: Callable[[str], None],
 ) -> tuple[Data, dict[str, Any]]:
-    """Return the data without the rows that do not fit, and the facts of that for the record.
+    """Return the data without the rows that do not fit, and facts for the record.
 
-    config: the base model's, which knows its context. max_length: what `[trainer]` says; None:
-    the longest row that the model can take. The facts are `rows` (to train on), `max_length`
-    and `left_out` (split → reason → rows). Raises TrainError where no row to train on remains,
-    SpecError where `max_length` is no length.
+    config: that of the base model, with its context length. max_length: from `[trainer]`; None: the
+    length of the longest row that fits the model. The facts are `rows` (to train on), `max_length`
+    and `left_out` (split → reason → rows). Raises TrainError if no row to train on remains,
+    SpecError if `max_length` is invalid.
     """
     if max_length is not None and (type(max_length) is not int or max_length < 1):
-        raise SpecError(f"[trainer] max_length: a number of tokens, 1 or more (got {max_length!r})")
+        raise SpecError(f"[trainer] max_length must be an integer ≥ 1 (got {max_length!r})")
     fit = Fit(tokenizer, least(max_length, context_of(tokenizer, config)))
     splits: dict[str, datasets.Dataset | None] = {}
     left_out: dict[str, dict[str, int]] = {}
@@ -44,16 +45,16 @@ def fit_rows(
     for split, rows in (("train", data.train), ("validation", data.validation)):
         if rows is None:
             continue
-        kept, most, counts, examples = _measured(rows, fit)
-        longest = max(longest, most)
+        kept, split_longest, counts, examples = _measure(rows, fit)
+        longest = max(longest, split_longest)
         left_out[split] = {reason: counts[reason] for reason in UNFIT}
         splits[split] = rows.select(kept) if kept else None
         if counts:
             note(_sentence(data.config, split, len(rows), counts, examples, fit.limit))
     if (train := splits["train"]) is None:
         raise TrainError(
-            f"{data.source}: the model can take no row of {data.config}: "
-            f"{_listed(left_out['train'])}. Raise [trainer] max_length where it is set, or take a "
+            f"{data.source}: no row of {data.config} fits the model "
+            f"({_listed(left_out['train'])}). Raise [trainer] max_length if it is set, or use a "
             "model with a longer context or another chat template."
         )
     rounded = -(-longest // _STEP) * _STEP
@@ -65,29 +66,30 @@ def fit_rows(
     return replace(data, train=train, validation=splits.get("validation")), facts
 
 
-def _measured(
+def _measure(
     rows: "datasets.Dataset", fit: Fit
 ) -> tuple[list[int], int, Counter[str], dict[str, str]]:
-    """Return the rows that fit, tokens of the longest, and of the others the reasons and names."""
+    """Return the rows that fit, their maximum length, and counts and examples of the others."""
     kept: list[int] = []
     longest = 0
     counts: Counter[str] = Counter()
     examples: dict[str, str] = {}
     for start, batch in _batches(rows):
-        for place, (row, one) in enumerate(zip(batch, fit.measure(batch), strict=True), start):
-            if one.reason is None:
-                kept.append(place)
-                longest = max(longest, one.longest)
+        measured = fit.measure(batch)
+        for index, (row, size) in enumerate(zip(batch, measured, strict=True), start):
+            if size.reason is None:
+                kept.append(index)
+                longest = max(longest, size.longest)
             else:
-                counts[one.reason] += 1
-                name = row.get("node_id") or row.get("chosen_id") or f"row {place}"
-                examples.setdefault(one.reason, name)
+                counts[size.reason] += 1
+                name = row.get("node_id") or row.get("chosen_id") or f"row {index}"
+                examples.setdefault(size.reason, name)
     return kept, longest, counts, examples
 
 
 def _batches(rows: "datasets.Dataset") -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    wanted = ("prompt", *SIDES, "node_id", "chosen_id")
-    rows = rows.select_columns([name for name in rows.column_names if name in wanted])
+    columns = ("prompt", *SIDES, "node_id", "chosen_id")
+    rows = rows.select_columns([name for name in rows.column_names if name in columns])
     for start in range(0, len(rows), _BATCH):
         yield start, rows.select(range(start, min(start + _BATCH, len(rows)))).to_list()
 
@@ -104,8 +106,8 @@ def _sentence(
         f"{count} {reason} ({UNFIT[reason]}, e.g. {examples[reason]})"
         for reason, count in counts.items()
     )
-    most = f" at {limit} tokens" if "too_long" in counts else ""
-    return f"{config}: {counts.total()} of {rows} {split} rows left out{most}: {reasons}."
+    at_limit = f" at {limit} tokens" if "too_long" in counts else ""
+    return f"{config}: {counts.total()} of {rows} {split} rows left out{at_limit}: {reasons}."
 
 
 def _listed(counts: dict[str, int]) -> str:

@@ -1,4 +1,4 @@
-"""Which questions an adapter has seen: `questions.txt`, so that no evaluation asks them."""
+"""Record the questions an adapter was trained on (`questions.txt`), to keep them out of evals."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ QUESTIONS = "questions.txt"
 
 
 def questions_of(adapter: str) -> frozenset[str] | None:
-    """Return the ids of the questions that an adapter has seen; None where it does not say."""
+    """Return the ids of the questions that an adapter was trained on; None if not recorded."""
     path = Path(adapter) / QUESTIONS
     if not path.exists() and adapter.count("/") == 1 and not Path(adapter).exists():
         path = fetch_file(adapter, QUESTIONS)
@@ -17,6 +17,6 @@ def questions_of(adapter: str) -> frozenset[str] | None:
 
 
 def seen_by(team: Team) -> dict[str, frozenset[str] | None]:
-    """Return the ids of the questions that each adapter was trained on; None: it says none."""
+    """Return the ids of the questions that each adapter was trained on; None if not recorded."""
     names = {name for adapters in team.by_set().values() for name in adapters.values()}
     return {name: questions_of(name) for name in sorted(names)}

@@ -1,13 +1,13 @@
-"""Recipes: TOML files that come along, the paper's first, and how a file of one's own changes them.
+"""Training recipes: the TOML files in recipes/, and user files that override them.
 
-    [trainer]                 # straight to TRL's SFTConfig and DPOConfig
+    [trainer]                 # passed to TRL's SFTConfig and DPOConfig
     learning_rate = 5e-5
-    [lora]                    # straight to PEFT's LoraConfig
+    [lora]                    # passed to PEFT's LoraConfig
     r = 32
 
-`[sft]` and `[dpo]` hold what only one of the stages is to have; `quantize = "4bit"` loads the base
-model in four bits (needs a GPU and bitsandbytes); `generator_dpo` and `baselines` are for
-`--role all`. What no file names is as in recipes/malt.toml.
+`[sft]` and `[dpo]` apply to one stage only; `quantize = "4bit"` loads the base model in 4-bit
+(needs a GPU and bitsandbytes); `generator_dpo` and `baselines` are for `--role all`. Missing keys
+are taken from recipes/malt.toml.
 
     >>> epochs(400), epochs(2_000), epochs(50_000)
     (10, 4, 1)
@@ -29,13 +29,13 @@ from malt_data.storage.documents import read_toml
 Stage = Literal["sft", "dpo"]
 STAGES: tuple[Stage, ...] = ("sft", "dpo")
 DPO_ROLES = ("verifier", "refiner")
-"""Those that the paper trains by DPO too (§4.3)."""
+"""The roles that the paper also trains with DPO (§4.3)."""
 BASE = "malt"
-"""The paper's recipe, which every other one is read on top of."""
+"""The paper's recipe, which all others override."""
 
 
 class Settings(Model):
-    """What a recipe or a `--config` file may hold; empty tables are the paper's recipe."""
+    """The content of a recipe or `--config` file; missing keys are those of the paper's recipe."""
 
     trainer: dict[str, Any] = {}
     sft: dict[str, Any] = {}
@@ -43,14 +43,14 @@ class Settings(Model):
     lora: dict[str, Any] = {}
     quantize: Literal["4bit"] | None = None
     generator_dpo: bool = False
-    """DPO for the generator too (§5.2), not only for verifier and refiner (§4.3)."""
+    """Also train the generator with DPO (§5.2), not only verifier and refiner (§4.3)."""
     baselines: bool = True
-    """Train the baselines of `--role all` too, see baselines.py."""
+    """With `--role all`, also train the baselines, see baselines.py."""
 
     def stages(self, only: Stage | None = None) -> list[tuple[str, Stage]]:
-        """Return the whole recipe in order: SFT for all roles (§4.3), DPO where it is asked for.
+        """Return the (role, stage) of the recipe in order: SFT for all roles, DPO for some (§4.3).
 
-        only: one stage of it.
+        only: leave out the other stage.
         """
         return [
             (role, stage)
@@ -60,14 +60,14 @@ class Settings(Model):
         ]
 
     def arguments(self, stage: Stage, rows: int) -> dict[str, Any]:
-        """Return what the stage's TRL config gets, over `rows` training rows."""
-        every = _base().under(self)
-        mine = every.sft if stage == "sft" else every.dpo
-        return {"num_train_epochs": epochs(rows), **every.trainer, **mine}
+        """Return the arguments of the stage's TRL config for `rows` training rows."""
+        settings = _base().overridden_by(self)
+        of_stage = settings.sft if stage == "sft" else settings.dpo
+        return {"num_train_epochs": epochs(rows), **settings.trainer, **of_stage}
 
     def lora_arguments(self) -> dict[str, Any]:
-        """Return what PEFT's LoraConfig gets."""
-        return _base().under(self).lora
+        """Return the arguments of PEFT's LoraConfig."""
+        return _base().overridden_by(self).lora
 
     @property
     def seed(self) -> int:
@@ -75,63 +75,62 @@ class Settings(Model):
         return int(self.arguments("sft", 1)["seed"])
 
     def seeded(self, seed: int | None) -> "Settings":
-        """Return these settings with another seed in every stage; None: as they are."""
+        """Return these settings with another seed in every stage; None leaves them unchanged."""
         if seed is None or all(self.arguments(stage, 1)["seed"] == seed for stage in STAGES):
-            return self  # equal settings stay equal: a finished training is recognized by them
-        return self.under(Settings(trainer={"seed": seed}))
+            return self  # unchanged, because finished runs are recognised by their settings
+        return self.overridden_by(Settings(trainer={"seed": seed}))
 
-    def under(self, other: "Settings") -> "Settings":
+    def overridden_by(self, other: "Settings") -> "Settings":
         """Return these settings overridden by `other`, key by key.
 
-        A key of the other's `[trainer]` counts for both stages, so it beats `[sft]` and `[dpo]`
-        here.
+        A key in the `[trainer]` of `other` applies to both stages, so it also overrides `[sft]` and
+        `[dpo]` here.
         """
-        mine = self.model_dump(exclude_unset=True)
-        theirs = other.model_dump(exclude_unset=True)
+        values = self.model_dump(exclude_unset=True)
         for stage in STAGES:
-            kept = {k: v for k, v in mine.get(stage, {}).items() if k not in other.trainer}
-            mine[stage] = kept
-        for key, value in theirs.items():
-            mine[key] = {**mine.get(key, {}), **value} if isinstance(value, dict) else value
-        return Settings(**mine)
+            kept = {k: v for k, v in values.get(stage, {}).items() if k not in other.trainer}
+            values[stage] = kept
+        for key, value in other.model_dump(exclude_unset=True).items():
+            values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
+        return Settings(**values)
 
 
 def recipes() -> list[str]:
-    """Return the names of the recipes that come along, the paper's first."""
+    """Return the names of the built-in recipes, the paper's first."""
     folder = resources.files(__package__).joinpath("recipes")
-    names = sorted(Path(one.name).stem for one in folder.iterdir() if one.name.endswith(".toml"))
+    names = sorted(Path(f.name).stem for f in folder.iterdir() if f.name.endswith(".toml"))
     return [BASE, *(name for name in names if name != BASE)]
 
 
 def read_settings(config: str | Path | None, recipe: str = BASE) -> Settings:
-    """Return a recipe (a name, or a TOML file) with the keys of the file `config` on top.
+    """Return a recipe (a name or a TOML file), overridden by the TOML file `config`.
 
-    Raises SpecError that names what is wrong in either.
+    Raises SpecError if either is invalid.
     """
     if recipe == BASE:
         chosen = Settings()
     elif recipe in recipes():
-        chosen = _shipped(recipe)
+        chosen = _read_builtin(recipe)
     elif recipe.endswith(".toml") or Path(recipe).is_file():
         chosen = _read(Path(recipe))
     else:
         raise SpecError(
-            f"There is no recipe {recipe!r}. Known: {', '.join(recipes())}; or name a TOML file."
+            f"Unknown recipe {recipe!r}. Choose from {', '.join(recipes())}, or pass a TOML file."
         )
-    return chosen if config is None else chosen.under(_read(Path(config)))
+    return chosen if config is None else chosen.overridden_by(_read(Path(config)))
 
 
 def epochs(rows: int) -> int:
-    """Return 1 to 10 passes, fewer over larger data (§A.9); about 8,000 rows seen in all."""
+    """Return 1 to 10 epochs (§A.9), so that training sees about 8,000 rows in total."""
     return max(1, min(10, round(8_000 / max(rows, 1))))
 
 
 @cache
 def _base() -> Settings:
-    return _shipped(BASE)
+    return _read_builtin(BASE)
 
 
-def _shipped(name: str) -> Settings:
+def _read_builtin(name: str) -> Settings:
     file = resources.files(__package__).joinpath("recipes", f"{name}.toml")
     return Settings.model_validate(tomllib.loads(file.read_text("utf-8")))
 

@@ -1,14 +1,14 @@
-"""SFT of one role on its positive samples (MALT §4.3, Algorithm 1), LoRA on the base model.
+"""Train a role with SFT on its positive samples (MALT §4.3, Algorithm 1), with LoRA.
 
     python -m malt_data train --role generator --dataset me/trees --out generator
     accelerate launch -m malt_data train --role verifier --dataset forest --out verifier
     python -m malt_data train --role verifier --adapter verifier --out verifier-2
 
-With `--adapter` training goes on from that adapter instead of a fresh one: further steps on the
-same data, or a second round on new data. Its shape stays what it is; `[lora]` shapes fresh ones.
+With `--adapter`, training starts from that adapter instead of a new one: more steps on the same
+data, or another round on new data. `[lora]` only configures new adapters.
 
-The loss is taken on the completion's tokens only. The prompt is, token for token, the one that
-`build` sent: the same messages under the same chat template.
+The loss is computed on the completion tokens only. The prompt is, token for token, the one that
+`build` sent: the same messages with the same chat template.
 """
 
 from pathlib import Path
@@ -27,12 +27,12 @@ def train_sft(
     on_progress: OnProgress = lambda done, total: None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Train a role's SFT adapter into `out`; return its record. A finished one is left as it is.
+    """Train a role's SFT adapter into `out`; return its record. A finished run is not repeated.
 
-    adapter: a folder or a Hub repo to start from; None: a fresh LoRA on the base model. role:
-    SHARED is one adapter on the rows of all roles together, which the trainer shuffles.
-    options: model, settings, max_steps, other_model, note, as for `prepare`. Raises TrainError,
-    SpecError or HubError before any step where data, model, settings or disk cannot work.
+    adapter: a folder or a Hub repo to start from; None: a new LoRA on the base model. role: SHARED
+    trains one adapter on the rows of all roles, which the trainer shuffles. options: model,
+    settings, max_steps, other_model and note of `prepare`. Raises TrainError, SpecError or HubError
+    before the first step if data, model, settings or disk space are unsuitable.
     """
     task = prepare(role, "sft", dataset, out, adapter=adapter, **options)
     if record := task.finished():

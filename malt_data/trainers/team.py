@@ -1,10 +1,10 @@
-"""Training a whole team by the recipe, and the file that names it: `team.toml` (schemas/team.py).
+"""Train a whole team by the recipe; read and write its `team.toml` (schemas/team.py).
 
     train_team("me/trees@v1", "team")
     read_team("team/team.toml").adapters["verifier"]     # 'team/verifier_dpo'
 
-`malt-data build --team team.toml` grows the next forest with it (iterated MALT, §A.8.1); with
-`--adapters sft` the next round of STaR.
+`malt-data build --team team.toml` grows the next forest with the team (iterated MALT, §A.8.1), or,
+with `--adapters sft`, the next round of STaR.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,25 +28,25 @@ from malt_data.trainers.sft import train_sft
 
 
 def read_team(path: str | Path) -> Team:
-    """Read team.toml; adapters beside it come out as paths. Raises SpecError where it is wrong."""
+    """Read a team.toml and resolve adapters next to it; raise SpecError if it is invalid."""
     path = Path(path)
     team = _read(path)
 
-    def here(adapters: dict[str, str]) -> dict[str, str]:
+    def resolve(adapters: dict[str, str]) -> dict[str, str]:
         return {
             role: str(path.parent / name) if (path.parent / name).exists() else name
             for role, name in adapters.items()
         }
 
     return team.model_copy(
-        update={table_of(name): here(adapters) for name, adapters in team.by_set().items()}
+        update={table_of(name): resolve(adapters) for name, adapters in team.by_set().items()}
     )
 
 
 def write_team(path: Path, team: Team) -> None:
-    """Write team.toml, whole or not at all."""
-    facts = team.model_dump(exclude_none=True)
-    write_text(path, tomli_w.dumps({key: facts[key] for key in facts if facts[key] != {}}))
+    """Write team.toml, without empty tables."""
+    values = team.model_dump(exclude_none=True)
+    write_text(path, tomli_w.dumps({key: value for key, value in values.items() if value != {}}))
 
 
 def train_team(
@@ -60,27 +60,26 @@ def train_team(
     note: Callable[[str], None] = lambda _: None,
     **options: Any,
 ) -> Mapping[str, dict[str, Any]]:
-    """Run the recipe into `out`, a folder a stage, and write team.toml; return the records.
+    """Run the recipe, one folder per stage in `out`, and write team.toml; return the records.
 
-    stage: "sft" trains a team by SFT alone (STaR). The baselines of a whole team follow once it is
-    complete, see baselines.py. A finished stage is passed over. All data of the team is looked at
-    before the first stage begins. options: max_steps and on_progress of `train_sft` and
-    `train_dpo`, whose errors it raises.
+    stage: "sft" trains the team with SFT only (STaR). A whole team is followed by its baselines,
+    see baselines.py. Finished stages are skipped. All data is checked before the first stage
+    starts. options: max_steps and on_progress of `train_sft` and `train_dpo`. Raises their errors.
     """
     out, settings = Path(out), settings or Settings()
     stages = settings.stages(stage)
     with quiet_libraries(datasets=True):
-        found = {f"{role}_{each}": load_rows(dataset, role, each) for role, each in stages}
-    first = next(iter(found.values()))
+        data = {f"{role}_{each}": load_rows(dataset, role, each) for role, each in stages}
+    first = next(iter(data.values()))
     name = model_of(first, model, other_model)
     options |= {"model": name, "other_model": other_model, "settings": settings, "note": note}
-    # One commit for all, whatever is pushed meanwhile.
+    # Use one commit for all stages, even if others are pushed meanwhile.
     source = dataset if first.commit is None else first.pinned
     records = {}
     adapters: dict[str, str] = {}
-    for number, (role, each) in enumerate(stages, 1):
+    for index, (role, each) in enumerate(stages, 1):
         key = f"{role}_{each}"
-        note(f"{number}/{len(stages)} {key}: {len(found[key].train)} rows")
+        note(f"{index}/{len(stages)} {key}: {len(data[key].train)} rows")
         if each == "sft":
             records[key] = train_sft(role, source, out / key, **options)
         else:
@@ -93,13 +92,13 @@ def train_team(
         model=name, seed=settings.seed, adapters=adapters, sft=sft, sampling=sampling,
         data={key: record["data"] for key, record in records.items()},
     )  # fmt: skip
-    team = _with(team, *_known_baselines(out / layout.TEAM))
+    team = _with(team, *_existing_baselines(out / layout.TEAM))
     write_team(out / layout.TEAM, team)
     if settings.baselines and stage is None:
-        more, tables = train_baselines(source, out, records, **options)
-        data = {key: record["data"] for key, record in more.items()}
-        write_team(out / layout.TEAM, _with(team, tables, data))
-        records |= more
+        baselines, tables = train_baselines(source, out, records, **options)
+        sources = {key: record["data"] for key, record in baselines.items()}
+        write_team(out / layout.TEAM, _with(team, tables, sources))
+        records |= baselines
     return records
 
 
@@ -107,11 +106,11 @@ def _with(team: Team, tables: Mapping[str, dict[str, str]], data: Mapping[str, s
     return team.model_copy(update={**tables, "data": {**data, **team.data}})
 
 
-def _known_baselines(path: Path) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
-    """Return the baselines that an earlier run named in team.toml, and their data."""
+def _existing_baselines(path: Path) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+    """Return the baselines in the team.toml of an earlier run, and their data."""
     try:
         team = _read(path)
-    except SpecError:  # none there, or none that can be read: the new one replaces it
+    except SpecError:  # missing or invalid: the new file replaces it
         return {}, {}
     tables: dict[str, dict[str, str]] = {name: team.by_set()[name] for name in BASELINES}
     folders = {folder for adapters in tables.values() for folder in adapters.values()}
@@ -124,4 +123,4 @@ def _read(path: Path) -> Team:
     except SpecError as error:
         raise SpecError(f"{path}: {error}") from None
     except (OSError, ValueError) as error:
-        raise SpecError(f"{path} is not a team file: {error}") from None
+        raise SpecError(f"{path} is not a valid team file: {error}") from None

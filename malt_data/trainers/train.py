@@ -1,4 +1,4 @@
-"""One verb for all training: a role's adapter in one stage, or the whole team.
+"""Train one role's adapter in one stage, or the whole team.
 
 train("all", "me/trees@v1", "team")
 train("verifier", "forest", "verifier_dpo", stage="dpo", adapter="verifier_sft")
@@ -24,19 +24,19 @@ def train(
     adapter: str | None = None,
     **options: Any,
 ) -> Mapping[str, dict[str, Any]]:
-    """Train into `out`; return the record of each training by `<role>_<stage>`.
+    """Train into `out`; return the record of each run by `<role>_<stage>`.
 
-    role: or "all", the whole recipe with a team.toml. stage: "sft" (the default) or "dpo"; with
-    "all", "sft" alone. adapter: where to start; for DPO the SFT adapter. options: those of
-    `train_sft`, `train_dpo` and `train_team`. Raises what they raise, SpecError for a stage that
-    cannot begin so.
+    role: "all" runs the whole recipe and writes a team.toml. stage: "sft" (the default) or "dpo";
+    with "all", "sft" skips DPO. adapter: where to start; required for DPO. options: those of
+    `train_sft`, `train_dpo` and `train_team`. Raises their errors, and SpecError for an invalid
+    combination.
     """
     if role == "all":
         if stage not in (None, "sft") or adapter is not None:
-            raise SpecError("A whole team starts with SFT: leave out stage and adapter.")
+            raise SpecError("Training a whole team starts with SFT: leave out stage and adapter.")
         return train_team(dataset, out, stage=stage, **options)
     if stage == "dpo":
         if adapter is None:
-            raise SpecError("DPO starts from the SFT adapter: name it.")
+            raise SpecError("DPO starts from an SFT adapter: pass adapter.")
         return {f"{role}_dpo": train_dpo(role, dataset, out, adapter=adapter, **options)}
     return {f"{role}_sft": train_sft(role, dataset, out, adapter=adapter, **options)}

@@ -1,13 +1,14 @@
-"""What SFT and DPO share: the base model, checkpoints, and what is written beside an adapter.
+"""The common part of SFT and DPO: planning, resuming, and the files of an adapter.
 
 out/
-  adapter_config.json, adapter_model.safetensors    what PEFT and vLLM load
-  README.md        the card: data commit, hyperparameters, curves, drop counts
-  training.json    the same as data; its presence says that training ended
-  questions.txt    ids of the questions it has seen, so that no evaluation asks them
-  metrics.jsonl    a line a logged step
+  adapter_config.json, adapter_model.safetensors    loaded by PEFT and vLLM
+  README.md        model card: data commit, hyperparameters, curves, dropped rows
+  training.json    the same as JSON; written last, so it marks a finished run
+  plan.json        what the run was started with
+  questions.txt    ids of the training questions, to keep them out of evaluations
+  metrics.jsonl    one line per logged step
   curves.svg       loss, and the reward margin of DPO
-  checkpoints/     to go on from after a kill; removed at the end
+  checkpoints/     to resume from after a kill; removed at the end
 """
 
 import json
@@ -24,7 +25,7 @@ from malt_data.storage.documents import read_json
 from malt_data.storage.files import write_errors, write_text
 from malt_data.trainers.base import load_base, model_of
 from malt_data.trainers.card import render_adapter_card
-from malt_data.trainers.costs import Clock, costs, last
+from malt_data.trainers.costs import CostLogger, costs, last_values
 from malt_data.trainers.curves import plot_curves
 from malt_data.trainers.data import Data, load_rows
 from malt_data.trainers.fitting import fit_rows
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 OnProgress = Callable[[int, int], None]
-"""Called after each step with the steps done and the steps to do."""
+"""Called after each step with the steps done and the total."""
 
 RECORD = "training.json"
 CHECKPOINTS = "checkpoints"
@@ -45,7 +46,7 @@ _PACKAGES = ("torch", "transformers", "peft", "trl", "datasets")
 
 @dataclass(frozen=True)
 class Task:
-    """One training, its data looked at and its base model named."""
+    """One training run with its data loaded and its base model chosen."""
 
     role: str
     stage: Stage
@@ -56,12 +57,12 @@ class Task:
     out: Path
     note: Callable[[str], None] = lambda _: None
     fitted: dict[str, Any] = field(default_factory=dict)
-    """What `fit_rows` found: rows, max_length, left_out."""
+    """The facts of `fit_rows`: rows, max_length, left_out."""
 
     def finished(self) -> dict[str, Any] | None:
-        """Return the record of a training in `out` that ended; None where there is work to do.
+        """Return the record of a finished run in `out`; None if there is work to do.
 
-        Raises TrainError where `out` holds a training with another plan, or anything else.
+        Raises TrainError if `out` contains a run with another plan, or other files.
         """
         out, plan = self.out, self.plan
         if not out.exists() or not any(out.iterdir()):
@@ -69,12 +70,14 @@ class Task:
         try:
             before = read_json(out / PLAN)
         except (OSError, ValueError):
-            raise TrainError(f"{out} holds other files. Choose a new folder: --out NAME") from None
+            raise TrainError(
+                f"{out} contains other files. Choose a new folder: --out NAME"
+            ) from None
         if differing := [key for key in plan if before.get(key) != plan[key]]:
             raise TrainError(
-                f"{out} was begun with another {', '.join(differing)} "
-                f"({before.get(differing[0])!r}, now {plan[differing[0]]!r}). Use the same, or a "
-                "new folder: --out NAME"
+                f"{out} was started with a different {', '.join(differing)} "
+                f"({before.get(differing[0])!r}, now {plan[differing[0]]!r}). Use the same one, or "
+                "a new folder: --out NAME"
             )
         if not (out / RECORD).exists():
             return None
@@ -87,15 +90,16 @@ class Task:
             ) from None
 
     def load(self) -> "tuple[Task, Any, PreTrainedTokenizerBase]":
-        """Return (the task with the rows that the model can take, model, tokenizer)."""
+        """Load model and tokenizer; return them with the task reduced to the rows that fit."""
         with quiet_libraries(datasets=True):
             model, tokenizer = load_base(self.model, self.settings.quantize)
-            asked = self.settings.arguments(self.stage, len(self.data.train)).get("max_length")
-            data, found = fit_rows(self.data, tokenizer, model.config, asked, self.note)
-        return replace(self, data=data, fitted=found), model, tokenizer
+            arguments = self.settings.arguments(self.stage, len(self.data.train))
+            max_length = arguments.get("max_length")
+            data, facts = fit_rows(self.data, tokenizer, model.config, max_length, self.note)
+        return replace(self, data=data, fitted=facts), model, tokenizer
 
     def config(self, kind: Any) -> Any:
-        """Return TRL's config object; raise SpecError for a key or value that it does not take."""
+        """Return TRL's config object; raise SpecError for an invalid key or value."""
         import torch
 
         arguments = self.settings.arguments(self.stage, len(self.data.train))
@@ -113,11 +117,11 @@ class Task:
         except (TypeError, ValueError) as error:
             raise SpecError(f"[trainer] {one_line(error)}") from None
 
-    def train(self, make: Callable[[], Any], on_progress: OnProgress) -> dict[str, Any]:
-        """Make the trainer, run it to the end and save what it learnt; return the record."""
+    def train(self, make_trainer: Callable[[], Any], on_progress: OnProgress) -> dict[str, Any]:
+        """Create the trainer, run it and save the adapter; return the record."""
         with quiet_libraries(datasets=True):
-            trainer = make()
-            begin(self.out, self.plan, self.data)
+            trainer = make_trainer()
+            write_plan(self.out, self.plan, self.data)
             run_training(trainer, self.out, on_progress)
         report = self.data.report.model_dump(mode="json") if self.data.report else None
         facts = {**self.plan, **self.fitted, "role": self.role, "report": report}
@@ -137,9 +141,10 @@ def prepare(
     note: Callable[[str], None] = lambda _: None,
     **more: Any,
 ) -> Task:
-    """Return the task. `note` is told what is left out; `more`: what else makes this training.
+    """Load the data and return the task.
 
-    Raises TrainError, SpecError or HubError where data and model cannot work.
+    note: called with a line about rows that are left out. more: further entries of the plan. Raises
+    TrainError, SpecError or HubError if data and model are unsuitable.
     """
     chosen = settings or Settings()
     with quiet_libraries(datasets=True):
@@ -149,81 +154,81 @@ def prepare(
     return Task(role, stage, data, name, chosen, plan, Path(out), note)
 
 
-def begin(out: Path, plan: dict[str, Any], data: Data) -> None:
-    """Write down what is to be done, so that a killed training goes on with the same."""
+def write_plan(out: Path, plan: dict[str, Any], data: Data) -> None:
+    """Write plan.json, so that a killed run can resume, and questions.txt."""
     write_text(out / PLAN, json.dumps(plan, indent=2) + "\n")
-    # What the adapter that it starts from has seen, this one has seen too.
+    # Include the questions that the initial adapter was trained on.
     ids = set(questions_of(plan["adapter"]) or ()) if plan.get("adapter") else set()
     for rows in filter(None, (data.train, data.validation)):
         if "question_id" in rows.column_names:
             ids.update(rows["question_id"])
-    write_text(out / QUESTIONS, "".join(f"{one}\n" for one in sorted(ids)))
+    write_text(out / QUESTIONS, "".join(f"{name}\n" for name in sorted(ids)))
 
 
 def run_training(trainer: Any, out: Path, on_progress: OnProgress) -> None:
-    """Train to the end, from the last whole checkpoint where there is one."""
+    """Train to the end, resuming from the last complete checkpoint if there is one."""
     from transformers import PrinterCallback, TrainerCallback
 
-    clock = Clock()
+    cost_logger = CostLogger()
 
     class Metrics(TrainerCallback):
-        """Keeps metrics.jsonl equal to the history, which a checkpoint carries along."""
+        """Keeps metrics.jsonl in sync with the log history, which checkpoints contain."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            clock.start(state.log_history)
+            cost_logger.start(state.log_history)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             on_progress(state.global_step, state.max_steps)
 
         def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            clock.stamp(state.log_history[-1])
+            cost_logger.update(state.log_history[-1])
             if state.is_world_process_zero:
                 write_metrics(out, state.log_history)
 
     require_space(trainer, out)
-    trainer.remove_callback(PrinterCallback)  # it writes to stdout, where facts go
+    trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for results
     trainer.add_callback(Metrics())
     with write_errors(out / CHECKPOINTS):
         trainer.train(resume_from_checkpoint=last_checkpoint(out / CHECKPOINTS))
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """Return the newest checkpoint that was written whole, and remove half-written ones."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    for path in reversed(found):
-        if (path / "trainer_state.json").exists():  # the last file that a checkpoint gets
+    """Return the newest complete checkpoint, and remove incomplete ones."""
+    paths = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    for path in reversed(paths):
+        if (path / "trainer_state.json").exists():  # the last file to be written
             return str(path)
         shutil.rmtree(path, ignore_errors=True)
     return None
 
 
 def require_space(trainer: Any, out: Path) -> None:
-    """Raise TrainError where the disk has no room for the checkpoints and the adapter."""
-    learnt = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    """Raise TrainError if the disk has too little space for checkpoints and adapter."""
+    trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     kept = (trainer.args.save_total_limit or 1) + 1
-    needed = 4 * learnt * (2 + 3 * kept) + 2**24  # weights, and two moments of Adam
+    needed = 4 * trainable * (2 + 3 * kept) + 2**24  # weights, and two moments of Adam
     free = shutil.disk_usage(out).free
     if free < needed:
         raise TrainError(
-            f"{out} has {free >> 20} MiB free, this training needs {needed >> 20} MiB. Free some "
+            f"{out} has {free >> 20} MiB free, but training needs {needed >> 20} MiB. Free some "
             "space, or choose another folder: --out NAME"
         )
 
 
 def save(trainer: Any, out: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """Write the adapter and what belongs to it; return the record."""
+    """Write the adapter, its card and its record; return the record."""
     log = trainer.state.log_history
     record = record | {
         "steps": trainer.state.global_step,
         **costs(log),
-        "metrics": last(log),
+        "metrics": last_values(log),
         "packages": {name: metadata.version(name) for name in _PACKAGES},
     }
     if not trainer.is_world_process_zero():
         return record
     model = trainer.accelerator.unwrap_model(trainer.model)
     with write_errors(out):
-        # Only the adapter itself: DPO's frozen copy of it, `ref`, would lie beside it otherwise.
+        # Only the adapter itself, without DPO's frozen copy `ref`.
         model.save_pretrained(out, selected_adapters=["default"])
         trainer.processing_class.save_pretrained(out)
     write_metrics(out, log)
@@ -235,14 +240,14 @@ def save(trainer: Any, out: Path, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_metrics(out: Path, history: list[dict[str, Any]]) -> None:
-    """Write the logged steps, a JSON object a line."""
+    """Write the logged steps, one JSON object per line."""
     write_text(out / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
 
 
 def plan_of(
     data: Data, model: str, settings: Settings, stage: Stage, **more: Any
 ) -> dict[str, Any]:
-    """Return what makes a training what it is; one with another plan is not gone on with."""
+    """Return what identifies a training run; a run with a different plan is not resumed."""
     other = {"sft": "dpo", "dpo": "sft"}[stage]
     return {
         "data": data.pinned,

@@ -236,7 +236,7 @@ def test_ctrl_c_keeps_every_finished_tree(tmp_path: Path) -> None:
             child.send_signal(name)
             _, stderr = child.communicate(timeout=20)
             assert child.returncode == 1
-            assert "Interrupted; every finished tree is kept" in stderr
+            assert "Interrupted. Finished trees are kept" in stderr
             assert "Traceback" not in stderr
     assert malt("verify", out).returncode == 0
     first, second = runs(out)

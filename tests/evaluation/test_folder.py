@@ -43,7 +43,7 @@ def test_another_model_behind_the_same_address_is_refused(words: list[Any]) -> N
     for name, settings, code in (("good", "sa", 0), ("good", "sa,ma", 0), ("bad", "sa+mv", 1)):
         with OpenAIServer(answer, models=(name,)) as server:
             _, said = malt(server, *words, "--settings", settings, model=None, code=code)
-    assert "another model (good, now bad)" in said
+    assert "a different model (good, now bad)" in said
     results = open_results(words[-1])
     assert results.manifest["spec"]["model"] == "good"
     assert results.settings == ["sa", "ma"]
@@ -62,12 +62,12 @@ def test_other_golds_and_newly_trained_adapters_are_refused(
     assert len(results.manifest["runs"]) == 3
     (team.parent / "v" / "adapter_model.safetensors").write_text("other weights")
     _, said = malt(server, *words, "--settings", "malt+mv", "--team", team, code=1)
-    assert "v: it was trained anew since" in said
+    assert "v, which has been retrained since" in said
     asked = len(server.requests)
     path = Path(words[1])
     path.write_text(path.read_text().replace('"answer": "3"', '"answer": "5"'))
     _, said = malt(server, *words, "--settings", "sa,ma+mv", code=1)
-    assert "another gold answer to question" in said
+    assert "a different gold answer to question" in said
     assert "(3, now 5)" in said
     assert not [r for r in server.requests[asked:] if "messages" in r.body]
 
@@ -169,7 +169,7 @@ def test_a_newer_schema_is_not_taken_for_ours(server: OpenAIServer, words: list[
     path = Path(words[-1]) / "eval.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": "eval/2"}))
     _, said = malt(server, *words, "--settings", "sa", code=1)
-    assert "has schema eval/2, this malt-data reads eval/1" in said
+    assert "has schema eval/2, but this malt-data reads eval/1" in said
 
 
 def test_a_folder_that_cannot_be_made_is_said(

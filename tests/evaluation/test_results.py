@@ -113,9 +113,9 @@ def test_accuracy_by_turn_and_flips_are_those_of_the_completions(out: Path) -> N
     rows = {row["setting"]: row for row in results.sql("FROM flips WHERE base IS NULL").to_dicts()}
     assert rows.keys() == flips.keys() == {"ma", "ma+mv", "debate", "pair"}
     for setting, ends in flips.items():
-        mended = sum(not first and last for first, last in ends) / len(ends)
+        fixed = sum(not first and last for first, last in ends) / len(ends)
         broken = sum(first and not last for first, last in ends) / len(ends)
-        assert rows[setting]["wrong_to_right"] == pytest.approx(mended)
+        assert rows[setting]["wrong_to_right"] == pytest.approx(fixed)
         assert rows[setting]["right_to_wrong"] == pytest.approx(broken)
 
 
@@ -174,7 +174,7 @@ def test_the_cost_of_a_setting_is_a_multiple_of_the_single_agents_or_the_cheapes
 
 def test_sql_over_results_only_reads_them(out: Path) -> None:
     results = open_results(out)
-    with pytest.raises(QueryError, match="may only read"):
+    with pytest.raises(QueryError, match="can only read"):
         results.sql("SELECT * FROM read_csv('/etc/passwd')")
     with pytest.raises(QueryError, match="ballots, turn_accuracy, flips, votes, verdicts"):
         results.sql("FROM nodes")
@@ -216,7 +216,7 @@ def test_a_merge_that_was_killed_shows_nothing_twice(out: Path) -> None:
 
 
 def test_a_folder_without_results_is_named(tmp_path: Path) -> None:
-    with pytest.raises(EvalError, match="holds no evaluation"):
+    with pytest.raises(EvalError, match="is not an evaluation"):
         open_results(tmp_path)
 
 

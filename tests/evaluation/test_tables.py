@@ -131,15 +131,15 @@ def test_several_teams_are_draws_and_go_on_where_they_stopped(
     assert "(3 teams)" in run.stdout
 
     _, said = call(server, *words, "--settings", "sa", *teams, code=1)
-    assert "none is named: add one to --settings" in said
+    assert "None of the --settings uses adapters" in said
     _, said = call(server, *words[:-1], "out/a", "--settings", "malt", *teams, code=1)
-    assert "holds the evaluation of one team" in said
+    assert "contains the results of one team" in said
     _, said = call(server, *words, "--settings", "malt", *teams[:2], *teams[:2], code=1)
-    assert "named twice" in said
+    assert "given twice" in said
     _, said = call(server, "out/a", code=2)
-    assert "--table and FOLDERS go together" in said
+    assert "Pass --table and FOLDERS together" in said
     _, said = call(server, "--table", "out", code=1)
-    assert "holds no evaluation" in said
+    assert "is not an evaluation" in said
 
 
 def test_folders_that_asked_differently_make_rows_of_their_own(

@@ -84,15 +84,15 @@ def test_a_setting_of_ones_own_is_a_table_that_can_be_played(tmp_path: Path) -> 
     for text, said in [
         ("mine = 3", "write [mine]"),
         ("[[mine]]", "write [mine]"),
-        ('[mine]\nturns = ["refiner"]', "the first turn is the generator's"),
-        ('[mine]\nturns = ["generator", "refiner"]\nagents = 3', "only generators speak"),
+        ('[mine]\nturns = ["refiner"]', "the first turn must be the generator's"),
+        ('[mine]\nturns = ["generator", "refiner"]\nagents = 3', "a debate (agents > 1) needs"),
         ('[mine]\nturns = ["generator"]\nrounds = 3', "rounds need agents"),
         ('[mine]\nturns = ["generator"]\nhats = 6', "unknown setting 'hats'"),
     ]:
         path.write_text(text)
         with pytest.raises(SpecError, match=re.escape(said)):
             find_settings(["mine"], path)
-    with pytest.raises(SpecError, match="the agents are the vote"):
+    with pytest.raises(SpecError, match="and no votes"):
         find_settings(["debate+mv"])
-    with pytest.raises(SpecError, match="Name a setting"):
+    with pytest.raises(SpecError, match="No setting was given"):
         find_settings([])

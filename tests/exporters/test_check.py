@@ -30,7 +30,7 @@ pytestmark = pytest.mark.model
 ASKS = {"system": "You check.", "user": "{question}\n{initial_answer}"}
 NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
 THINKS = "{% if add_generation_prompt %}{{ '<think>' }}{% endif %}"
-NO_PREFIX = "is no prefix of prompt and completion"
+NOT_A_PREFIX = "that is not a prefix of prompt and completion"
 
 
 @pytest.fixture(scope="module")
@@ -155,8 +155,8 @@ def test_a_template_that_refuses_system_messages(
     rows = rows_of(folder)
     facts = check(folder, refusing)
     assert problem(facts) == (
-        f"verifier_dpo: {len(rows)} rows that the chat template refuses ({rows[0]['chosen_id']}). "
-        "Export without them: --tokenizer NAME."
+        f"verifier_dpo: {len(rows)} rows are rejected by the chat template "
+        f"({rows[0]['chosen_id']}). Leave them out: --tokenizer NAME."
     )
     assert facts["rows"] == len(rows)
     assert facts["refused_by_template"] == len(rows)
@@ -171,7 +171,7 @@ def test_a_template_whose_prompt_is_no_prefix(
     folder = write(forest, name, tmp_path / "out")
     thinking = templated(tokenizer, tokenizer.chat_template + THINKS)
     said = problem(check(folder, thinking))
-    assert said.startswith(f"{name}: {len(rows_of(folder))} rows whose prompt {NO_PREFIX}")
+    assert said.startswith(f"{name}: {len(rows_of(folder))} rows have a prompt {NOT_A_PREFIX}")
 
 
 def test_a_text_that_merges_with_the_prompt_is_no_prefix_on_the_real_template(
@@ -182,7 +182,7 @@ def test_a_text_that_merges_with_the_prompt_is_no_prefix_on_the_real_template(
     folder = write(forest, "generator_value", tmp_path / "out")
     said = problem(check(folder, tokenizer))
     assert "generator_value: 3 rows" in said
-    assert NO_PREFIX in said
+    assert NOT_A_PREFIX in said
     assert "/g1)" in said
 
 
@@ -212,7 +212,7 @@ def test_a_pair_of_the_same_texts(tokenizer: Any, tmp_path: Path) -> None:
     alike = [row for row in rows_of(folder) if row["chosen"] == row["rejected"]]
     assert alike
     said = problem(check(folder, tokenizer))
-    assert said.startswith(f"generator_dpo: {len(alike)} pairs with the same text on both sides")
+    assert said.startswith(f"generator_dpo: {len(alike)} pairs have the same text on both sides")
     assert alike[0]["chosen_id"] in said
     assert check(write(forest, "generator_dpo", tmp_path / "drop"), tokenizer)["problems"] == []
 
@@ -240,7 +240,7 @@ def test_no_rows_at_all_says_why(tokenizer: Any, tmp_path: Path) -> None:
     forest = make_forest(tmp_path / "f", trees=4, n=(1, 2, 3))
     folder = write(forest, "generator_dpo", tmp_path / "none")
     facts = check(folder, tokenizer)
-    assert problem(facts) == "generator_dpo: no rows at all (left out: nothing)."
+    assert problem(facts) == "generator_dpo: no rows (left out: nothing)."
     assert (facts["rows"], facts["prompt_tokens"], facts["chosen_longer"]) == (0, {}, None)
     pairs = len(rows_of(write(forest, "refiner_dpo", tmp_path / "all", keep_truncated=True)))
     assert pairs
@@ -250,7 +250,7 @@ def test_no_rows_at_all_says_why(tokenizer: Any, tmp_path: Path) -> None:
         cut = pa.array(["length"] * table.num_rows).cast(table.schema.field(place).type)
         pq.write_table(table.set_column(place, table.schema.field(place), cut), path)
     said = problem(check(write(forest, "refiner_dpo", tmp_path / "cut"), tokenizer))
-    assert said == f"refiner_dpo: no rows at all (left out: {pairs} truncated)."
+    assert said == f"refiner_dpo: no rows (left out: {pairs} truncated)."
 
 
 # --- leaks ----------------------------------------------------------------------------------------
@@ -278,7 +278,7 @@ def test_questions_that_tell_their_gold(tokenizer: Any, tmp_path: Path) -> None:
     assert gold_leaks(forest) == set(ids[:3])
     folder = write(forest, "generator_value", tmp_path / "out")
     said = problem(check(folder, tokenizer, leaks=gold_leaks(forest)))
-    assert said.startswith("generator_value: 3 rows whose prompt tells the gold answer")
+    assert said.startswith("generator_value: 3 rows have a prompt that reveals the gold answer")
     assert any(f"({name}/g0)" in said for name in ids[:3])
 
 
@@ -317,7 +317,7 @@ def test_a_sound_export_is_exit_code_0_with_its_facts(forest: Forest, tokenizer:
     assert f"  prompt tokens: median {median}, p95 " in run.stdout
     assert f", most {most}\n" in run.stdout
     assert "longer than 8192 tokens: 0\n" in run.stdout
-    assert f"chosen is the longer text in {100 * facts['chosen_longer']:.0f} %" in run.stdout
+    assert f"chosen is longer than rejected in {100 * facts['chosen_longer']:.0f} %" in run.stdout
     told = json.loads(malt("export", forest.folder, *chosen, "--check", "--json").stdout)
     assert told["refiner_dpo"]["check"] == facts
 
@@ -339,10 +339,10 @@ def test_an_export_that_would_break_training_is_exit_code_1_in_one_line(
     assert run.exit_code == 1
     assert isinstance(run.exception, SystemExit)  # no traceback
     (error,) = [line for line in run.stderr.splitlines() if "Error" in line]
-    assert error.startswith("Error: This would break training: generator_sft: ")
+    assert error.startswith("Error: Training on these exports would fail: generator_sft: ")
     for name in ("generator_sft", "verifier_sft", "verifier_dpo", "refiner_sft", "refiner_dpo"):
         lost = "refused_by_template" if name.startswith("verifier") else "too_long"
-        (dropped,) = re.findall(rf"{name}: no rows at all \(left out: (.*?)\)\.", error)
+        (dropped,) = re.findall(rf"{name}: no rows \(left out: (.*?)\)\.", error)
         assert re.search(rf"\b[1-9]\d* {lost}\b", dropped)
     assert "me/trees" not in run.stdout + run.stderr  # nothing is pushed
 
@@ -353,7 +353,7 @@ def test_a_check_alone_looks_and_a_tokenizer_drops(tmp_path: Path) -> None:
     chosen = ["--role", "generator", "--format", "value"]
     run = malt("export", forest.folder, *chosen, "--check")
     assert run.exit_code == 1
-    assert f"4 rows whose prompt {NO_PREFIX}" in run.stderr
+    assert f"4 rows have a prompt {NOT_A_PREFIX}" in run.stderr
     assert len(rows_of(forest.folder / "exports" / "generator_value")) == 8
     run = malt("export", forest.folder, *chosen, "--check", "--tokenizer", EMBEDDED)
     assert run.exit_code == 0, run.stderr
@@ -366,7 +366,7 @@ def test_a_leak_and_a_missing_tokenizer_end_the_command_in_one_line(tmp_path: Pa
     ask(forest, [{"question": "What is 6 * 7?\n#### 42", "gold": "42"}] * 4)
     chosen = [forest.folder, "--role", "refiner", "--format", "value", "--check", "--tokenizer"]
     for name, said in {
-        EMBEDDED: "refiner_value: 48 rows whose prompt tells the gold answer",
+        EMBEDDED: "refiner_value: 48 rows have a prompt that reveals the gold answer",
         str(tmp_path / "nowhere"): "nowhere could not be loaded",
     }.items():
         run = malt("export", *chosen, name)

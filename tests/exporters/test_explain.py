@@ -296,14 +296,14 @@ def test_a_wrong_id_is_one_clear_sentence(forest: Forest) -> None:
     good = f"{tree}/g0"
     for ids, said in {
         ("zzz",): "has no tree 'zzz'",
-        (tree,): f"is no node of tree {tree}",
+        (tree,): f"is not a node of tree {tree}",
         (f"{tree}/g9",): f"has no node '{tree}/g9'",
         (f"{tree[:8]}/g0",): "has no node",
         (f"{tree}/",): "has no node",
         ("",): "is no node",
         (good, ""): "'' is no node",
-        (good, f"{other}/g0"): f"is no node of tree {tree}",
-        (good, "zzz"): f"'zzz' is no node of tree {tree}",
+        (good, f"{other}/g0"): f"is not a node of tree {tree}",
+        (good, "zzz"): f"'zzz' is not a node of tree {tree}",
     }.items():
         with pytest.raises(ForestError, match=re.escape(said)):
             explain(forest, *ids)

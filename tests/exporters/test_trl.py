@@ -152,4 +152,4 @@ def test_a_row_that_the_check_refuses_is_learnt_wrongly(model: str, tmp_path: Pa
     texts = [row["completion"][0]["content"] + END for row in rows["train"]]
     assert all(found != text for (_, found), text in zip(learnt(trainer), texts, strict=True))
     (problem,) = check(tmp_path / "out", Fit(AutoTokenizer.from_pretrained(model)))["problems"]
-    assert f"{len(texts)} rows whose prompt is no prefix" in problem
+    assert f"{len(texts)} rows have a prompt that is not a prefix" in problem

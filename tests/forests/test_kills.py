@@ -217,7 +217,9 @@ def test_what_a_kill_leaves_is_finished_by_what_is_said(
         shutil.rmtree(place.folder)
 
 
-WAIT = "Wait for it|[Rr]un the same command again|in the middle of a relabel|is labelled with"
+WAIT = (
+    "Wait until it ends|[Rr]un the same command again|in the middle of a relabel|is labelled with"
+)
 """What the later of two commands may say."""
 
 

@@ -220,7 +220,7 @@ def test_round_trip_over_machines(hub: Hub, tmp_path: Path) -> None:
         assert sent < 0.2 * total, (sent, total)
 
     _, said = malt(hub, "push", forest.folder, REPO, code=1)  # the first copy is behind now
-    assert "has not seen" in said
+    assert "was changed elsewhere" in said
     assert "--replace" in said
     assert commits(hub) == first + 1
     malt(hub, "push", forest.folder, REPO, "--replace")
@@ -333,7 +333,7 @@ def test_a_passing_fault_before_it_too(lfs: Hub, forest: Forest, path: str) -> N
 def test_a_lasting_fault_leaves_no_half_push(hub: Hub, forest: Forest) -> None:
     hub.fail(method="POST", path=r"/commit/", close=True, times=99)
     _, said = malt(hub, "push", forest.folder, REPO, code=1)
-    assert "cannot be reached" in said
+    assert "is unreachable" in said
     assert commits(hub) == 1
     assert remote(hub) == {}
     hub.faults.clear()
@@ -405,17 +405,17 @@ def test_another_forest_is_not_overwritten(lfs: Hub, forest: Forest, tmp_path: P
     malt(lfs, "push", forest.folder, REPO)
     other = make_forest(tmp_path / "g", trees=3, seed=9)
     _, said = malt(lfs, "push", other.folder, REPO, code=1)
-    assert "has not seen" in said
+    assert "was changed elsewhere" in said
     assert remote(lfs) == local(forest.folder)
 
 
 @pytest.mark.parametrize(
     ("words", "token", "said"),
     [
-        (["push", "F", REPO], "hf_reader", "may not"),
+        (["push", "F", REPO], "hf_reader", "lacks permission"),
         (["push", "F", REPO], None, "hf auth login"),
         (["push", "F", REPO], "hf_wrong", "hf auth login"),
-        (["push", "F", "bob/trees"], "hf_writer", "may not"),
+        (["push", "F", "bob/trees"], "hf_writer", "lacks permission"),
         (["pull", "ann/none"], "hf_writer", "is not on the Hub"),
         (["sql", "hf://datasets/ann/none", "FROM nodes"], "hf_writer", "is not on the Hub"),
         (["pull", f"{REPO}@none"], "hf_writer", "no such revision"),
@@ -455,7 +455,7 @@ def test_without_a_network(lfs: Hub, forest: Forest, tmp_path: Path) -> None:
     for words in (["push", forest.folder, REPO], ["pull", REPO, "--out", tmp_path / "out"],
                   ["sql", f"hf://datasets/{REPO}", "FROM nodes"]):  # fmt: skip
         _, said = malt(lfs, *words, code=1, **gone)
-        assert "cannot be reached" in said
+        assert "is unreachable" in said
     assert not (tmp_path / "out").exists()
     assert verify(forest) == []
 
@@ -469,7 +469,7 @@ def test_a_repo_without_a_forest(lfs: Hub, tmp_path: Path) -> None:
     python(lfs, code)
     for words in (["pull", REPO, "--out", tmp_path / "out"], ["stats", f"hf://datasets/{REPO}"]):
         _, said = malt(lfs, *words, code=1)
-        assert "holds no forest" in said
+        assert "is not a forest" in said
 
 
 def test_an_interrupted_pull_goes_on(hub: Hub, forest: Forest, tmp_path: Path) -> None:
@@ -491,7 +491,7 @@ def test_an_interrupted_pull_goes_on(hub: Hub, forest: Forest, tmp_path: Path) -
     assert verify(open_forest(out)) == []
     assert not (tmp_path / ".out.partial").exists()
     _, said = malt(hub, "pull", REPO, "--out", out, code=1)
-    assert "exists already" in said
+    assert "already exists" in said
 
 
 def test_the_token_reaches_no_file_and_no_output(lfs: Hub, forest: Forest) -> None:
@@ -520,7 +520,7 @@ def test_a_full_disk_while_pulling(lfs: Hub, forest: Forest, tmp_path: Path) -> 
     )
     assert run.returncode == 1
     assert "Traceback" not in run.stderr
-    assert "could not be read or written here" in run.stderr
+    assert "could not be read or written" in run.stderr
     assert "Free some space" in run.stderr
     assert len(run.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()

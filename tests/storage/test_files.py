@@ -1,4 +1,4 @@
-"""What killed processes leave is told from what living ones are writing."""
+"""Atomic writes, recovery after killed processes, and locks."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ def start(path: Path, kind: str) -> tuple["subprocess.Popen[str]", Path]:
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_only_what_the_dead_left_is_removed(tmp_path: Path, kind: str) -> None:
+def test_recover_removes_only_files_of_dead_processes(tmp_path: Path, kind: str) -> None:
     child, temporary = start(tmp_path / "x", kind)
     foreign = tmp_path / ".x.1234.tmp"
     foreign.touch()
@@ -51,7 +51,7 @@ def test_only_what_the_dead_left_is_removed(tmp_path: Path, kind: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [foreign.name]
 
 
-def test_a_complete_folder_whose_process_died_is_put_into_its_place(tmp_path: Path) -> None:
+def test_recover_moves_a_complete_folder_into_place(tmp_path: Path) -> None:
     complete = tmp_path / ".x.0123abcd.new"
     complete.mkdir()
     (complete / "a").write_text("whole")
@@ -64,7 +64,7 @@ def test_a_complete_folder_whose_process_died_is_put_into_its_place(tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
-def test_a_folder_that_has_come_meanwhile_is_not_replaced_unasked(tmp_path: Path) -> None:
+def test_a_folder_created_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     def write() -> None:
         with atomic_folder(tmp_path / "x", replace=False) as temporary:
             (temporary / "a").touch()
@@ -76,7 +76,7 @@ def test_a_folder_that_has_come_meanwhile_is_not_replaced_unasked(tmp_path: Path
     assert [path.name for path in tmp_path.rglob("*")] == ["x", "mine"]
 
 
-def test_two_that_write_the_same_file_or_folder_leave_a_whole_one(tmp_path: Path) -> None:
+def test_concurrent_writers_leave_a_complete_file_or_folder(tmp_path: Path) -> None:
     with atomic_write(tmp_path / "a") as one, atomic_write(tmp_path / "a") as other:
         one.write_text("one")
         other.write_text("other")
@@ -90,7 +90,7 @@ def test_two_that_write_the_same_file_or_folder_leave_a_whole_one(tmp_path: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
-def test_a_lock_outlives_neither_its_folder_nor_its_process(tmp_path: Path) -> None:
+def test_a_lock_ends_with_its_folder_and_its_process(tmp_path: Path) -> None:
     folder = tmp_path / "f"
     with lock(folder) as mine:
         assert mine
@@ -101,7 +101,7 @@ def test_a_lock_outlives_neither_its_folder_nor_its_process(tmp_path: Path) -> N
             assert fresh
 
 
-def test_a_folder_that_is_not_there_needs_no_lock_to_read(tmp_path: Path) -> None:
+def test_a_missing_folder_needs_no_lock_to_read(tmp_path: Path) -> None:
     with shared_lock(tmp_path / "none", wait=0) as mine:
         assert mine
     assert not (tmp_path / "none").exists()

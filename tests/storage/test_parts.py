@@ -1,4 +1,4 @@
-"""Parts appear whole or not at all, and no tree is ever seen twice."""
+"""Parts are written atomically, and no tree is ever read twice."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ from malt_data.storage.parquet import LABELS, REPLACES, Footer, read_footer, wri
 
 
 def trees(*names: str) -> pa.Table:
-    """Return rows that are enough for a part: only the tree's id matters here."""
+    """Return minimal rows of a part: only the tree's id matters here."""
     defaults: dict[pa.DataType, object] = {pa.string(): "x", pa.bool_(): False}
     columns = {
         field.name: pa.array(
@@ -55,7 +55,7 @@ def test_written_trees_are_read_back(tmp_path: Path) -> None:
     assert parts.trees() == NodeParts(tmp_path).trees() == {"a", "b"}
 
 
-def test_parts_of_another_writer_are_noticed(tmp_path: Path) -> None:
+def test_parts_of_another_writer_are_seen(tmp_path: Path) -> None:
     parts = NodeParts(tmp_path)
     parts.write(trees("a"))
     assert parts.trees() == {"a"}
@@ -76,7 +76,7 @@ def test_compaction_keeps_every_tree_once(tmp_path: Path) -> None:
     assert visible(tmp_path) == names
 
 
-def test_a_kill_between_merge_and_removal_shows_no_tree_twice(
+def test_a_kill_between_merge_and_removal_duplicates_no_tree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = NodeParts(tmp_path)
@@ -93,7 +93,7 @@ def test_a_kill_between_merge_and_removal_shows_no_tree_twice(
 
 
 @pytest.mark.slow
-def test_a_writer_killed_at_any_moment_leaves_whole_parts(tmp_path: Path) -> None:
+def test_a_writer_killed_at_any_moment_leaves_complete_parts(tmp_path: Path) -> None:
     code = textwrap.dedent("""
         import sys
         from pathlib import Path
@@ -107,7 +107,7 @@ def test_a_writer_killed_at_any_moment_leaves_whole_parts(tmp_path: Path) -> Non
             if i % 10 == 9:
                 parts.compact()
     """)
-    told = 0
+    reported = 0
     for attempt in range(6):
         arguments = [
             sys.executable,
@@ -122,14 +122,14 @@ def test_a_writer_killed_at_any_moment_leaves_whole_parts(tmp_path: Path) -> Non
         child.stdout.readline()
         time.sleep(0.05 + 0.037 * attempt)
         os.kill(child.pid, signal.SIGKILL)
-        told += 1 + len(child.stdout.read().splitlines())
+        reported += 1 + len(child.stdout.read().splitlines())
         child.wait()
         child.stdout.close()
         names = visible(tmp_path)
-        assert len(names) == len(set(names)) >= told
+        assert len(names) == len(set(names)) >= reported
 
 
-def test_a_torn_part_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_a_truncated_part_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
     parts = NodeParts(tmp_path)
     good = parts.write(trees("a"))
     torn = tmp_path / "part-torn.parquet"
@@ -143,7 +143,7 @@ def test_a_torn_part_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
 @pytest.mark.parametrize("table", [pa.table({"a": [1]}), trees("a").replace_schema_metadata({})])
 def test_a_foreign_part_is_refused(tmp_path: Path, table: pa.Table) -> None:
     write_table(tmp_path / "part-foreign.parquet", table)
-    with pytest.raises(ForestError, match=r"part-foreign.parquet is no part of a forest"):
+    with pytest.raises(ForestError, match=r"part-foreign\.parquet is not a part of a forest"):
         NodeParts(tmp_path).trees()
 
 
@@ -183,7 +183,7 @@ def test_a_corrupt_footer_is_named_by_every_reader(tmp_path: Path, what: str) ->
             read()
 
 
-def test_a_column_whose_description_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_column_metadata_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     field = pa.field("a", pa.list_(pa.field("item", pa.int8(), metadata={"doc": b"\xff"})))
     pq.write_table(pa.table({"a": [[1]]}, schema=pa.schema([field])), tmp_path / "part-a.parquet")
     with pytest.raises(StorageError, match=r"part-a\.parquet"):
@@ -191,14 +191,16 @@ def test_a_column_whose_description_is_no_text_is_refused(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
-def test_what_is_no_file_is_refused_at_once(tmp_path: Path, make: Callable[[Path], None]) -> None:
+def test_a_path_that_is_not_a_regular_file_is_refused_at_once(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
     forest = make_forest(tmp_path / "f", trees=2)
     make(forest.parts.folder / "part-odd.parquet")
     [problem] = verify(open_forest(forest.folder))
     assert "part-odd.parquet is not a regular file" in problem
 
 
-def test_a_rewritten_part_still_replaces_what_it_replaced(tmp_path: Path) -> None:
+def test_a_rewritten_part_still_replaces_the_same_parts(tmp_path: Path) -> None:
     parts = NodeParts(tmp_path)
     old = parts.write(trees("a"))
     merged = parts.write(trees("a"), replaces=[old])  # and here the merging process died
@@ -208,17 +210,17 @@ def test_a_rewritten_part_still_replaces_what_it_replaced(tmp_path: Path) -> Non
         assert not old.exists()
 
 
-def test_a_part_that_another_process_rewrote_is_read_anew(tmp_path: Path) -> None:
+def test_a_part_rewritten_by_another_process_is_read_again(tmp_path: Path) -> None:
     forest = make_forest(tmp_path / "f", trees=2)
     assert forest.unlabelled() == []
     relabel(open_forest(forest.folder), Labels(threshold=0.7))
     assert len(forest.unlabelled()) == 2
 
 
-def test_who_reads_and_who_rewrites_wait_for_each_other(
+def test_readers_and_rewriters_exclude_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts_module, "_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(parts_module, "_LOCK_TIMEOUT_SECONDS", 0.1)
     one, other = NodeParts(tmp_path), NodeParts(tmp_path)
     for name in "ab":
         one.write(trees(name))
@@ -235,7 +237,7 @@ def test_who_reads_and_who_rewrites_wait_for_each_other(
     assert len(one.paths()) == 1
 
 
-def test_an_empty_forest_into_which_another_process_builds_is_not_removed(tmp_path: Path) -> None:
+def test_an_empty_forest_that_another_process_builds_into_is_not_removed(tmp_path: Path) -> None:
     forest = make_forest(tmp_path / "f", trees=0)
     with forest.parts.reading():  # as a build does until it ends
         remove_empty(forest.folder)
@@ -244,7 +246,7 @@ def test_an_empty_forest_into_which_another_process_builds_is_not_removed(tmp_pa
     assert not forest.folder.exists()
 
 
-def test_a_merge_under_a_reader_without_a_lock_is_looked_at_again(tmp_path: Path) -> None:
+def test_a_merge_during_an_unlocked_read_is_retried(tmp_path: Path) -> None:
     parts = NodeParts(tmp_path)
     for name in "ab":
         parts.write(trees(name))
@@ -260,7 +262,7 @@ def test_a_merge_under_a_reader_without_a_lock_is_looked_at_again(tmp_path: Path
     assert fresh.trees() == {"a", "b"}
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_no_debris(
+def test_a_full_disk_is_a_storage_error_and_leaves_no_temporary_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -275,7 +277,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_debris(
     assert not list(tmp_path.glob(".*.tmp"))
 
 
-def test_a_claim_is_seen_by_other_processes_and_dies_with_its_owner(tmp_path: Path) -> None:
+def test_a_claim_is_visible_to_other_processes_and_ends_with_its_owner(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from malt_data.builders.claims import Claims\n"
         "claims = Claims(Path(sys.argv[1])); print(claims.take('00ff'), flush=True)\n"

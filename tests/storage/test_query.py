@@ -1,4 +1,4 @@
-"""SQL sees the contract's views, and nothing of the world outside the forest."""
+"""SQL can read the documented views, and nothing outside the forest."""
 
 import itertools
 import json
@@ -57,7 +57,7 @@ def test_pairs_are_all_sibling_pairs_of_differing_label(forest: Forest) -> None:
     assert {row[0] for row in rows} == {"generator", "verifier", "refiner"}
 
 
-def test_trajectories_are_one_row_a_leaf_with_its_whole_path(forest: Forest) -> None:
+def test_trajectories_are_one_row_per_leaf_with_its_whole_path(forest: Forest) -> None:
     by_id = {node["node_id"]: node for node in plain_nodes(forest)}
     leaves = [node for node in by_id.values() if node["depth"] == 3]
     rows = forest.sql("FROM trajectories").to_dicts()
@@ -78,7 +78,7 @@ def test_trajectories_are_one_row_a_leaf_with_its_whole_path(forest: Forest) -> 
         assert (row["answer"], row["reward"]) == (leaf["answer"], leaf["reward"])
 
 
-def test_role_stats_count_what_is_there(forest: Forest) -> None:
+def test_role_stats_count_the_nodes(forest: Forest) -> None:
     nodes = plain_nodes(forest)
     rows = {row["role"]: row for row in forest.sql("FROM role_stats").to_dicts()}
     assert list(rows) == ["generator", "verifier", "refiner"]
@@ -97,7 +97,7 @@ def test_role_stats_count_what_is_there(forest: Forest) -> None:
     )
 
 
-def test_two_columns_of_one_name_are_told_apart(forest: Forest) -> None:
+def test_duplicate_column_names_are_made_unique(forest: Forest) -> None:
     frame = forest.sql(
         "SELECT g.text, v.text FROM nodes v JOIN nodes g ON v.parent_id = g.node_id ORDER BY 2 DESC"
     )
@@ -105,7 +105,7 @@ def test_two_columns_of_one_name_are_told_apart(forest: Forest) -> None:
     assert frame["text_1"].is_sorted(descending=True)
 
 
-def test_values_are_bound_never_pasted(forest: Forest) -> None:
+def test_values_are_bound_not_interpolated(forest: Forest) -> None:
     assert forest.sql("SELECT ? AS x", ["'; DROP VIEW nodes; --"]).row(0) == (
         "'; DROP VIEW nodes; --",
     )
@@ -176,7 +176,7 @@ def sql(forest: Forest, *arguments: str, **options: Any) -> subprocess.Completed
         "\x00",
     ],
 )
-def test_bad_sql_is_one_sentence_and_exit_code_1(forest: Forest, query: str) -> None:
+def test_invalid_sql_is_one_line_and_exit_code_1(forest: Forest, query: str) -> None:
     if "\x00" in query:
         pytest.skip("no command line can carry a NUL")
     run = sql(forest, query)
@@ -190,7 +190,7 @@ def test_bad_sql_is_one_sentence_and_exit_code_1(forest: Forest, query: str) -> 
 
 
 @pytest.mark.slow
-def test_each_format_carries_the_same_rows(forest: Forest, tmp_path: Path) -> None:
+def test_every_format_has_the_same_rows(forest: Forest, tmp_path: Path) -> None:
     query = "SELECT node_id, value, label, [sample] AS path FROM nodes ORDER BY node_id"
     expected = forest.sql(query).to_dicts()
     assert json.loads(sql(forest, query, "--format", "json").stdout) == expected
@@ -216,7 +216,7 @@ def test_each_format_carries_the_same_rows(forest: Forest, tmp_path: Path) -> No
     assert pq.read_table(target).to_pylist() == expected
 
 
-def test_the_forest_may_be_left_out(forest: Forest, tmp_path: Path) -> None:
+def test_the_forest_is_optional(forest: Forest, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "malt_data", "sql", "SELECT count(*) AS n FROM questions"]
     environment = {**os.environ, "MALT_FOREST": str(forest.folder)}
     run = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -226,7 +226,7 @@ def test_the_forest_may_be_left_out(forest: Forest, tmp_path: Path) -> None:
     assert "malt-data build" in lost.stderr
 
 
-def test_python_gets_polars(forest: Forest) -> None:
+def test_python_gets_a_polars_frame(forest: Forest) -> None:
     again = open_forest(forest.folder)
     assert again.nodes().collect().height == again.sql("SELECT count(*) FROM nodes").item()
     assert again.questions().collect().height == 6

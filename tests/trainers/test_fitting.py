@@ -153,7 +153,7 @@ def test_data_of_which_nothing_fits_is_refused_before_anything_is_written(
     forest: Forest, tmp_path: Path
 ) -> None:
     settings = Settings(trainer={"max_length": 8})
-    with pytest.raises(TrainError, match=r"no row of verifier_sft: .*\d+ too_long.*max_length"):
+    with pytest.raises(TrainError, match=r"no row of verifier_sft fits .*\d+ too_long.*max_length"):
         train_sft("verifier", str(forest.folder), tmp_path / "out", settings=settings)
     settings = Settings(sft={"max_length": "long"})
     with pytest.raises(SpecError, match=r"max_length.*got 'long'"):

@@ -92,7 +92,7 @@ def test_a_config_overrides_the_recipe_and_the_recipe_the_papers(tmp_path: Path)
     assert read_settings(None, "dpo-norm").arguments("dpo", 100)["beta"] == 5.0
     assert read_settings(config, "dpo-norm").lora_arguments()["r"] == 4
     assert read_settings(config, str(config)) == read_settings(config)
-    with pytest.raises(SpecError, match=r"no recipe 'dpo-nil'\. Known: malt, .*dpo-nll"):
+    with pytest.raises(SpecError, match=r"Unknown recipe 'dpo-nil'\. Choose from malt, .*dpo-nll"):
         read_settings(None, "dpo-nil")
     seeded = read_settings(None, "dpo-nll").seeded(3)
     assert [seeded.arguments(stage, 1)["seed"] for stage in recipe.STAGES] == [3, 3]

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from malt_data.cli import main
-from malt_data.commands.build import _of_team
+from malt_data.commands.build import _team_settings
 from malt_data.errors import SpecError
 from malt_data.schemas.team import Team
 from malt_data.trainers.team import read_team, write_team
@@ -29,13 +29,13 @@ def test_a_build_samples_with_the_adapters_that_are_named(tmp_path: Path) -> Non
     sft = {"generator": "me/g1", "verifier": "me/v1", "refiner": "me/r1"}
     team = Team(model="m", adapters={"generator": "me/g2"}, sft=sft)
     write_team(path, team)
-    assert _of_team(path, "team") == {"model": "m", "adapters": {"generator": "me/g2"}}
-    assert _of_team(path, "sft")["adapters"] == sft
+    assert _team_settings(path, "team") == {"model": "m", "adapters": {"generator": "me/g2"}}
+    assert _team_settings(path, "sft")["adapters"] == sft
     with pytest.raises(SpecError, match=r"no shared adapter for generator, verifier, refiner"):
-        _of_team(path, "shared")
+        _team_settings(path, "shared")
     run = CliRunner().invoke(main, ["build", "--adapters", "sft", "--dry-run"])
     assert run.exit_code == 2
-    assert "give --team too" in run.output
+    assert "pass --team too" in run.output
 
 
 def test_the_seed_0_is_written(tmp_path: Path) -> None:

@@ -243,10 +243,10 @@ def test_a_finished_training_is_left_as_it_is_and_another_one_refused(
     before = (sft / "adapter_model.safetensors").stat().st_mtime_ns
     train_sft("verifier", str(forest.folder), sft, settings=FAST, max_steps=3)
     assert (sft / "adapter_model.safetensors").stat().st_mtime_ns == before
-    with pytest.raises(TrainError, match=r"another max_steps \(3, now 4\).*--out"):
+    with pytest.raises(TrainError, match=r"a different max_steps \(3, now 4\).*--out"):
         train_sft("verifier", str(forest.folder), sft, settings=FAST, max_steps=4)
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(TrainError, match="holds other files"):
+    with pytest.raises(TrainError, match="contains other files"):
         train_sft("verifier", str(forest.folder), tmp_path, settings=FAST)
 
 
@@ -360,10 +360,10 @@ def test_what_cannot_be_trained_is_said_first(
     adapter = {"adapter": str(sft)}
     one = f"{folder}/exports/verifier_sft"
     refused("no export generator_dpo.*malt-data export", train_dpo, "generator", folder, **adapter)
-    refused("no rows to train", train_dpo, "verifier", str(empty.folder), **adapter)
-    refused("holds verifier_sft, but verifier_dpo", train_dpo, "verifier", one, **adapter)
+    refused("has no rows for", train_dpo, "verifier", str(empty.folder), **adapter)
+    refused("contains verifier_sft, not verifier_dpo", train_dpo, "verifier", one, **adapter)
     refused("was sampled by .*--other-model", train_sft, "verifier", folder, model="other")
-    refused("is no dataset", train_sft, "verifier", str(tmp_path / "none"))
+    refused("is not a dataset", train_sft, "verifier", str(tmp_path / "none"))
     refused("could not be loaded", train_dpo, "verifier", folder, adapter=str(tmp_path))
     wrong = Settings(trainer={"lerning_rate": 1})
     refused("lerning_rate", train_sft, "verifier", folder, settings=wrong, kind=SpecError)
@@ -384,7 +384,7 @@ def test_a_full_disk_is_said_first(
 
     full = shutil._ntuple_diskusage(100, 99, 1)
     monkeypatch.setattr("malt_data.trainers.training.shutil.disk_usage", lambda _: full)
-    with pytest.raises(TrainError, match="MiB free, this training needs"):
+    with pytest.raises(TrainError, match="MiB free, but training needs"):
         train_sft("verifier", str(forest.folder), tmp_path / "out", settings=FAST)
 
 
@@ -400,7 +400,7 @@ def test_settings_come_from_toml(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="unknown setting 'trainers'"):
         read_settings(path)
     path.write_text("[")
-    with pytest.raises(SpecError, match="no valid TOML"):
+    with pytest.raises(SpecError, match="not valid TOML"):
         read_settings(path)
 
 
@@ -410,7 +410,7 @@ def test_a_team_file_is_checked(tmp_path: Path) -> None:
     write_team(path, Team(model=hostile, adapters={"verifier": "me/v"}, data={}))
     assert read_team(path) == Team(model=hostile, adapters={"verifier": "me/v"})
     path.write_text('model = "m"\n[adapters]\ncritic = "c"\n')
-    with pytest.raises(SpecError, match="unknown role 'critic'"):
+    with pytest.raises(SpecError, match=r"adapters\.critic"):
         read_team(path)
     path.write_text('modle = "m"\n')
     with pytest.raises(SpecError, match="unknown setting 'modle'"):
@@ -459,7 +459,7 @@ def test_from_the_hub_at_a_pinned_commit_and_back(forest: Forest, hub: Hub, tmp_
     assert "has no config generator_dpo" in error
     hidden = ["train", "--role", "refiner", "--dataset", "ann/hidden", "--out", tmp_path / "no"]
     _, error = malt(hub, home, *hidden, code=1, token=None)
-    assert "is not on the Hub, or your login may not see it" in error
+    assert "is not on the Hub, or you have no access to it" in error
     _, error = malt(hub, home, *dpo[:-1], "ann/none", "--out", tmp_path / "no", code=1)
     assert "ann/none could not be loaded" in error
     assert not (tmp_path / "no").exists()

@@ -1,5 +1,5 @@
--- The nodes at hand, each with its own key and its parent's as one integer: joins on these take
--- a quarter of the time of joins on the string ids. `tree` numbers the trees at hand.
+-- The nodes of a chunk with their own and their parent's key as one integer: joins on these take
+-- a quarter of the time of joins on the string ids. `tree` numbers the trees of the chunk.
 CREATE OR REPLACE TEMP VIEW keyed AS
 SELECT
     *,
@@ -14,8 +14,8 @@ SELECT
     finish_reason = 'length' AS truncated
 FROM chunk;
 
--- Nodes whose value rests on an answer that the grader could not decide: a leaf and all above it.
--- A node's own answer, where it is no leaf, is in no value.
+-- Nodes whose value depends on an answer that the grader could not decide: a leaf and its ancestors.
+-- Only the answers of leaves enter values.
 CREATE OR REPLACE TEMP TABLE ungraded AS
 SELECT DISTINCT unnest([key, key >> 15 << 15, key >> 30 << 30]) AS key
 FROM keyed

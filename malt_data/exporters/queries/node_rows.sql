@@ -1,5 +1,5 @@
--- Rows of sft (MALT, Algorithm 1), value (§A.8.1) and kto: a node's text and what it is worth.
--- Which nodes these are, the ledger says; which columns, the format.
+-- Rows of sft (MALT, Algorithm 1), value (§A.8.1) and kto: a node's text and value.
+-- The ledger selects the nodes, the format the columns.
 SELECT
     prompts.prompt,
     [{'role': 'assistant', 'content': node.text}] AS completion,

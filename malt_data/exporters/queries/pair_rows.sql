@@ -1,5 +1,5 @@
--- Rows of dpo: the pairs of a role (MALT §4.3). The ledger's pairs differ in their labels; said
--- again below, it spares each join the other half of the texts.
+-- Rows of dpo: the pairs of a role (MALT §4.3). The label conditions below are redundant, but spare
+-- each join half of the texts.
 SELECT
     prompts.prompt,
     [{'role': 'assistant', 'content': chosen.text}] AS chosen,

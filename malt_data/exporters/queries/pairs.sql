@@ -1,4 +1,4 @@
--- Candidates of dpo: every sibling pair of differing label (the view `pairs`, MALT §4.3).
+-- Candidates of dpo: every pair of siblings with different labels (the view `pairs`, MALT §4.3).
 WITH siblings AS (
     SELECT
         key, parent, question_id, node_id, label, value, truncated, sample,

@@ -1,5 +1,5 @@
--- One row a parent: the messages that its children were sampled with. Placeholders stand between
--- the literal pieces of the templates; {messages} is written by rows.py, a CASE over the kinds.
+-- One row per parent: the messages that its children were sampled with. rows.py replaces
+-- {messages} by a CASE over the kinds that concatenates template literals and these columns.
 CREATE OR REPLACE TEMP TABLE prompts AS
 WITH parents AS (
     SELECT DISTINCT root AS key, question_id, NULL AS initial_answer, NULL AS verification

@@ -1,4 +1,4 @@
--- The questions with their choices as the lines that a prompt shows: "A. bank".
+-- The questions, with choices formatted as in a prompt: one line each, "A. bank".
 CREATE TEMP TABLE questions AS
 SELECT
     question_id,

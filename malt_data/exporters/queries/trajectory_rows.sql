@@ -1,4 +1,4 @@
--- Rows of trajectory: a right path as one completion, for distilling a team into one model
+-- Rows of trajectory: a correct path as one completion, to distil a team into one model
 -- (MALT §A.8.2). The prompt is the generator's.
 SELECT
     prompts.prompt,

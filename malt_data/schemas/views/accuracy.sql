@@ -1,4 +1,4 @@
--- What every setting reaches and costs, over all its seeds and questions; costs are a question's.
+-- Accuracy and cost of each setting over all its seeds and questions; costs are per question.
 CREATE VIEW accuracy AS
 SELECT
     setting,

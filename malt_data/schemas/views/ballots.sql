@@ -1,5 +1,5 @@
--- What the vote of the first 1, 3, 5, … and of all passes would be if every pass ended after this
--- turn: the answer of most, ties to the one given first; passes without an answer do not vote.
+-- The vote of the first 1, 3, 5, … and of all passes if every pass ended after this turn: the most
+-- frequent answer, ties going to the one given first; passes without an answer do not vote.
 CREATE VIEW ballots AS
 WITH units AS (
     SELECT setting, seed, question_id, turn, max(pass) + 1 AS passes

@@ -1,6 +1,6 @@
--- What a setting costs a question beside what it reaches, and its cost as a multiple of the
--- baseline's: the single agent's ('sa'), or the cheapest setting's where 'sa' was not evaluated.
--- A completion that several settings share counts for each. Training is not in it.
+-- Accuracy and cost per question of each setting, and its cost as a multiple of the baseline's: the
+-- single agent ('sa'), or the cheapest setting if 'sa' was not evaluated. Completions that settings
+-- share count for each of them. Training is not included.
 CREATE VIEW cost AS
 WITH counted AS (
     SELECT setting, count(*) AS completions

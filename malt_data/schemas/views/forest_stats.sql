@@ -1,4 +1,4 @@
--- The forest in one row: how many trees, how mixed they are, what the refiner mends and breaks.
+-- The forest in one row: number of trees, how mixed they are, what the refiner fixes and breaks.
 WITH trees AS (
     SELECT question_id, avg(reward) AS reward
     FROM nodes

@@ -1,17 +1,17 @@
--- How a verifier judges the answer before it: accepts, rejects or unclear. Both `verdicts` use it.
+-- How a verifier judges the previous answer: accepts, rejects or unclear. Used by both `verdicts`.
 --
--- An answer of its own decides: the same one accepts, another one rejects. Otherwise the words do:
--- Yes, No, Correct, Incorrect, … at the start, or "is correct", "is not right", "is wrong", … in the
--- first or the last sentence. Two that contradict each other, a question and an if are unclear.
+-- If the verifier gives an answer, the same answer accepts and another one rejects. Otherwise its
+-- wording decides: Yes, No, Correct, Incorrect, … at the start, or "is correct", "is not right",
+-- "is wrong", … in the first or last sentence. Contradictions, questions and conditions are unclear.
 
--- The text after a model's thinking, without the Markdown at its start.
+-- The text after the model's reasoning, without leading Markdown.
 CREATE MACRO spoken(said) AS
     regexp_replace(
         regexp_replace(regexp_replace(said, '(?s)^.*</think>', ''), '(?s)<think>.*$', ''),
         '^[\s*_#>"''`-]+', ''
     );
 
--- An answer as far as SQL can compare it: a letter where there are choices, numbers by value.
+-- An answer normalised for comparison: the letter of a choice, or the value of a number.
 CREATE MACRO plain(answer, lettered) AS
     CASE
         WHEN lettered AND regexp_matches(answer, '^\W*[A-Za-z](?:[.):,]|\W*$)')

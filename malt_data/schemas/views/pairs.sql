@@ -1,5 +1,5 @@
--- Every sibling pair of differing label, before any cap (MALT §4.3). Joins on the tree and the
--- parent's ordinals: a join on the string parent_id takes four times as long.
+-- Every pair of siblings with different labels, without any cap (MALT §4.3). Joins on the tree and
+-- the parent's ordinals, because a join on the string parent_id takes four times as long.
 CREATE VIEW pairs AS
 SELECT
     chosen.role::VARCHAR AS role,

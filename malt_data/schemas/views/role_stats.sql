@@ -1,5 +1,5 @@
--- The health of each role: a row a role, in the order of the roles. seconds: its latencies added
--- up; with many completions at once that is more than the wall-clock.
+-- Statistics of each role, in the order of the roles. seconds: the sum of latencies, which exceeds
+-- the wall-clock time if completions run in parallel.
 CREATE VIEW role_stats AS
 WITH usable AS (
     SELECT role, count(*) AS pairs, count(DISTINCT coalesce(parent_id, question_id)) AS parents

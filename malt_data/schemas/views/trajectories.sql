@@ -1,4 +1,4 @@
--- One row a leaf: the whole path question → generator → verifier → refiner (MALT §4.1).
+-- One row per leaf: the whole path question → generator → verifier → refiner (MALT §4.1).
 CREATE VIEW trajectories AS
 SELECT
     leaf.question_id,

@@ -1,6 +1,6 @@
--- Every turn of every pass with what the pass would answer if it ended there: a verifier that
--- names no answer leaves the one before it. same_as: the first pass that says the same after this
--- turn; null where it says nothing.
+-- Every turn of every pass, with the answer of the pass if it ended there; a verifier without an
+-- answer keeps the previous one. same_as: the first pass with the same answer after this turn; null
+-- if there is no answer.
 CREATE VIEW turns AS
 WITH said AS (
     SELECT

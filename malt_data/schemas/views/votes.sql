@@ -1,5 +1,5 @@
--- Accuracy with the vote of the first 1, 3, 5, … and of all passes of a setting, out of the same
--- samples. In a debate the passes are the agents, who have heard each other.
+-- Accuracy of the vote over the first 1, 3, 5, … and over all passes of a setting, from the same
+-- samples. In a debate the passes are the agents, which have seen each other's answers.
 CREATE VIEW votes AS
 SELECT
     setting,

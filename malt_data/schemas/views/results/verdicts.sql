@@ -1,5 +1,5 @@
--- The verifier as a critic of the answer before it (judgement.sql): how often it accepts and
--- rejects right and wrong answers. An answer that could not be graded counts as wrong, as elsewhere.
+-- The verifier as a critic of the previous answer (judgement.sql): how often it accepts and rejects
+-- right and wrong answers. Answers that could not be graded count as wrong, as elsewhere.
 CREATE VIEW verdicts AS
 WITH judged AS (
     SELECT
