@@ -1,9 +1,9 @@
-"""Commands in real processes that die by SIGKILL just before their k-th change of the file system.
+"""Run commands in processes that are killed (SIGKILL) just before their k-th file system change.
 
-Each is forked from a server that has imported what they need, so that one costs no second.
+Each is forked from a server with all imports done, so that starting one takes milliseconds.
 
-    ended = start(["relabel", "forest", "--threshold", "0.7"], log, kill_at=5)
-    ended.wait()     # -9
+    running = start(["relabel", "forest", "--threshold", "0.7"], log, kill_at=5)
+    running.wait()     # -9
 """
 
 import multiprocessing
@@ -28,15 +28,15 @@ _FORK.set_forkserver_preload(
 
 @dataclass(frozen=True)
 class Running:
-    """A command at work; what it prints goes to `log`."""
+    """A running command; its output goes to `log`."""
 
     process: BaseProcess
     log: Path
 
     def wait(self) -> int:
-        """Return the exit code, -9 after a kill."""
+        """Wait for the command to end; return its exit code, -9 if it was killed."""
         self.process.join(120)
-        assert self.process.exitcode is not None, f"it hangs: {self.log.read_text()}"
+        assert self.process.exitcode is not None, f"timed out: {self.log.read_text()}"
         return self.process.exitcode
 
     @property
@@ -45,12 +45,12 @@ class Running:
 
     @property
     def calls(self) -> int:
-        """How often it changed the file system, once it has ended by itself."""
+        """The number of file system changes, once it has ended without a kill."""
         return int(self.log.with_suffix(".calls").read_text())
 
 
 def start(command: list[object], log: Path, kill_at: int = 0) -> Running:
-    """Start `malt-data COMMAND`; kill_at: before which change it dies, 0: never."""
+    """Start `malt-data COMMAND`; kill_at: the change before which it is killed, 0: never."""
     arguments = ([str(word) for word in command], str(log), kill_at)
     process = _FORK.Process(target=_main, args=arguments)
     process.start()
@@ -58,13 +58,13 @@ def start(command: list[object], log: Path, kill_at: int = 0) -> Running:
 
 
 def _main(command: list[str], log: str, kill_at: int) -> None:
-    printed = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(printed, 1)
-    os.dup2(printed, 2)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
     import malt_data.builders.writer as writer
     from malt_data.cli import main
 
-    writer._FLUSH_SECONDS = 0.0  # a part for each tree
+    writer._FLUSH_SECONDS = 0.0  # one part per tree
     count = [0]
     for name in _CALLS:
         setattr(os, name, _counted(getattr(os, name), count, kill_at))
@@ -78,7 +78,7 @@ def _main(command: list[str], log: str, kill_at: int) -> None:
 
 def _counted(call: Callable[..., Any], count: list[int], kill_at: int) -> Callable[..., Any]:
     def counted(*args: Any, **kwargs: Any) -> Any:
-        if call is not _OPEN or args[1] & os.O_CREAT:  # what is only read changes nothing
+        if call is not _OPEN or args[1] & os.O_CREAT:  # opening for reading changes nothing
             count[0] += 1
         if count[0] == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)

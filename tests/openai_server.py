@@ -1,20 +1,20 @@
-"""A small real HTTP server that speaks /v1/chat/completions and /v1/models, and misbehaves.
+"""A small HTTP server for /v1/chat/completions and /v1/models that misbehaves on request.
 
 It runs in a thread of the test process on a free loopback port, keeps connections alive, and
-fails as it is told to, so that tests meet real sockets and no mock.
+injects faults, so that tests use real sockets instead of mocks.
 
     with OpenAIServer(answer=lambda messages, seed, sample: "42", fail_every=5) as server:
         engine = OpenAIEngine("test-model", base_url=server.base_url)
         ...
     assert server.requests[0].body["n"] == 3
 
-A fault is a name or a status: "close" (reset before the response), "cut" (connection closed in
-the middle of it), "hang" (no response until the server stops), "garbage" (200 that is no JSON),
-"empty" (no choices), "no-message" (a choice without one), "500", "429", …, or a `Fault` where the
-message or the headers matter.
+A fault is a name or a status: "close" (reset before the response), "cut" (connection closed
+halfway), "hang" (no response until the server stops), "garbage" (a 200 that is not JSON), "empty"
+(no choices), "no-message" (a choice without one), "500", "429", …, or a `Fault` if the message or
+the headers matter.
 
-Run as a script it serves until killed and prints its base URL, for benchmarks that want it in
-another process: `python tests/openai_server.py`.
+Run as a script, it prints its base URL and serves until killed, for benchmarks that need it in a
+separate process: `python tests/openai_server.py`.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from typing import Any, Self
 
 @dataclass(frozen=True)
 class Reply:
-    """One choice. `message`: more fields of it, such as `reasoning_content`."""
+    """One choice. `message`: extra fields of its message, such as `reasoning_content`."""
 
     text: str | None = "ok"
     finish_reason: str | None = "stop"
@@ -37,7 +37,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Fault:
-    """A refusal with a message of its own, e.g. `Fault(400, "prompt is too long")`."""
+    """An error response with a custom message, e.g. `Fault(400, "prompt is too long")`."""
 
     status: int
     message: str = "injected fault"
@@ -47,7 +47,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Received:
-    """One request as it arrived; `at` is time.monotonic()."""
+    """One received request; `at` is its time.monotonic()."""
 
     at: float
     path: str
@@ -58,30 +58,30 @@ class Received:
 Answer = Callable[[list[dict[str, str]], int | None, int], str | Reply]
 
 
-def say_seed(messages: list[dict[str, str]], seed: int | None, sample: int) -> str:
-    """The default answer: which seed and which of the n choices this is."""
+def echo_seed(messages: list[dict[str, str]], seed: int | None, sample: int) -> str:
+    """The default answer: the seed and the index of the choice."""
     return f"seed {seed} sample {sample}"
 
 
 class OpenAIServer:
-    """See the module. Every attribute may be changed while it runs.
+    """See the module. Every attribute may be changed while the server is running.
 
-    answer: text of one choice, from the messages, the request's seed and the choice's index.
-    models: what /v1/models lists; another name in a request is a 404. Empty: any name goes.
-    delay: seconds before an answer, or a function of the request's body.
-    fail_first, fail_every: the first k and every k-th completion request meet the next of
-      `faults`, in turn; 0 is never.
-    ignore_n: answers with one choice whatever n says. refuse_n: n > 1 is a 400.
-    refuse: looks at a request's body and says how it is refused, if it is.
-    extra_choices: so many more choices than asked.
-    usage: False leaves it out; a mapping is sent as it is.
-    limit_field: the one name of max_tokens that it takes; the other is a 400. None: both.
-    key: the API key that it wants; another one is a 401.
+    answer: the text of one choice, given the messages, the request's seed and the choice's index.
+    models: the models in /v1/models; any other in a request is a 404. Empty: any is accepted.
+    delay: seconds before a response, or a function of the request body.
+    fail_first, fail_every: fail the first k and every k-th completion request with the next of
+      `faults`, in rotation; 0: never.
+    ignore_n: return one choice regardless of n. refuse_n: n > 1 is a 400.
+    refuse: return a fault for a request body, or None to accept it.
+    extra_choices: how many more choices to return than requested.
+    usage: False omits it; a mapping is sent as is.
+    limit_field: the only accepted name of max_tokens; the other is a 400. None: both.
+    key: the expected API key; any other is a 401.
     """
 
     def __init__(
         self,
-        answer: Answer = say_seed,
+        answer: Answer = echo_seed,
         *,
         models: Sequence[str] = ("test-model",),
         delay: float | Callable[[dict[str, Any]], float] = 0.0,
@@ -125,7 +125,7 @@ class OpenAIServer:
 
     @property
     def bodies(self) -> list[dict[str, Any]]:
-        """The bodies of the completion requests, in their order of arrival."""
+        """The bodies of the completion requests, in order of arrival."""
         return [r.body for r in self.requests if r.path == "/v1/chat/completions"]
 
     def __enter__(self) -> Self:
@@ -164,15 +164,15 @@ class OpenAIServer:
                 self.in_flight += 1
                 self.in_flight_max = max(self.in_flight_max, self.in_flight)
                 try:
-                    response, whole = await self._respond(received)
+                    response, complete = await self._respond(received)
                 finally:
                     self.in_flight -= 1
                 if not response:
                     break
                 writer.write(response)
                 await writer.drain()
-                if not whole:
-                    writer.close()  # after what was written: the client sees a short body
+                if not complete:
+                    writer.close()  # after what was written, so the client sees a short body
                     return
         except (ConnectionError, asyncio.IncompleteReadError):
             pass  # the client went away
@@ -180,14 +180,16 @@ class OpenAIServer:
             writer.transport.abort()
 
     async def _respond(self, received: Received) -> tuple[bytes, bool]:
-        """Return the response's bytes, and whether they are all of it."""
+        """Return the bytes to send, and whether they are the complete response."""
         if self.key is not None and received.headers.get("authorization") != f"Bearer {self.key}":
-            return _refuse(401, "Incorrect API key: " + received.headers["authorization"]), True
+            return _error_response(
+                401, "Incorrect API key: " + received.headers["authorization"]
+            ), True
         if received.path == "/v1/models":
-            listed = [{"id": name, "object": "model"} for name in self.models]
-            return _http(200, {"object": "list", "data": listed}), True
+            models = [{"id": name, "object": "model"} for name in self.models]
+            return _http(200, {"object": "list", "data": models}), True
         if received.path != "/v1/chat/completions":
-            return _refuse(404, "Not Found"), True
+            return _error_response(404, "Not Found"), True
         delay = self.delay(received.body) if callable(self.delay) else self.delay
         if delay:
             await asyncio.sleep(delay)
@@ -199,8 +201,8 @@ class OpenAIServer:
 
     def _next_fault(self) -> str | Fault | None:
         self._completions += 1
-        hit = self.fail_every and self._completions % self.fail_every == 0
-        if not hit and self._completions > self.fail_first:
+        due = self.fail_every and self._completions % self.fail_every == 0
+        if not due and self._completions > self.fail_first:
             return None
         self._failed += 1
         return self.faults[(self._failed - 1) % len(self.faults)]
@@ -209,8 +211,8 @@ class OpenAIServer:
         if isinstance(fault, str) and fault.isdigit():
             fault = Fault(int(fault))
         if isinstance(fault, Fault):
-            return _refuse(fault.status, fault.message, fault.headers, fault.code), True
-        whole = self._complete(body)
+            return _error_response(fault.status, fault.message, fault.headers, fault.code), True
+        reply = self._complete(body)
         match fault:
             case "close":
                 return b"", False
@@ -218,26 +220,26 @@ class OpenAIServer:
                 await self._stop.wait()
                 return b"", False
             case "cut":
-                response = _http(200, whole)
+                response = _http(200, reply)
                 return response[: len(response) - 20], False
             case "garbage":
                 return _http(200, b"<html>no JSON here</html>"), True
             case "empty":
-                return _http(200, {**whole, "choices": []}), True
+                return _http(200, {**reply, "choices": []}), True
             case "no-message":
-                return _http(200, {**whole, "choices": [{"index": 0}]}), True
-        raise ValueError(f"no such fault: {fault}")
+                return _http(200, {**reply, "choices": [{"index": 0}]}), True
+        raise ValueError(f"unknown fault: {fault}")
 
     def _refusal(self, body: dict[str, Any]) -> bytes | None:
         if fault := self.refuse(body):
-            return _refuse(fault.status, fault.message, fault.headers, fault.code)
+            return _error_response(fault.status, fault.message, fault.headers, fault.code)
         if self.models and body["model"] not in self.models:
-            return _refuse(404, f"The model `{body['model']}` does not exist.")
+            return _error_response(404, f"The model `{body['model']}` does not exist.")
         if self.refuse_n and body.get("n", 1) > 1:
-            return _refuse(400, "Only one completion choice is allowed")
+            return _error_response(400, "Only one completion choice is allowed")
         for name in ("max_tokens", "max_completion_tokens"):
             if self.limit_field not in (None, name) and name in body:
-                return _refuse(
+                return _error_response(
                     400,
                     f"Unsupported parameter: '{name}' is not supported with this model. "
                     f"Use '{self.limit_field}' instead.",
@@ -248,16 +250,16 @@ class OpenAIServer:
         count = 1 if self.ignore_n else body.get("n", 1)
         replies = []
         for sample in range(count + self.extra_choices):
-            said = self.answer(body["messages"], body.get("seed"), sample)
-            replies.append(Reply(said) if isinstance(said, str) else said)
+            choice = self.answer(body["messages"], body.get("seed"), sample)
+            replies.append(Reply(choice) if isinstance(choice, str) else choice)
         usage = self.usage
         if usage is True:
             prompt = sum(len(m["content"].split()) for m in body["messages"])
-            total = sum(len((r.text or "").split()) for r in replies)
+            completion = sum(len((r.text or "").split()) for r in replies)
             usage = {
                 "prompt_tokens": prompt,
-                "completion_tokens": total,
-                "total_tokens": prompt + total,
+                "completion_tokens": completion,
+                "total_tokens": prompt + completion,
             }
         choices = [
             {
@@ -279,7 +281,7 @@ class OpenAIServer:
 
 
 async def _read(reader: asyncio.StreamReader) -> Received | None:
-    """Return the next request of a connection, None at its end."""
+    """Return the next request of a connection, None when it is closed."""
     try:
         head = await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:
@@ -295,10 +297,10 @@ def _http(status: int, body: object, headers: Mapping[str, str] | None = None) -
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     fields = {"Content-Type": "application/json", "Content-Length": len(content), **(headers or {})}
     head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-    return f"HTTP/1.1 {status} Said\r\n{head}\r\n".encode() + content
+    return f"HTTP/1.1 {status} Status\r\n{head}\r\n".encode() + content
 
 
-def _refuse(
+def _error_response(
     status: int,
     message: str,
     headers: Mapping[str, str] | None = None,

@@ -1,4 +1,4 @@
-"""Forests of known content, written through the same functions as a build's."""
+"""Forests with known content, written with the same functions that a build uses."""
 
 import random
 from pathlib import Path
@@ -24,7 +24,7 @@ def make_forest(
 ) -> Forest:  # fmt: skip
     """Write a forest of `trees` trees whose answers are right about half the time, by `seed`.
 
-    timeouts: the share of answers that the grader could not decide.
+    timeouts: the fraction of answers on which the grader timed out.
     """
     source = random.Random(seed)
     golds = [str(source.randrange(100)) for _ in range(trees)]
@@ -34,9 +34,9 @@ def make_forest(
         for text, gold in zip(texts, golds, strict=True)
     ]
     settings = {"n_generator": n[0], "n_verifier": n[1], "n_refiner": n[2]}
-    made = resolve_sampling(BuildSpec(engine="openai", model="m", **settings, **spec), None)
+    resolved = resolve_sampling(BuildSpec(engine="openai", model="m", **settings, **spec), None)
     facts = {"source": "made", "split": "train", "license": "mit", "refused": {"no gold": 1}}
-    forest = create_forest(folder, made, questions, facts)
+    forest = create_forest(folder, resolved, questions, facts)
     for question in questions:
         rows = [row for g in range(n[0]) for row in _branch(question, (g,), n, source, timeouts)]
         forest.parts.write(node_table(rows, forest.manifest.labels))
@@ -44,15 +44,15 @@ def make_forest(
 
 
 def begin(forest: Forest, beginnings: list[str]) -> None:
-    """Set one of the beginnings before every node's text, in turn."""
+    """Prepend the beginnings to the nodes' texts, in rotation."""
     for path in forest.parts.paths():
         table = pq.read_table(path, partitioning=None)
         texts = [
             beginnings[i % len(beginnings)] + text
             for i, text in enumerate(table["text"].to_pylist())
         ]
-        place = table.schema.get_field_index("text")
-        pq.write_table(table.set_column(place, table.schema.field(place), pa.array(texts)), path)
+        index = table.schema.get_field_index("text")
+        pq.write_table(table.set_column(index, table.schema.field(index), pa.array(texts)), path)
 
 
 def _branch(
@@ -90,6 +90,6 @@ def _branch(
         "seed": source.randrange(2**31),
         "latency": 0.5,
     } | judged(answer, verdict, leaf=depth == len(ROLES))
-    below = range(n[depth]) if depth < len(ROLES) else ()
-    children = (_branch(question, (*path, i), n, source, timeouts) for i in below)
+    samples = range(n[depth]) if depth < len(ROLES) else ()
+    children = (_branch(question, (*path, i), n, source, timeouts) for i in samples)
     return [row, *(node for child in children for node in child)]

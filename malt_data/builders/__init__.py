@@ -1,1 +1,1 @@
-"""Growing a forest: one tree, and a whole build."""
+"""Grow a forest: single trees, and whole builds."""

@@ -1,7 +1,7 @@
-"""A build: every question becomes a tree, every finished tree is kept.
+"""Build a forest: grow a tree for every question, and keep every finished tree.
 
-Trees start while the engine has room, a writer thread adds finished ones to the forest within
-a second, and a run that was interrupted in any way is completed by starting it again.
+Trees start while the engine has capacity, and a writer thread adds finished ones to the forest
+within a second. An interrupted build resumes when the same command is run again.
 
     report = build_forest(BuildSpec(n=3, limit=20), "forest")
     report.grown, report.failed
@@ -25,7 +25,7 @@ from malt_data.engines import Completion, Engine
 from malt_data.engines.opening import open_engine
 from malt_data.engines.usage import Usage
 from malt_data.errors import EngineDown, EngineError, MaltError
-from malt_data.forests.create import as_stored, create_forest, remove_empty
+from malt_data.forests.create import create_forest, remove_empty, stored_questions
 from malt_data.forests.forest import Forest
 from malt_data.forests.manifest import update_manifest
 from malt_data.forests.parts import NodeParts
@@ -37,12 +37,15 @@ from malt_data.schemas.forest import Question
 from malt_data.schemas.manifest import BuildRecord
 from malt_data.schemas.spec import BuildSpec
 
-_FAILURES_IN_A_ROW = 20
+_FAILURES_IN_A_ROW = 20  # then the build stops
 
 
 @dataclass
 class BuildReport(Usage):
-    """What a build did. Trees: asked = before + grown + failed + elsewhere, unless interrupted."""
+    """The outcome of a build; asked = before + grown + failed + elsewhere unless interrupted.
+
+    asked: trees requested. before: grown by earlier runs. elsewhere: left to another process.
+    """
 
     asked: int = 0
     before: int = 0
@@ -56,19 +59,19 @@ class BuildReport(Usage):
         return asdict(self)
 
     def summary(self, folder: Path) -> str:
-        """Return what was done in one line."""
+        """Return a one-line summary."""
         trees = f"{self.before + self.grown} of {self.asked} trees in {folder}"
-        beside = f", {self.elsewhere} with another process" if self.elsewhere else ""
+        elsewhere = f", {self.elsewhere} in another process" if self.elsewhere else ""
         if not self.completions:
-            return f"{trees}{beside}: nothing to do."
+            return f"{trees}{elsewhere}: nothing to do."
         return (
-            f"{trees} ({self.grown} new{beside}): {self.completions} completions, "
+            f"{trees} ({self.grown} new{elsewhere}): {self.completions} completions, "
             f"{self.completion_tokens} tokens in {self.seconds:.1f} s."
         )
 
     @property
     def missing(self) -> int:
-        """Trees that were asked for and nobody has grown or is growing."""
+        """Number of requested trees that no process has grown or is growing."""
         return self.asked - self.before - self.grown - self.elsewhere
 
 
@@ -85,12 +88,12 @@ def build_forest(
     on_progress: OnProgress = lambda _: None,
     note: Callable[[str], None] = lambda _: None,
 ) -> BuildReport:
-    """Grow the trees of `spec` that `folder` lacks; return what was done.
+    """Grow the trees of `spec` that are missing in `folder`; return a report.
 
-    engine: what samples, in place of the one that `spec` names; the caller closes it. prompts_file:
-    templates in place of ours. note: told what a person may want to know.
-    Ctrl-C ends it cleanly with `interrupted` set; every finished tree is kept.
-    Raises a MaltError for settings, questions, an engine or a folder that cannot work.
+    engine: used instead of the one in `spec`; the caller closes it. prompts_file: templates to use
+    instead of the built-in ones. note: called with messages for the user.
+    Ctrl-C stops the build cleanly and sets `interrupted`; every finished tree is kept.
+    Raises a MaltError if the settings, questions, engine or folder cannot be used.
     """
     spec = resolve_sampling(spec, prompts_file, engine)
     loaded = load(spec)
@@ -104,7 +107,7 @@ async def _build(
     spec: BuildSpec,
     folder: Path,
     loaded: Loaded,
-    own_engine: Engine | None,
+    engine: Engine | None,
     on_progress: OnProgress,
     note: Callable[[str], None],
 ) -> BuildReport:
@@ -112,24 +115,23 @@ async def _build(
     report = BuildReport(asked=len(questions), refused=loaded.counts())
     todo = questions
     parts = NodeParts(folder / layout.NODES)
-    if (
-        folder / layout.MANIFEST
-    ).exists():  # refuse a mix, or see that all is done, before loading a model
+    # Before loading a model: check the settings, and whether there is anything to do.
+    if (folder / layout.MANIFEST).exists():
         with parts.reading():
             create_forest(folder, spec, loaded.questions, loaded.report())
             done = parts.trees()
         todo = [q for q in questions if q.question_id not in done]
         report.before = len(questions) - len(todo)
         if not todo:
-            parts.compact()  # what a killed run left to do
+            parts.compact()  # in case an earlier run was killed before this
     if not todo:
         return report
     started = dt.datetime.now(dt.UTC).replace(microsecond=0)
     try:
-        async with _opened(own_engine, spec, note) as engine:
+        async with _opened(engine, spec, note) as opened:
             started = dt.datetime.now(dt.UTC).replace(microsecond=0)
-            spec = spec.model_copy(update={"model": engine.model})
-            await _grow_into(folder, spec, loaded, todo, engine, report, on_progress)
+            spec = spec.model_copy(update={"model": opened.model})
+            await _grow_into(folder, spec, loaded, todo, opened, report, on_progress)
     finally:
         report.stop()
         if report.grown:
@@ -146,29 +148,31 @@ async def _grow_into(
     report: BuildReport,
     on_progress: OnProgress,
 ) -> None:
-    """Start or continue the forest in `folder`, and grow the trees that are missing."""
+    """Create or extend the forest in `folder`, and grow the missing trees."""
     fresh = not (folder / layout.MANIFEST).exists()
     try:
-        if fresh:  # before anything else is made in a folder that may hold other files
+        if fresh:  # first, as it refuses a folder that contains other files
             create_forest(folder, spec, loaded.questions, loaded.report())
         parts = NodeParts(folder / layout.NODES)
-        with parts.reading():  # nothing is relabelled while it grows
+        with parts.reading():  # blocks relabelling while trees are added
             forest = create_forest(folder, spec, loaded.questions, loaded.report())
-            await grow_all(forest, spec, as_stored(forest, todo), engine, report, on_progress)
+            await grow_all(
+                forest, spec, stored_questions(forest, todo), engine, report, on_progress
+            )
         parts.compact()
     except EngineError:
-        if fresh:  # a wrong model or address must not settle what this folder is
+        if fresh:  # do not pin the folder to settings that never worked
             remove_empty(folder)
         raise
 
 
 @asynccontextmanager
 async def _opened(
-    own: Engine | None, spec: BuildSpec, note: Callable[[str], None]
+    engine: Engine | None, spec: BuildSpec, note: Callable[[str], None]
 ) -> AsyncIterator[Engine]:
-    """Give the caller's engine, or open the one of `spec` and close it at the end."""
-    if own is not None:
-        yield own
+    """Yield the caller's engine, or open the one in `spec` and close it afterwards."""
+    if engine is not None:
+        yield engine
         return
     engine = await open_engine(spec, tuple(spec.adapters.values()), note)
     try:
@@ -178,6 +182,7 @@ async def _opened(
 
 
 def _record(folder: Path, started: dt.datetime, report: BuildReport) -> None:
+    """Append a record of this build to the manifest."""
     record = BuildRecord(
         started=started, trees=report.grown, failed=len(report.failed), **report.usage()
     )
@@ -192,12 +197,12 @@ async def grow_all(
     report: BuildReport,
     on_progress: OnProgress = lambda _: None,
 ) -> None:
-    """Grow a tree for each question that no other process has or is growing."""
+    """Grow a tree for each question, except those that another process has grown or claimed."""
     started = time.monotonic()
-    with Grader() as grader, Writer(forest) as writer, _stoppable():
+    with Grader() as grader, Writer(forest) as writer, _cancel_on_sigterm():
         build = _Build(forest, spec, engine, grader, writer, report, on_progress)
         try:
-            await build.all(questions)
+            await build.run(questions)
         except asyncio.CancelledError:
             report.interrupted = True
         finally:
@@ -206,6 +211,8 @@ async def grow_all(
 
 @dataclass
 class _Build:
+    """A running build: schedules trees, grades them and hands them to the writer."""
+
     forest: Forest
     spec: BuildSpec
     engine: Engine
@@ -215,8 +222,8 @@ class _Build:
     on_progress: OnProgress
     failures_in_a_row: int = 0
 
-    async def all(self, questions: Sequence[Question]) -> None:
-        trees = asyncio.Semaphore(2 * self.engine.gate.width)  # trees being graded hold no slot
+    async def run(self, questions: Sequence[Question]) -> None:
+        trees = asyncio.Semaphore(2 * self.engine.gate.width)  # trees being graded use no slot
         try:
             async with asyncio.TaskGroup() as group:
                 for question in questions:
@@ -226,21 +233,21 @@ class _Build:
                         self.report.elsewhere += 1
                         trees.release()
                         continue
-                    task = group.create_task(self.one(question))
+                    task = group.create_task(self.grow_tree(question))
                     task.add_done_callback(lambda _: trees.release())
-                    await asyncio.sleep(0)  # let it take its slot before asking for room again
+                    await asyncio.sleep(0)  # let it take its slot before checking for room again
         except* MaltError as failed:  # the engine is down, or the disk is full
             raise failed.exceptions[0] from None
 
     def _claim(self, question_id: str) -> bool:
         if not self.writer.claims.take(question_id):
             return False
-        if question_id in self.forest.parts.trees():  # another process finished it meanwhile
+        if question_id in self.forest.parts.trees():  # another process has just finished it
             self.writer.claims.release(question_id)
             return False
         return True
 
-    async def one(self, question: Question) -> None:
+    async def grow_tree(self, question: Question) -> None:
         try:
             nodes = await grow(
                 question, self.spec, self.spec.prompts, self.engine, self._on_completion
@@ -249,7 +256,7 @@ class _Build:
         except EngineDown:
             raise
         except EngineError as error:
-            self._failed(question.question_id, error)
+            self._on_failure(question.question_id, error)
             return
         self.writer.add(question.question_id, rows)
         self.failures_in_a_row = 0
@@ -260,27 +267,27 @@ class _Build:
         self.report.add(completion)
         self.on_progress(self.report)
 
-    def _failed(self, question_id: str, error: EngineError) -> None:
+    def _on_failure(self, question_id: str, error: EngineError) -> None:
         self.writer.claims.release(question_id)
         self.report.failed[question_id] = str(error)
         self.failures_in_a_row += 1
         self.on_progress(self.report)
         if self.failures_in_a_row >= _FAILURES_IN_A_ROW:
             raise EngineDown(
-                f"{self.failures_in_a_row} trees in a row failed, the last one with: {error} "
-                "Every finished tree is kept; fix the engine and run the same command again."
+                f"{self.failures_in_a_row} trees failed in a row, most recently: {error} "
+                "Finished trees are kept; fix the engine and run the same command again."
             )
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
-    """Let SIGTERM (a cluster's notice) end a build as cleanly as Ctrl-C does."""
+def _cancel_on_sigterm() -> Iterator[None]:
+    """Handle SIGTERM, which cluster schedulers send, as cleanly as Ctrl-C."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    main = threading.current_thread() is threading.main_thread()
-    if main and task is not None:
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread and task is not None:
         loop.add_signal_handler(signal.SIGTERM, task.cancel)
     try:
         yield
     finally:
-        if main:
+        if in_main_thread:
             loop.remove_signal_handler(signal.SIGTERM)

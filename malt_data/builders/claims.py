@@ -1,9 +1,9 @@
-"""Claims: several builds share a folder, and each locks a tree while it grows.
+"""Claims: builds that share a folder lock each tree while growing it.
 
     claims = Claims(Path("forest/nodes"))
-    claims.take("5f5d63edee44763e")      # False where another process has it
+    claims.take("5f5d63edee44763e")      # False if another process has claimed it
 
-The kernel drops the locks of a dead process by itself.
+The kernel releases the locks of a process that dies.
 """
 
 import fcntl
@@ -13,10 +13,10 @@ from malt_data.errors import StorageError
 
 
 class Claims:
-    """Locks trees for this process: one byte of `.claims` a tree, at an offset from its id.
+    """Locks trees for this process: one byte of `.claims` per tree, at an offset from its id.
 
-    POSIX record locks: other processes see them (over NFS too), the kernel frees them when the
-    process ends in any way, and the file stays empty.
+    These are POSIX record locks: they work across processes and over NFS, the kernel releases them
+    however the process ends, and the file stays empty.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -24,15 +24,15 @@ class Claims:
         self._file = (folder / ".claims").open("a")
 
     def take(self, question_id: str) -> bool:
-        """Return True if this process now holds the tree, False if another one does."""
+        """Claim a tree; return False if another process holds it."""
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _offset(question_id))
         except BlockingIOError:
             return False
         except OSError as error:
             raise StorageError(
-                f"{self._file.name} cannot be locked ({error.strerror}): this file system has no "
-                "locks. Build on a local disk, one folder a machine."
+                f"{self._file.name} cannot be locked ({error.strerror}): the file system does not "
+                "support locks. Build on a local disk, with one folder per machine."
             ) from error
         return True
 
@@ -44,4 +44,4 @@ class Claims:
 
 
 def _offset(question_id: str) -> int:
-    return int(question_id[:15], 16)  # 60 bits: fits a file offset, collisions are no concern
+    return int(question_id[:15], 16)  # 60 bits: fits a file offset, and collisions are negligible

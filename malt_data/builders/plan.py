@@ -1,9 +1,9 @@
-"""What a build is to do: settings completed by the forest's own, questions, and the size of it."""
+"""Plan a build: complete its settings, load its questions, and estimate its size."""
 
 from pathlib import Path
 from typing import Any
 
-from malt_data.forests.create import refuse_mix
+from malt_data.forests.create import require_same_settings
 from malt_data.forests.forest import open_forest
 from malt_data.forests.manifest import read_manifest
 from malt_data.prompts.resolve import resolve_sampling
@@ -13,27 +13,27 @@ from malt_data.schemas.spec import BuildSpec
 
 
 def complete_settings(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return settings completed by those of the forest in `folder`, if there is one.
+    """Fill in settings from the forest in `folder`, if there is one.
 
-    What is not asked for on resuming is what the forest has, so that `malt-data build` alone
-    continues it. Only `limit`, which says how many trees, starts at the source's whole.
+    Any setting not given defaults to the forest's, so that plain `malt-data build` resumes it. The
+    exceptions: `shard` is never carried over, and `limit` is not if `questions` is given.
     """
     if not (folder / layout.MANIFEST).exists():
         return values
     manifest = read_manifest(folder)
-    kept = manifest.spec.model_dump(exclude={"limit", "shard"}, exclude_none=True)
+    defaults = manifest.spec.model_dump(exclude={"limit", "shard"}, exclude_none=True)
     if "n" in values:  # --n sets all three roles
         for role in ("n_generator", "n_verifier", "n_refiner"):
-            kept.pop(role, None)
+            defaults.pop(role, None)
     if "questions" not in values and "limit" not in values:
         values = {"limit": manifest.spec.limit, **values}
-    return {**kept, **manifest.labels.model_dump(exclude={"grader"}), **values}
+    return {**defaults, **manifest.labels.model_dump(exclude={"grader"}), **values}
 
 
 def plan_build(
     spec: BuildSpec, folder: str | Path, *, prompts_file: str | Path | None = None
 ) -> dict[str, Any]:
-    """Return what `build_forest` would do: trees, requests, completions, the most tokens."""
+    """Return what `build_forest` would do: trees, requests, completions, maximum tokens."""
     folder = Path(folder)
     spec = resolve_sampling(spec, prompts_file)
     loaded = load(spec)
@@ -41,7 +41,7 @@ def plan_build(
     done: set[str] = set()
     if (folder / layout.MANIFEST).exists():
         forest = open_forest(folder)
-        refuse_mix(forest, spec.model_copy(update={"split": loaded.split}))
+        require_same_settings(forest, spec.model_copy(update={"split": loaded.split}))
         done = forest.done
     todo = sum(q.question_id not in done for q in questions)
     g, v, _ = spec.branching
@@ -61,7 +61,7 @@ def plan_build(
 
 
 def load(spec: BuildSpec) -> Loaded:
-    """Return the questions that `spec` asks for."""
+    """Load the questions selected by `spec`."""
     return load_questions(
         spec.questions,
         split=spec.split,
@@ -74,7 +74,7 @@ def load(spec: BuildSpec) -> Loaded:
 
 
 def in_shard(question_id: str, shard: str | None) -> bool:
-    """Tell whether a question is in the share `I/K` of them; None: all are."""
+    """Return whether a question belongs to shard `I/K`; None: every question does."""
     if shard is None:
         return True
     index, count = map(int, shard.split("/"))

@@ -1,7 +1,7 @@
-"""Growing one tree: n answers, n verifications of each, n refinements of each (*MALT* §4.2).
+"""Grow one tree: n answers, n verifications of each, n refinements of each (*MALT* §4.2).
 
-A node's children start the moment it lands; there is no barrier between levels. One failed
-request fails the tree: it stays out of the forest and is grown again on the next run.
+A node's children start as soon as it completes; there is no barrier between levels. One failed
+request fails the tree: it is not stored, and the next run grows it again.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from malt_data.schemas.spec import BuildSpec
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One completion and its place: `path` holds the ordinals (g, v, r) down to it."""
+    """One completion and its position: `path` is its sample index at each level (g, v, r)."""
 
     node_id: str
     parent_id: str | None
@@ -38,10 +38,10 @@ async def grow(
     engine: Engine,
     on_completion: Callable[[Completion], None] = lambda _: None,
 ) -> list[Node]:
-    """Return the tree of one question, parents before children.
+    """Grow the tree of one question; return its nodes, parents before children.
 
     on_completion: called with each completion as it arrives.
-    Raises EngineError when any request fails for good, EngineDown when no request can succeed.
+    Raises EngineError if a request fails permanently, EngineDown if no request can succeed.
     """
     nodes: list[Node] = []
 
@@ -58,8 +58,8 @@ async def grow(
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(expand(None, ()))
-    except* EngineError as failed:
-        raise _worst(failed) from None
+    except* EngineError as group_error:
+        raise _most_severe(group_error) from None
     return sorted(nodes, key=lambda node: node.path)
 
 
@@ -71,23 +71,23 @@ def _request(
     texts: tuple[str, ...],
 ) -> Request:
     depth = len(texts)
-    above = parent.node_id if parent else question.question_id
+    parent_id = parent.node_id if parent else question.question_id
     samples = range(spec.branching[depth])
     return Request(
         messages=render(prompts, question.kind, question.question, question.choices, texts),
-        seeds=tuple(node_seed(spec.seed, child_id(above, depth, i)) for i in samples),
+        seeds=tuple(node_seed(spec.seed, child_id(parent_id, depth, i)) for i in samples),
         temperature=spec.temperature,
         max_tokens=spec.max_tokens or 0,
         adapter=spec.adapters.get(ROLES[depth]),
-        priority=-depth,  # finish the trees under way before starting others
+        priority=-depth,  # finish started trees before starting new ones
     )
 
 
 def _node(question: Question, parent: Node | None, sample: int, completion: Completion) -> Node:
     path = (*(parent.path if parent else ()), sample)
-    above = parent.node_id if parent else question.question_id
+    parent_id = parent.node_id if parent else question.question_id
     return Node(
-        node_id=child_id(above, len(path) - 1, sample),
+        node_id=child_id(parent_id, len(path) - 1, sample),
         parent_id=parent.node_id if parent else None,
         path=path,
         text=_storable(completion.text),
@@ -96,7 +96,7 @@ def _node(question: Question, parent: Node | None, sample: int, completion: Comp
 
 
 def _storable(text: str) -> str:
-    """Return `text` with lone surrogates, which no UTF-8 file can hold, as U+FFFD."""
+    """Replace lone surrogates, which UTF-8 cannot encode, with U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -104,22 +104,22 @@ def _storable(text: str) -> str:
     return text
 
 
-def _worst(failed: BaseExceptionGroup[EngineError]) -> EngineError:
-    leaves = list(_leaves(failed))
-    return next((error for error in leaves if isinstance(error, EngineDown)), leaves[0])
+def _most_severe(group: BaseExceptionGroup[EngineError]) -> EngineError:
+    errors = _flatten(group)
+    return next((error for error in errors if isinstance(error, EngineDown)), errors[0])
 
 
-def _leaves(group: BaseExceptionGroup[EngineError]) -> "list[EngineError]":
-    found: list[EngineError] = []
+def _flatten(group: BaseExceptionGroup[EngineError]) -> list[EngineError]:
+    errors: list[EngineError] = []
     for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found
+        errors += _flatten(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return errors
 
 
 async def grade(
     question: Question, nodes: Sequence[Node], spec: BuildSpec, model: str, grader: Grader
 ) -> list[dict[str, Any]]:
-    """Return the rows of a tree, answers extracted and graded; values come later, in one place."""
+    """Extract and grade the answers of a tree; return its rows, without values and labels."""
     rows = []
     for node in nodes:
         answer = extract_answer(node.text, question.kind, question.choices)

@@ -1,7 +1,7 @@
-"""From graded rows to parts: what turns finished trees into files while others still grow.
+"""Write finished trees to part files in the background, while others are still growing.
 
 with Writer(forest) as writer:
-    writer.add(question_id, rows)     # returns at once; on the disk within a second
+    writer.add(question_id, rows)     # returns immediately; on disk within a second
 """
 
 import queue
@@ -12,13 +12,13 @@ from typing import Any
 from malt_data.builders.claims import Claims
 from malt_data.forests.forest import Forest
 from malt_data.forests.labels import node_table
-from malt_data.forests.parts import TREES_A_PART
+from malt_data.forests.parts import TREES_PER_PART
 
 _FLUSH_SECONDS = 1.0
 
 
 class Writer:
-    """A thread that turns finished trees into parts, within a second of their end."""
+    """A thread that writes finished trees to parts within a second."""
 
     def __init__(self, forest: Forest) -> None:
         self.forest = forest
@@ -32,42 +32,42 @@ class Writer:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: object, *_: object) -> None:
+    def __exit__(self, error_type: object, *_: object) -> None:
         self._queue.put(None)
         self._thread.join()
         self.claims.close()
-        if self._error is not None and kind is None:
+        if self._error is not None and error_type is None:
             raise self._error
 
     def add(self, question_id: str, rows: list[dict[str, Any]]) -> None:
-        """Hand over a finished tree; raises what stopped the thread, e.g. a full disk."""
+        """Queue a finished tree; re-raise the error that stopped the thread, e.g. a full disk."""
         if self._error is not None:
             raise self._error
         self._queue.put((question_id, rows))
 
     def _work(self) -> None:
-        more = True
-        while more:
-            trees, more = self._gather()
+        running = True
+        while running:
+            trees, running = self._gather()
             try:
                 if trees and self._error is None:
                     self._write(trees)
-            except BaseException as error:  # noqa: BLE001 - carried over to the build's thread
+            except BaseException as error:  # noqa: BLE001 - re-raised in the build's thread
                 self._error = error
 
     def _gather(self) -> tuple[dict[str, list[dict[str, Any]]], bool]:
-        """Return the trees of about a second, at most a part's worth, and whether to go on."""
+        """Collect up to one part of trees within a second; return them and whether to continue."""
         trees: dict[str, list[dict[str, Any]]] = {}
-        end = None
-        while len(trees) < TREES_A_PART:
+        deadline = None
+        while len(trees) < TREES_PER_PART:
             try:
-                item = self._queue.get(timeout=end and max(0.0, end - time.monotonic()))
+                item = self._queue.get(timeout=deadline and max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 break
             if item is None:
                 return trees, False
             trees[item[0]] = item[1]
-            end = end or time.monotonic() + _FLUSH_SECONDS
+            deadline = deadline or time.monotonic() + _FLUSH_SECONDS
         return trees, True
 
     def _write(self, trees: dict[str, list[dict[str, Any]]]) -> None:

@@ -1,8 +1,8 @@
-"""Engines: messages in, n completions out, each handed over the moment it is finished.
+"""Engines: messages in, n completions out, each yielded as soon as it is finished.
 
-One small protocol for a model in this process (`transformers`, `vllm`) and for any
-OpenAI-compatible server (`openai`); one module an engine, and only that module imports its
-library. `open_engine` picks by name.
+One small protocol covers models in this process (`transformers`, `vllm`) and any OpenAI-compatible
+server (`openai`). There is one module per engine, and only that module imports its library.
+`open_engine` selects one by name.
 
     async for sample, completion in engine.complete(request):
         ...   # children of this sample can start while its siblings are still running
@@ -18,15 +18,15 @@ from typing import Any, Protocol, TypeVar
 T = TypeVar("T")
 
 Messages = tuple[dict[str, str], ...]
-"""A chat: `{"role": "system"|"user"|"assistant", "content": text}` each."""
+"""A chat; each message is `{"role": "system"|"user"|"assistant", "content": text}`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """One call: the same messages sampled `len(seeds)` times.
 
-    `priority`: lower goes first; builders pass minus the depth so that trees under way finish
-    before new ones start.
+    `priority`: lower goes first; builders pass minus the depth, so that started trees finish before
+    new ones start.
     """
 
     messages: Messages
@@ -39,11 +39,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One sample. Token counts are the engine's own; None where it did not say.
+    """One sample. Token counts are as reported by the engine, None if it reports none.
 
-    `latency`: seconds in the engine, from the moment it had a place there; waiting for one, and
-    attempts that failed, do not count. Samples of one response share its latency. Two completions
-    that differ only in how long they took are equal.
+    `latency`: seconds in the engine, excluding time spent waiting for a slot and failed attempts.
+    Samples of one response share its latency. It is ignored when completions are compared.
     """
 
     text: str
@@ -55,11 +54,11 @@ class Completion:
 
 
 class Gate:
-    """Bounds what is in flight, and lets the lowest priority number in first.
+    """A priority semaphore: bounds what is in flight, and admits the lowest priority number first.
 
-    It counts what the engine really runs (HTTP requests, sequences), not questions: a wide
-    tree must not flood a server. `has_room` is awaited before a new tree is started, so that
-    as few trees as possible are under way at once.
+    It counts what the engine actually runs (HTTP requests, sequences), not questions, so that a
+    wide tree cannot flood a server. Builders await `has_room` before starting a new tree, so that
+    as few trees as possible are in progress at once.
     """
 
     def __init__(self, width: int) -> None:
@@ -67,30 +66,29 @@ class Gate:
         self.running = 0
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._arrivals = 0
-        self._watching: list[asyncio.Future[None]] = []
+        self._room_waiters: list[asyncio.Future[None]] = []
 
     @asynccontextmanager
     async def slot(self, priority: int = 0) -> AsyncIterator[None]:
-        """Hold one of the `width` places."""
+        """Hold one of the `width` slots."""
         if self.running < self.width:
-            self._take()
+            self._acquire()
         else:
             await self._queue(priority)
         try:
             yield
         finally:
-            self._give()
+            self._release()
 
     async def has_room(self) -> None:
-        """Return as soon as a place is free and nobody waits for it."""
-        while (
-            self.running >= self.width
-        ):  # no asyncio.Event: it is bound to one event loop for good
+        """Wait until a slot is free that no request is waiting for."""
+        # Not an asyncio.Event, which stays bound to the first event loop that uses it.
+        while self.running >= self.width:
             free: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._watching.append(free)
+            self._room_waiters.append(free)
             await free
 
-    def _take(self) -> None:
+    def _acquire(self) -> None:
         self.running += 1
 
     async def _queue(self, priority: int) -> None:
@@ -101,28 +99,30 @@ class Gate:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._give()  # the place was handed over just before the cancellation
+                self._release()  # the slot was handed over just before the cancellation
             raise
 
-    def _give(self) -> None:
+    def _release(self) -> None:
         while self._waiting:
             turn = heapq.heappop(self._waiting)[2]
             if not turn.done():
-                turn.set_result(None)  # the place passes on without being free in between
+                turn.set_result(
+                    None
+                )  # hand the slot over directly, so that nothing can take it in between
                 return
         self.running -= 1
-        for free in self._watching:
+        for free in self._room_waiters:
             if not free.done():
                 free.set_result(None)
-        self._watching.clear()
+        self._room_waiters.clear()
 
 
 @asynccontextmanager
 async def as_completed(
-    work: Iterable[Coroutine[Any, Any, T]],
+    coroutines: Iterable[Coroutine[Any, Any, T]],
 ) -> AsyncIterator[Iterator[Awaitable[T]]]:
-    """Run coroutines side by side; yields them as they finish. None outlives the block."""
-    tasks = [asyncio.create_task(one) for one in work]
+    """Run coroutines concurrently, yielding them as they finish; cancel the rest on exit."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
         yield asyncio.as_completed(tasks)
     finally:
@@ -132,16 +132,16 @@ async def as_completed(
 
 
 class Engine(Protocol):
-    """What a builder needs of a model."""
+    """What a builder needs from a model."""
 
     model: str
-    """Name written into every node."""
+    """The model name stored with every node."""
     gate: Gate
 
     def complete(self, request: Request) -> AsyncIterator[tuple[int, Completion]]:
-        """Yield (sample index, completion) for each seed, in the order in which they land.
+        """Yield (sample index, completion) for each seed, in order of completion.
 
-        Raises EngineError when one cannot be had after retries, EngineDown when none can.
+        Raises EngineError if a sample fails after retries, EngineDown if no request can succeed.
         """
         ...
 

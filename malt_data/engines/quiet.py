@@ -1,4 +1,4 @@
-"""Keeping the libraries' own bars and advice off the terminal, where ours are."""
+"""Keep the progress bars and warnings of libraries off the terminal."""
 
 import importlib
 from collections.abc import Iterator
@@ -8,9 +8,9 @@ from typing import Any
 
 @contextmanager
 def quiet_libraries(*, datasets: bool = False) -> Iterator[None]:
-    """Silence transformers and its GGUF reader; downloads from the Hub still show their bars.
+    """Silence transformers and its GGUF reader, but keep the progress bars of Hub downloads.
 
-    datasets: silence that library too, which takes a moment to import.
+    datasets: also silence that library, which is slow to import.
     """
     hub: Any = importlib.import_module("huggingface_hub.utils")
     gguf: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
@@ -23,9 +23,9 @@ def quiet_libraries(*, datasets: bool = False) -> Iterator[None]:
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     downloads = not hub.are_progress_bars_disabled()
     preparing = datasets and not rows.are_progress_bars_disabled()
-    bar = gguf.tqdm  # tqdm's own, which knows no setting of transformers
+    bar = gguf.tqdm  # plain tqdm, which ignores the settings of transformers
     logging.set_verbosity_error()
-    logging.disable_progress_bar()  # the Hub's too
+    logging.disable_progress_bar()  # disables the Hub's as well
     if downloads:
         hub.enable_progress_bars()
     if preparing:

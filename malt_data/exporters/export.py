@@ -104,7 +104,7 @@ def export_folder(forest: Forest, config: Config, out: str | Path | None = None)
     Raises SpecError if `out` cannot be replaced as a whole: `.`, a file, a forest's own files.
     """
     if out is None:
-        forest.refuse_writing()
+        forest.require_writable()
         return forest.folder / layout.EXPORTS / config.name
     out = Path(out)
     if out.name in ("", ".."):

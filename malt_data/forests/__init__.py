@@ -1,1 +1,1 @@
-"""A forest as it is kept: values and labels, relabelling, verification, facts."""
+"""Forests on disk: creating, reading, labelling, relabelling and verifying them."""

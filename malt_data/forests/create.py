@@ -1,4 +1,4 @@
-"""Starting a forest, or continuing the one that is there with the same settings."""
+"""Create a forest, or continue an existing one with the same settings."""
 
 import contextlib
 import datetime as dt
@@ -24,28 +24,28 @@ from malt_data.storage.provenance import provenance, version
 def create_forest(
     folder: Path, spec: BuildSpec, questions: Sequence[Question], report: dict[str, Any]
 ) -> Forest:
-    """Start a forest in `folder`, or continue the one there with the same settings.
+    """Create a forest in `folder`, or continue an existing one with the same settings.
 
-    `report` tells how the questions were loaded (source, refused rows, …). Continuing adds
-    questions that are new. Raises MixError where the forest was grown with other settings.
+    `report` describes how the questions were loaded (source, refused rows, …). Continuing adds new
+    questions. Raises MixError if the forest was grown with different settings.
     """
-    with lock(folder):  # two builds may start at once
+    with lock(folder):  # two builds may start at the same time
         recover(folder)
         if (folder / layout.MANIFEST).exists():
-            return _continue(open_forest(folder), spec, questions, report)
-        forest = _start(folder, spec, questions, report)
+            return _extend(open_forest(folder), spec, questions, report)
+        forest = _create(folder, spec, questions, report)
         with write_errors(forest.parts.folder):
-            forest.parts.folder.mkdir(exist_ok=True)  # its lock is taken before the first part
+            forest.parts.folder.mkdir(exist_ok=True)  # for the lock in it
         return forest
 
 
-def _start(
+def _create(
     folder: Path, spec: BuildSpec, questions: Sequence[Question], report: dict[str, Any]
 ) -> Forest:
-    found = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-    if others := sorted(found - {layout.NODES, layout.QUESTIONS}):
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    if others := sorted(names - {layout.NODES, layout.QUESTIONS}):
         raise ForestError(
-            f"{folder} holds other files ({others[0]}, …) and no {layout.MANIFEST}. "
+            f"{folder} contains other files ({others[0]}, …) but no {layout.MANIFEST}. "
             "Choose an empty folder: --out NAME"
         )
     _write_questions(folder, questions)
@@ -61,50 +61,51 @@ def _start(
     return Forest(folder, manifest)
 
 
-def _continue(
+def _extend(
     forest: Forest, spec: BuildSpec, questions: Sequence[Question], report: dict[str, Any]
 ) -> Forest:
     folder = forest.folder
     forest.require_labelled()
-    refuse_mix(forest, spec)
+    require_same_settings(forest, spec)
     known = set(forest.questions().select("question_id").collect()["question_id"])
     new = [q for q in questions if q.question_id not in known]
     if not new:
         return forest
-    grown_spec = forest.manifest.spec.model_copy(update={"limit": spec.limit})
+    extended_spec = forest.manifest.spec.model_copy(update={"limit": spec.limit})
     manifest = forest.manifest.model_copy(
-        update={"spec": grown_spec, "questions": report, "format": CURRENT}
+        update={"spec": extended_spec, "questions": report, "format": CURRENT}
     )
     write_text(folder / layout.MANIFEST, manifest.to_json())
-    _write_questions(folder, new, forest)  # last: after a kill they are still new, and both follow
+    # Last: if killed before this, the questions are still new and the next run does both writes.
+    _write_questions(folder, new, forest)
     return Forest(folder, manifest)
 
 
-def as_stored(forest: Forest, questions: Sequence[Question]) -> list[Question]:
-    """Return `questions` as the forest has them: what is stored is what is asked and graded by.
+def stored_questions(forest: Forest, questions: Sequence[Question]) -> list[Question]:
+    """Return `questions` as stored in the forest, since that is what is asked and graded against.
 
-    Raises MixError where a gold has changed in the source since: the trees there were graded by the
-    old one.
+    Raises MixError if a gold answer has changed in the source: existing trees were graded against
+    the old one.
     """
     rows = {row["question_id"]: row for row in forest.questions_dataset().to_table().to_pylist()}
-    found = []
+    stored = []
     for question in questions:
         row = rows[question.question_id]
         if row["gold"] != question.gold and row["kind"] == question.kind:
             raise MixError(
                 f"The gold answer of question {question.question_id} is {row['gold']!r} in "
-                f"{forest.folder}, {question.gold!r} in {question.source}. Restore it there, or "
+                f"{forest.folder} but {question.gold!r} in {question.source}. Restore it there, or "
                 "grow a new forest: --out NAME"
             )
         row["choices"] = None if row["choices"] is None else tuple(row["choices"])
-        found.append(Question(**row))
-    return found
+        stored.append(Question(**row))
+    return stored
 
 
 def remove_empty(folder: Path) -> None:
-    """Remove a forest in which nothing grew, and the folder if nothing else is in it.
+    """Remove a forest without trees, and its folder if nothing else is in it.
 
-    Left where it is while another process builds into it.
+    Does nothing while another process is building into it.
     """
     with lock(folder / layout.NODES, wait=False) as acquired:
         if not acquired or NodeParts(folder / layout.NODES).trees():
@@ -116,31 +117,31 @@ def _remove(folder: Path) -> None:
     for path in [folder / layout.MANIFEST, folder / layout.QUESTIONS, folder / ".lock"]:
         path.unlink(missing_ok=True)
     shutil.rmtree(folder / layout.NODES, ignore_errors=True)
-    with contextlib.suppress(OSError):  # it holds something else
+    with contextlib.suppress(OSError):  # not empty
         folder.rmdir()
 
 
-def refuse_mix(forest: Forest, spec: BuildSpec) -> None:
-    """Raise MixError, naming each setting that differs, unless `spec` grows the same trees."""
+def require_same_settings(forest: Forest, spec: BuildSpec) -> None:
+    """Raise MixError, listing each setting that differs, unless `spec` grows the same trees."""
     folder, labels = forest.folder, forest.manifest.labels
     before, after = forest.manifest.spec.identity(), spec.identity()
     differing = [name for name in before if after[name] not in (before[name], None)]
     if not differing:
         if spec.labels != labels:
             raise MixError(
-                f"{folder} is labelled with {labels!r}, this build asks for {spec.labels!r}. "
-                "Relabel the forest first (malt-data relabel), or leave the option out."
+                f"{folder} is labelled with {labels!r}, but this build uses {spec.labels!r}. "
+                "Relabel the forest first (malt-data relabel), or drop the option."
             )
         return
-    facts = "; ".join(
+    differences = "; ".join(
         "prompts differ"
         if name == "prompts"
-        else f"{name} {before[name]!r} there, {after[name]!r} here"
+        else f"{name} is {before[name]!r}, not {after[name]!r}"
         for name in differing
     )
     raise MixError(
-        f"{folder} was grown with other settings: {facts}. Use the same ones (leave the option "
-        "out to keep the forest's), or grow a new forest: --out NAME"
+        f"{folder} was grown with different settings: {differences}. Drop the option to keep the "
+        "forest's setting, or grow a new forest: --out NAME"
     )
 
 

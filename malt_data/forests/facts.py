@@ -1,4 +1,4 @@
-"""Facts of a forest: the health of its roles, and one tree."""
+"""Facts about a forest: statistics per role, and a single tree."""
 
 from importlib import resources
 from typing import Any
@@ -10,7 +10,7 @@ from malt_data.forests.forest import Forest
 
 
 def stats(forest: Forest) -> dict[str, Any]:
-    """Return {"forest": one row of facts, "roles": [a row a role]}, the `role_stats` view."""
+    """Return {"forest": one row of facts, "roles": one row per role from the view `role_stats`}."""
     query = resources.files("malt_data.schemas").joinpath("views/forest_stats.sql").read_text()
     return {
         "forest": forest.sql(query).row(0, named=True),
@@ -19,18 +19,23 @@ def stats(forest: Forest) -> dict[str, Any]:
 
 
 def find_tree(forest: Forest, name: str | None) -> pl.DataFrame:
-    """Return the nodes of one tree in tree order."""
-    wanted = name.partition("/")[0] if name else min(forest.done, default="")
-    nodes = forest.nodes().filter(pl.col("question_id").str.starts_with(wanted)).collect()
-    found = sorted(set(nodes["question_id"]))
-    if not found:
-        what = f"no tree {wanted!r}" if wanted else "no tree yet"
+    """Return the nodes of one tree in tree order.
+
+    name: an id of a question or node, or the start of one; None: the first tree.
+    """
+    prefix = name.partition("/")[0] if name else min(forest.done, default="")
+    nodes = forest.nodes().filter(pl.col("question_id").str.starts_with(prefix)).collect()
+    trees = sorted(set(nodes["question_id"]))
+    if not trees:
+        what = f"no tree {prefix!r}" if prefix else "no trees yet"
         raise ForestError(
             f"{forest.folder} has {what}. List them: "
             'malt-data sql "SELECT question_id, question FROM questions"'
         )
-    if len(found) > 1:
-        raise ForestError(f"{wanted!r} begins {len(found)} ids: {', '.join(found[:3])}, …")
+    if len(trees) > 1:
+        raise ForestError(
+            f"{prefix!r} is ambiguous: {len(trees)} ids start with it ({', '.join(trees[:3])}, …)."
+        )
     if "/" in (name or "") and name not in set(nodes["node_id"]):
-        raise ForestError(f"Tree {found[0]} has no node {name!r}.")
+        raise ForestError(f"Tree {trees[0]} has no node {name!r}.")
     return nodes.sort("g", "v", "r", nulls_last=False)

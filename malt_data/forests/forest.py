@@ -1,11 +1,11 @@
-"""A forest: a folder of whole trees, opened once and asked many things.
+"""A forest: a folder of complete trees, opened for reading.
 
     forest = open_forest("forest")
     forest.nodes()            # polars LazyFrame over all parts
-    forest.sql("FROM pairs")  # polars DataFrame, DuckDB over the views of the contract
+    forest.sql("FROM pairs")  # polars DataFrame, DuckDB over the documented views
 
-Nothing here writes to the folder: `create.py` starts a forest, a build adds its trees part by part
-(`parts.py`), `relabel.py` rewrites them.
+Nothing here writes to the folder: `create.py` creates a forest, a build adds trees in parts
+(`parts.py`), and `relabel.py` rewrites them.
 """
 
 import contextlib
@@ -32,15 +32,15 @@ DEFAULT_FOLDER = "forest"
 
 
 def default_folder() -> Path:
-    """Return where a forest is looked for when none is named: $MALT_FOREST or ./forest."""
+    """Return the default forest folder: $MALT_FOREST or ./forest."""
     return Path(os.environ.get("MALT_FOREST") or DEFAULT_FOLDER)
 
 
 def open_forest(folder: str | Path | None = None) -> "Forest":
-    """Open an existing forest; raise ForestError where there is none, or one too new to read.
+    """Open an existing forest; raise ForestError if it is missing or too new to read.
 
-    folder: a local folder (None: the default one), or `hf://datasets/user/name[@revision]`, of
-    which the trees are fetched into the Hub's cache once a commit. That one is only for reading.
+    folder: a local folder (None: the default one), or `hf://datasets/user/name[@revision]`, which
+    is downloaded to the Hub cache once per commit and is read-only.
     """
     if isinstance(folder, str) and folder.startswith(HUB):
         path = fetch_forest(folder.removeprefix(HUB))
@@ -50,7 +50,7 @@ def open_forest(folder: str | Path | None = None) -> "Forest":
 
 
 def is_forest(name: str) -> bool:
-    """Tell whether `name` names a forest, here or on the Hub, rather than a node."""
+    """Return whether `name` is a forest, local or on the Hub, rather than a node id."""
     return name.startswith(HUB) or (Path(name) / layout.MANIFEST).exists()
 
 
@@ -63,7 +63,7 @@ class Forest:
         self.folder = folder
         self.manifest = manifest
         self.origin = origin
-        """Where on the Hub it was fetched from; such a forest is only for reading."""
+        """The Hub address it was downloaded from; such a forest is read-only."""
         self.parts = NodeParts(folder / layout.NODES)
 
     def questions_dataset(self) -> ds.Dataset:
@@ -75,70 +75,70 @@ class Forest:
         return _dataset(self.parts, self.parts.paths(), NODES)
 
     def tables(self) -> dict[str, ds.Dataset]:
-        """Return what SQL stands on."""
+        """Return the datasets that SQL views are defined over."""
         return {"questions": self.questions_dataset(), "nodes": self.nodes_dataset()}
 
     def questions(self) -> pl.LazyFrame:
-        """Return one row a question (`schemas.forest.QUESTIONS`), grown or not."""
+        """Return one row per question (`schemas.forest.QUESTIONS`), with or without a tree."""
         return pl.scan_pyarrow_dataset(self.questions_dataset())
 
     def nodes(self) -> pl.LazyFrame:
-        """Return one row a node (`schemas.forest.NODES`), parts in name order."""
+        """Return one row per node (`schemas.forest.NODES`), parts in name order."""
         return pl.scan_pyarrow_dataset(self.nodes_dataset())
 
     def sql(self, query: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:
-        """Run one read-only DuckDB query over the views; raise QueryError where it fails."""
-        from malt_data.storage.query import run_query  # DuckDB, which nothing else here needs
+        """Run one read-only DuckDB query over the views; raise QueryError if it fails."""
+        from malt_data.storage.query import run_query  # imports DuckDB, which only this needs
 
         with self.reading():
             return pl.DataFrame(run_query(self, query, parameters))
 
-    def refuse_writing(self) -> None:
-        """Raise ForestError for a forest that was fetched from the Hub."""
+    def require_writable(self) -> None:
+        """Raise ForestError if the forest was opened from the Hub."""
         if self.origin is not None:
             name = self.origin.removeprefix(HUB)
             raise ForestError(
-                f"{self.origin} is only for reading. Name a folder with --out, or get a copy of "
-                f"your own: malt-data pull {name}"
+                f"{self.origin} is read-only. Pass a folder with --out, or get a local copy: "
+                f"malt-data pull {name}"
             )
 
     @property
     def done(self) -> set[str]:
-        """Ids of the questions whose tree is there."""
+        """Ids of the questions that have a tree."""
         return self.parts.trees()
 
     def unlabelled(self) -> list[Path]:
-        """Return the parts that an interrupted relabel has not reached yet."""
-        wanted = self.manifest.labelled
-        return [p for p in self.parts.paths() if self.parts.footer(p).labels != wanted]
+        """Return the parts that an interrupted relabel has not rewritten yet."""
+        current = self.manifest.labelled
+        return [p for p in self.parts.paths() if self.parts.footer(p).labels != current]
 
     def require_labelled(self) -> None:
-        """Raise ForestError in the middle of a relabel."""
-        if left := self.unlabelled():
+        """Raise ForestError if a relabel is unfinished."""
+        if remaining := self.unlabelled():
             raise ForestError(
-                f"{self.folder} is in the middle of a relabel ({len(left)} parts left). Finish it "
-                f"first: malt-data relabel {shlex.quote(str(self.folder))}"
+                f"{self.folder} is in the middle of a relabel ({len(remaining)} parts left). "
+                f"Finish it first: malt-data relabel {shlex.quote(str(self.folder))}"
             )
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
-        """Read the forest as it stands now, and let no other process relabel it meanwhile.
+        """Reload the manifest, and keep other processes from relabelling the forest.
 
-        Raises ForestError where another process is relabelling it.
+        Raises StorageError if another process is relabelling it.
         """
-        if self.origin is not None:  # nobody writes to the Hub's cache
+        if self.origin is not None:  # nothing writes to the Hub cache
             yield
             return
         with self.parts.reading():
             self.manifest = read_manifest(self.folder)
             yield
 
-    def require_unchanged(self, was: Labelled) -> None:
-        """Raise ForestError where another process has relabelled it since it was opened."""
+    def require_unchanged(self, expected: Labelled) -> None:
+        """Raise ForestError if another process has relabelled it since it was opened."""
         self.manifest = read_manifest(self.folder)
-        if self.manifest.labelled != was:
+        if self.manifest.labelled != expected:
             raise ForestError(
-                f"{self.folder} was relabelled by another process meanwhile. Run the same command "
+                f"{self.folder} has since been relabelled by another process. Run the same command "
                 "again."
             )
 
@@ -147,7 +147,7 @@ class Forest:
 
 
 def _dataset(tables: NodeParts, paths: list[Path], schema: pa.Schema) -> ds.Dataset:
-    """Scan `paths` as one; files of an older schema version are upgraded in memory."""
+    """Return one dataset over `paths`; older schema versions are upgraded in memory."""
     older = [path for path in paths if tables.version(path) < VERSION]
     files = ds.dataset([str(p) for p in paths if p not in older], schema=schema, format="parquet")
     if not older:

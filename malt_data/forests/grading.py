@@ -1,10 +1,10 @@
-"""Stored completions graded again, by what the questions table says of each question.
+"""Grade stored completions again, against the questions table.
 
     golds = Golds(forest, "auto")
-    golds.grade(nodes, grader)    # answer, correct, verdict and reward made anew
+    golds.grade(nodes, grader)    # answer, correct, verdict and reward recomputed
 
-The table's `kind` decides how an answer is read and compared, unless the forest is labelled by a
-grader named on the command line: what is stored is what is graded by.
+The `kind` in the table determines how an answer is extracted and compared, unless the forest is
+labelled with an explicit grader.
 """
 
 from typing import Any
@@ -17,13 +17,13 @@ from malt_data.graders import Grader, extract_answer, graded_as, judged
 from malt_data.schemas.roles import ROLES
 
 GRADED = ("answer", "correct", "verdict", "reward")
-"""The columns of `nodes` that follow from a text and its question alone."""
+"""The columns of `nodes` that depend only on a text and its question."""
 
 
 class Golds:
-    """What grading needs of each question.
+    """The gold, choices and kind of each question.
 
-    Raises ForestError where a gold does not grade equal to itself: every leaf under it would be
+    Raises ForestError if a gold is not graded right against itself, which would make every leaf
     wrong.
     """
 
@@ -36,17 +36,17 @@ class Golds:
                 if grader.grade(gold, gold, kind, choices) != "right":
                     raise ForestError(
                         f"The gold {gold!r} of question {row['question_id']} cannot be graded as "
-                        f"'{kind}'. Use --grader auto, or build these questions by themselves."
+                        f"'{kind}'. Use --grader auto, or build these questions separately."
                     )
                 self._rows[row["question_id"]] = gold, choices, kind
 
     def grade(self, nodes: pl.DataFrame, grader: Grader) -> pl.DataFrame:
-        """Return `nodes` (needs question_id, text, depth) with the columns GRADED made anew."""
-        judgements: list[dict[str, Any]] = []
+        """Return `nodes` (needs question_id, text, depth) with the columns GRADED recomputed."""
+        grades: list[dict[str, Any]] = []
         for question_id, text, depth in nodes.select("question_id", "text", "depth").iter_rows():
             gold, choices, kind = self._rows[question_id]
             answer = extract_answer(text, kind, choices)
             verdict = grader.grade(answer, gold, kind, choices)
-            judgements.append(judged(answer, verdict, leaf=depth == len(ROLES)))
-        fresh = pl.DataFrame(judgements, schema={name: nodes.schema[name] for name in GRADED})
-        return nodes.with_columns(fresh)
+            grades.append(judged(answer, verdict, leaf=depth == len(ROLES)))
+        graded = pl.DataFrame(grades, schema={name: nodes.schema[name] for name in GRADED})
+        return nodes.with_columns(graded)

@@ -1,12 +1,12 @@
-"""Values and labels: the one place that says which node was good (*MALT* §4.2).
+"""Values and labels: the only place that decides which nodes are positive (*MALT* §4.2).
 
 The value of a leaf is its reward, the value of any other node the mean over its children, and
 a node is positive if its value is strictly above the threshold. Under `local` pooling (§A.5)
-a parent averages its children's *labels* instead of their values: the majority of direct
+a parent averages its children's *labels* instead of their values, i.e. the majority of direct
 children decides at every level.
 
-Means of means in floating point fall off exact ties (0.5 comes out as 0.5000000000000001), so
-values are compared to nine decimals, which is exact for any tree of fewer than 10⁸ leaves.
+Floating-point means of means can miss exact ties (0.5 becomes 0.5000000000000001), so values are
+compared to nine decimals, which is exact for any tree with fewer than 10⁸ leaves.
 
     >>> frame = pl.DataFrame({"question_id": ["q"] * 4, "g": [0] * 4, "v": [None, 0, 0, 0],
     ...     "r": [None, None, 0, 1], "depth": [1, 2, 3, 3], "reward": [None, None, 1.0, 0.0]})
@@ -28,10 +28,10 @@ _PATH = ["question_id", "g", "v", "r"]
 
 
 def assign(nodes: pl.DataFrame, threshold: float, pooling: Pooling) -> pl.DataFrame:
-    """Return `nodes` in tree order with `value`, `label` and `leaves` set anew.
+    """Return `nodes` in tree order with `value`, `label` and `leaves` recomputed.
 
-    nodes: whole trees, any order; needs question_id, g, v, r, depth and, for the leaves, reward.
-    Raises ForestError where a node has no children and is no leaf.
+    nodes: complete trees in any order; needs question_id, g, v, r, depth and the leaves' reward.
+    Raises ForestError if an inner node has no children.
     """
     nodes = nodes.drop("value", "label", "leaves", strict=False).sort(_PATH, nulls_last=False)
     deepest = 3
@@ -41,11 +41,11 @@ def assign(nodes: pl.DataFrame, threshold: float, pooling: Pooling) -> pl.DataFr
     levels = [_labelled(level, threshold)]
     for depth in range(deepest - 1, 0, -1):
         keys = _PATH[: depth + 1]
-        up = pl.col("label").cast(pl.Float64) if pooling == "local" else pl.col("value")
+        pooled = pl.col("label").cast(pl.Float64) if pooling == "local" else pl.col("value")
         children = (
             levels[-1]
             .group_by(keys, maintain_order=True)
-            .agg(value=up.mean(), leaves=pl.sum("leaves"))
+            .agg(value=pooled.mean(), leaves=pl.sum("leaves"))
         )
         level = nodes.filter(pl.col("depth") == depth).join(children, on=keys, how="left")
         levels.append(_labelled(level, threshold))
@@ -56,7 +56,7 @@ def _labelled(level: pl.DataFrame, threshold: float) -> pl.DataFrame:
     if level["value"].null_count():
         first = level.filter(pl.col("value").is_null()).row(0, named=True)
         raise ForestError(
-            f"tree {first['question_id']} is not whole: its node g{first['g']} at depth "
+            f"Tree {first['question_id']} is incomplete: its node g{first['g']} at depth "
             f"{first['depth']} has neither children nor a reward."
         )
     return level.with_columns(
@@ -65,7 +65,7 @@ def _labelled(level: pl.DataFrame, threshold: float) -> pl.DataFrame:
 
 
 def node_table(rows: list[dict[str, Any]], labels: Labels) -> pa.Table:
-    """Return graded rows of whole trees as a part: values, labels, column order, metadata."""
+    """Return graded rows of complete trees as a part, with values, labels and metadata."""
     computed = {"value", "label", "leaves"}
     schema = pa.schema([f for f in NODES if f.name not in computed])
     frame = pl.from_arrow(pa.Table.from_pylist(rows, schema=schema))
@@ -74,7 +74,7 @@ def node_table(rows: list[dict[str, Any]], labels: Labels) -> pa.Table:
 
 
 def stamped(frame: pl.DataFrame, labels: Labels) -> pa.Table:
-    """Return labelled nodes as the stored table, its footer saying how they were labelled."""
+    """Return labelled nodes as a table to store, with `labels` in its footer."""
     table = frame.select(NODES.names).to_arrow().cast(NODES)
     metadata = {**NODES.metadata, LABELS: labels.footer()}
     return table.replace_schema_metadata(metadata)

@@ -1,4 +1,4 @@
-"""Reading and writing `forest.json`."""
+"""Read and write `forest.json`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +13,13 @@ from malt_data.storage.files import lock, write_text
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read `folder`/forest.json; raise ForestError where it is missing, corrupt or too new."""
+    """Read `folder`/forest.json; raise ForestError if it is missing, corrupt or too new."""
     path = folder / layout.MANIFEST
     try:
         data = read_json(path)
     except FileNotFoundError:
         raise ForestError(
-            f"{folder} holds no forest (no {path.name}). Grow one: malt-data build --out {folder}"
+            f"{folder} is not a forest (no {path.name}). Grow one: malt-data build --out {folder}"
         ) from None
     except (OSError, ValueError) as error:
         raise ForestError(
@@ -34,7 +34,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def update_manifest(folder: Path, change: Callable[[Manifest], dict[str, Any]]) -> None:
-    """Write forest.json with the fields that `change` returns; others may be writing it too."""
+    """Update forest.json with the fields returned by `change`, under a lock."""
     with lock(folder):
         manifest = read_manifest(folder)
         manifest = manifest.model_copy(update={"format": CURRENT, **change(manifest)})

@@ -1,4 +1,4 @@
-"""The parts of a forest: whole trees, each part with its schema version and how it was labelled.
+"""The part files of a forest: complete trees, with schema version and labels in each footer.
 
 parts = NodeParts(Path("forest/nodes"))
 parts.trees()      # {'5f5d…', …}
@@ -15,7 +15,7 @@ from malt_data.schemas.versions import check, upgrade
 from malt_data.storage.parquet import LABELS, Footer, read_table
 from malt_data.storage.parts import Parts, retry_missing
 
-TREES_A_PART = 100
+TREES_PER_PART = 100
 _CLOCK_TICK_NS = 100_000_000
 
 
@@ -29,15 +29,15 @@ class NodeParts(Parts):
         self._stamp = -1
 
     def version(self, path: Path) -> int:
-        """Return the schema version that a file was written with."""
+        """Return the schema version of a file."""
         return check(self.footer(path).stamp, str(path))
 
     def read(self, path: Path) -> pa.Table:
-        """Return a part as the newest schema version."""
+        """Read a part, upgraded to the current schema version."""
         return upgrade(super().read(path), str(path))
 
     def write(self, table: pa.Table, replaces: Iterable[Path] = ()) -> Path:
-        """Add `table` (whole trees, NODES columns and metadata) as one new part."""
+        """Write `table` (complete trees, NODES columns and metadata) as a new part."""
         path = super().write(table, replaces)
         ids = table["question_id"].unique().to_pylist()
         self._sizes[path.name] = len(ids)
@@ -45,17 +45,17 @@ class NodeParts(Parts):
         return path
 
     def trees(self) -> set[str]:
-        """Return the ids of all trees on disk; files already seen are not read again."""
+        """Return the ids of all trees on disk; files read before are not read again."""
         stamp = self.folder.stat().st_mtime_ns if self.folder.exists() else -1
         if stamp != self._stamp:
             retry_missing(lambda: [self._size(path) for path in self.paths()])
-            # A folder changed within the clock's last tick may change again unnoticed.
+            # Within one clock tick, another change would leave the same modification time.
             settled = time.time_ns() - stamp > _CLOCK_TICK_NS
             self._stamp = stamp if settled else -1
         return self._trees
 
     def _size(self, path: Path) -> int:
-        """Return how many trees a part holds, and remember their ids."""
+        """Return the number of trees in a part, and remember their ids."""
         if path.name not in self._sizes:
             ids = read_table(path, ["question_id"])["question_id"].unique().to_pylist()
             self._sizes[path.name] = len(ids)
@@ -66,12 +66,12 @@ class NodeParts(Parts):
         check(footer.stamp, str(path))
 
     def _share_of_a_part(self, path: Path) -> float:
-        return self._size(path) / TREES_A_PART
+        return self._size(path) / TREES_PER_PART
 
     def _merged(self, paths: Sequence[Path]) -> pa.Table | None:
         labels = {self.footer(path).labels for path in paths}
         if len(labels) > 1:
-            return None  # an interrupted relabel; it is finished first
+            return None  # an interrupted relabel must be finished first
         tables = [self.read(path) for path in paths]
         table = pa.concat_tables([t.replace_schema_metadata(None) for t in tables])
         label = labels.pop()

@@ -1,8 +1,8 @@
-"""Other labels over the same samples: no model is called (*MALT* §4.2, §A.5).
+"""Relabel a forest without sampling again (*MALT* §4.2, §A.5).
 
-Each part is rewritten whole with its new labels in its footer; the manifest is written first. A
-relabel that was interrupted shows as parts whose footer differs from the manifest, and running
-it again does the rest: what a part's footer says decides whether its answers are graded again.
+The manifest is written first; then each part is rewritten with the new labels in its footer. After
+an interruption, the parts whose footer differs from the manifest are unfinished, and running the
+command again completes them. The footer also determines whether answers must be graded again.
 
     flips = relabel(open_forest("forest"), Labels(threshold=0.7), dry_run=True)
     flips["verifier"]["to_negative"]
@@ -30,9 +30,9 @@ from malt_data.storage.files import atomic_folder, write_text
 from malt_data.storage.parquet import write_table
 
 OnProgress = Callable[[int, int], None]
-"""Called with the parts done and the parts there are."""
+"""Called with the number of parts done and the total."""
 Flips = dict[str, dict[str, int]]
-"""role → how many nodes flipped each way, and what became of its pairs (`_COUNTS`)."""
+"""role → how many nodes flipped each way and how its pairs changed (`_COUNTS`)."""
 
 _COUNTS = (
     "nodes",
@@ -54,24 +54,24 @@ def relabel(
     dry_run: bool = False,
     on_progress: OnProgress = lambda done, total: None,
 ) -> Flips:
-    """Give every node of `forest` the labels that `labels` asks for; return what flipped, by role.
+    """Label every node of `forest` according to `labels`; return the flips per role.
 
-    regrade: extract and grade every answer anew (always when the grader changes).
-    out: write a relabelled copy there, whole or not at all, and leave `forest` as it is.
-    Raises ForestError where `out` exists, a gold cannot be graded by the new grader, or another
-    process uses or has just relabelled the forest.
+    regrade: extract and grade every answer again (implied when the grader changes).
+    out: atomically write a relabelled copy there and leave `forest` unchanged.
+    Raises ForestError if `out` exists, the new grader cannot grade a gold, or another process has
+    just relabelled the forest, and StorageError if another process is using it.
     """
     job = _Job(forest, forest.manifest.labelled, labels, regrade, on_progress)
     if dry_run:
         with forest.reading():
             return job.run(lambda *_: None)
     if out is None:
-        forest.refuse_writing()
+        forest.require_writable()
         with forest.parts.rewriting():
             return job.run(forest.parts.rewrite, forest.folder)
     out = Path(out)
     if out.exists():
-        raise ForestError(f"{out} exists already. Choose a new folder: --out NAME")
+        raise ForestError(f"{out} already exists. Choose a new folder: --out NAME")
     with forest.reading(), atomic_folder(out, replace=False) as copy:
         write_table(copy / layout.QUESTIONS, forest.questions_dataset().to_table())
         return job.run(
@@ -82,24 +82,29 @@ def relabel(
 @dataclass
 class _Job:
     forest: Forest
-    was: Labelled
+    expected: Labelled
+    """The labels of the forest when it was opened."""
     labels: Labels
     regrade: bool
     on_progress: OnProgress
 
     def run(self, write: Callable[[Path, pa.Table], None], folder: Path | None = None) -> Flips:
-        """Give `write` each part with its new labels; the manifest goes to `folder` first."""
+        """Write the manifest to `folder`, then call `write` with each relabelled part."""
         forest = self.forest
-        forest.require_unchanged(self.was)
+        forest.require_unchanged(self.expected)
         regraded = forest.manifest.regraded + self.regrade
         change = {"labels": self.labels, "regraded": regraded, "format": CURRENT}
         manifest = forest.manifest.model_copy(update=change)
-        wanted = manifest.labelled
+        labelled = manifest.labelled
         paths = forest.parts.paths()
-        again = {path for path in paths if _regraded(forest.parts.footer(path).labels, wanted)}
-        golds = Golds(forest, wanted.grader) if again else None
+        regrade = {
+            path for path in paths if _needs_regrade(forest.parts.footer(path).labels, labelled)
+        }
+        golds = Golds(forest, labelled.grader) if regrade else None
         if folder == forest.folder:
-            update_manifest(folder, lambda _: change)  # a build may be adding its record
+            update_manifest(
+                folder, lambda _: change
+            )  # under a lock: a build may be adding its record
             forest.manifest = manifest
         elif folder is not None:
             write_text(folder / layout.MANIFEST, manifest.to_json())
@@ -107,23 +112,23 @@ class _Job:
         with Grader() as grader:
             for index, path in enumerate(paths):
                 before = _frame(forest.parts, path)
-                after = golds.grade(before, grader) if golds and path in again else before
-                # In the order they lay in: what did not change stays byte-equal, for the Hub.
-                after = assign(after.with_row_index("place"), wanted.threshold, wanted.pooling)
-                after = after.sort("place").drop("place")
+                after = golds.grade(before, grader) if golds and path in regrade else before
+                # Keep the row order, so that unchanged parts stay byte-identical for the Hub.
+                after = assign(after.with_row_index("row"), labelled.threshold, labelled.pooling)
+                after = after.sort("row").drop("row")
                 _count(
                     flips,
                     before.select("node_id", "role", "parent_id", "question_id", "label"),
                     after,
                 )
-                write(path, stamped(after, wanted))
+                write(path, stamped(after, labelled))
                 self.on_progress(index + 1, len(paths))
         return flips
 
 
-def _regraded(was: Labelled | None, wanted: Labelled) -> bool:
-    """Tell whether a part's answers must be graded again."""
-    return was is None or (was.grader, was.regraded) != (wanted.grader, wanted.regraded)
+def _needs_regrade(old: Labelled | None, new: Labelled) -> bool:
+    """Return whether the answers of a part must be graded again."""
+    return old is None or (old.grader, old.regraded) != (new.grader, new.regraded)
 
 
 def _frame(parts: NodeParts, path: Path) -> pl.DataFrame:
@@ -133,7 +138,7 @@ def _frame(parts: NodeParts, path: Path) -> pl.DataFrame:
 
 
 def _count(flips: Flips, before: pl.DataFrame, after: pl.DataFrame) -> None:
-    """Add one part's flips; pairs kept are those positive and negative both before and after."""
+    """Add the flips of one part; a pair is kept if both of its nodes keep their labels."""
     both = before.join(after.select("node_id", new="label"), on="node_id")
     both = both.with_columns(parent=pl.coalesce("parent_id", "question_id"))
     old, new = pl.col("label"), pl.col("new")

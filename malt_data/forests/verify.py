@@ -1,6 +1,6 @@
-"""Is this forest what it says it is? Every check recomputes, none trusts a stored number.
+"""Verify a forest: recompute everything that is stored, and report every difference.
 
-problems = verify(open_forest("forest"))    # [] when all is well
+problems = verify(open_forest("forest"))    # [] if there are none
 """
 
 from collections.abc import Callable, Iterator
@@ -22,17 +22,18 @@ _EXAMPLES = 3
 def verify(
     forest: Forest, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> list[str]:
-    """Return what is wrong, a sentence each; an empty list where nothing is.
+    """Return the problems of a forest, one sentence each; an empty list if there are none.
 
-    Checked: schema of every file, ids against content, whole trees of the manifest's branching,
-    no tree twice, every answer extracted and graded again, rewards against verdicts, values and
-    labels recomputed, labels against the manifest. What killed processes left is no problem: the
-    next writer removes it. on_progress: called with the parts done and the parts there are.
+    Checks that every file matches the schema, ids match their content, trees are complete and
+    unique, answers and verdicts come out the same when graded again, rewards follow from verdicts,
+    values and labels from rewards, and labels match the manifest. Leftovers of killed processes are
+    not problems: the next writer removes them. on_progress: called with the number of parts done
+    and the total.
     """
     problems: list[str] = []
     try:
         with forest.reading():
-            for problem in _problems(forest, on_progress):  # those before an error are kept
+            for problem in _problems(forest, on_progress):  # keeps those before an error
                 problems.append(problem)
     except (ForestError, StorageError) as error:
         problems.append(str(error))
@@ -40,17 +41,17 @@ def verify(
 
 
 def _problems(forest: Forest, on_progress: Callable[[int, int], None]) -> Iterator[str]:
-    paths = forest.parts.paths()  # before the questions: a build writes those first
+    paths = forest.parts.paths()  # before the questions, which a build writes first
     questions = forest.questions().collect()
     yield from _questions(forest, questions)
     known = set(questions["question_id"])
     golds = Golds(forest, forest.manifest.labels.grader)
-    owner: dict[str, str] = {}
+    part_of: dict[str, str] = {}
     with Grader() as grader:
         for done, path in enumerate(paths, 1):
             try:
-                found = _part(forest, path, known, owner, golds, grader)
-                yield from (f"{path.name}: {problem}" for problem in found)
+                problems = _part(forest, path, known, part_of, golds, grader)
+                yield from (f"{path.name}: {problem}" for problem in problems)
             except (ForestError, StorageError) as error:
                 yield str(error)
             on_progress(done, len(paths))
@@ -67,15 +68,17 @@ def _questions(forest: Forest, questions: pl.DataFrame) -> Iterator[str]:
     ]
     if wrong:
         yield f"questions.parquet: ids do not match their content: {_some(wrong)}."
-    if double := questions.filter(pl.col("question_id").is_duplicated())["question_id"].to_list():
-        yield f"questions.parquet: questions stand twice: {_some(double)}."
+    if duplicates := questions.filter(pl.col("question_id").is_duplicated())[
+        "question_id"
+    ].to_list():
+        yield f"questions.parquet: duplicate questions: {_some(duplicates)}."
 
 
 def _part(
     forest: Forest,
     path: Path,
     known: set[str],
-    owner: dict[str, str],
+    part_of: dict[str, str],
     golds: Golds,
     grader: Grader,
 ) -> Iterator[str]:
@@ -87,9 +90,9 @@ def _part(
     assert isinstance(frame, pl.DataFrame)
     frame = frame.with_columns(pl.col("role").cast(pl.String))
     trees = frame["question_id"].unique().to_list()
-    if twice := [tree for tree in trees if tree in owner]:
-        yield f"trees that stand in {owner[twice[0]]} too: {_some(twice)}."
-    owner.update(dict.fromkeys(trees, path.name))
+    if duplicates := [tree for tree in trees if tree in part_of]:
+        yield f"trees that are also in {part_of[duplicates[0]]}: {_some(duplicates)}."
+    part_of.update(dict.fromkeys(trees, path.name))
     if unknown := [tree for tree in trees if tree not in known]:
         yield f"trees of unknown questions: {_some(unknown)}."
         frame = frame.filter(~pl.col("question_id").is_in(unknown))
@@ -99,7 +102,7 @@ def _part(
 
 
 def _shape(forest: Forest, frame: pl.DataFrame) -> Iterator[str]:
-    """Whole trees of the manifest's branching, every id spelling out its place."""
+    """Check that trees have the manifest's branching and ids match the nodes' positions."""
     branching = forest.manifest.spec.branching
     expected = [branching[0], branching[0] * branching[1]]
     expected.append(expected[1] * branching[2])
@@ -107,22 +110,22 @@ def _shape(forest: Forest, frame: pl.DataFrame) -> Iterator[str]:
         *[(pl.col("depth") == d + 1).sum().alias(f"d{d}") for d in range(3)],
         unique=pl.col("node_id").n_unique(),
     )
-    whole = pl.col("unique") == sum(expected)
+    complete = pl.col("unique") == sum(expected)
     for d in range(3):
-        whole &= pl.col(f"d{d}") == expected[d]
-    if broken := depths.filter(~whole)["question_id"].to_list():
-        yield f"trees without exactly {sum(expected)} nodes: {_some(broken)}."
+        complete &= pl.col(f"d{d}") == expected[d]
+    if incomplete := depths.filter(~complete)["question_id"].to_list():
+        yield f"trees without exactly {sum(expected)} nodes: {_some(incomplete)}."
     generator = pl.format("{}/g{}", "question_id", "g")
     verifier = pl.format("{}/v{}", generator, "v")
     refiner = pl.format("{}/r{}", verifier, "r")
     depth = pl.col("depth")
-    places = frame.with_columns(
+    expected_ids = frame.with_columns(
         id=pl.when(depth == 1).then(generator).when(depth == 2).then(verifier).otherwise(refiner),
         parent=pl.when(depth == 2).then(generator).when(depth == 3).then(verifier),
         last=pl.when(depth == 1).then("g").when(depth == 2).then("v").otherwise("r"),
         named=depth.replace_strict({1: "generator", 2: "verifier", 3: "refiner"}, default=None),
     )
-    wrong = places.filter(
+    wrong = expected_ids.filter(
         pl.col("id").ne_missing(pl.col("node_id"))
         | pl.col("parent").ne_missing(pl.col("parent_id"))
         | pl.col("last").ne_missing(pl.col("sample"))
@@ -133,37 +136,37 @@ def _shape(forest: Forest, frame: pl.DataFrame) -> Iterator[str]:
 
 
 def _grades(frame: pl.DataFrame, golds: Golds, grader: Grader) -> Iterator[str]:
-    """Every answer extracted and graded again.
+    """Extract and grade every answer again.
 
-    A time-out, then or now, depends on the machine and contradicts nothing.
+    A timeout, then or now, depends on the machine and is not a problem.
     """
     verdict = pl.col("verdict")
     correct = pl.when(verdict != "timeout").then(verdict == "right")
-    if odd := frame.filter(correct.ne_missing(pl.col("correct")))["node_id"].to_list():
-        yield f"'correct' and 'verdict' contradict each other: {_some(odd)}."
-    fresh = golds.grade(frame, grader)
-    undecided = (frame["verdict"] == "timeout") | (fresh["verdict"] == "timeout")
-    same = frame["answer"].eq_missing(fresh["answer"])
-    same &= undecided | (frame["verdict"] == fresh["verdict"])
+    if inconsistent := frame.filter(correct.ne_missing(pl.col("correct")))["node_id"].to_list():
+        yield f"'correct' and 'verdict' contradict each other: {_some(inconsistent)}."
+    regraded = golds.grade(frame, grader)
+    undecided = (frame["verdict"] == "timeout") | (regraded["verdict"] == "timeout")
+    same = frame["answer"].eq_missing(regraded["answer"])
+    same &= undecided | (frame["verdict"] == regraded["verdict"])
     if wrong := frame.filter(~same)["node_id"].to_list():
-        yield f"answers or verdicts that come out differently when graded again: {_some(wrong)}."
+        yield f"answers or verdicts that differ when graded again: {_some(wrong)}."
 
 
 def _labels(forest: Forest, frame: pl.DataFrame) -> Iterator[str]:
-    """Rewards follow from verdicts; values, labels and leaf counts from rewards."""
+    """Check rewards against verdicts, and values, labels and leaf counts against rewards."""
     leaf = pl.col("depth") == 3
     reward = pl.when(leaf).then((pl.col("verdict") == "right").cast(pl.Float64))
-    if bad := frame.filter(reward.ne_missing(pl.col("reward")))["node_id"].to_list():
-        yield f"rewards that do not follow from the verdict: {_some(bad)}."
+    if wrong_rewards := frame.filter(reward.ne_missing(pl.col("reward")))["node_id"].to_list():
+        yield f"rewards that do not follow from the verdict: {_some(wrong_rewards)}."
         return
     labels = forest.manifest.labels
     try:
-        fresh = assign(frame, labels.threshold, labels.pooling)
+        recomputed = assign(frame, labels.threshold, labels.pooling)
     except ForestError as error:
         yield str(error)
         return
     stored = frame.select("node_id", old_value="value", old_label="label", old_leaves="leaves")
-    both = fresh.join(stored, on="node_id", how="left")
+    both = recomputed.join(stored, on="node_id", how="left")
     wrong = both.filter(
         ((pl.col("value") - pl.col("old_value")).abs() > 1e-9)
         | pl.col("label").ne_missing(pl.col("old_label"))
@@ -171,7 +174,7 @@ def _labels(forest: Forest, frame: pl.DataFrame) -> Iterator[str]:
     )
     if wrong.height:
         names = _some(wrong["node_id"].to_list())
-        yield f"values, labels or leaf counts that recompute differently: {names}."
+        yield f"values, labels or leaf counts that differ when recomputed: {names}."
 
 
 def _some(names: list[str]) -> str:

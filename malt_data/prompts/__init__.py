@@ -1,1 +1,1 @@
-"""What each role is asked: templates, and how a question fills them."""
+"""Prompts: the templates of each role, and rendering a question with them."""

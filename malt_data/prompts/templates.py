@@ -1,8 +1,8 @@
-"""Prompts: one template per kind of question and role, the same for build, training, inference.
+"""Prompts: one template per kind of question and role, shared by build, training and inference.
 
-Templates stand in `prompts.toml` (and, for the embedded model, in `prompts_embedded.toml`); a file
-of the user's own overrides any of them. What was used is kept whole in the forest's manifest, so
-an export renders, character for character, the messages that the role was sampled with.
+The templates are in `prompts.toml` (`prompts_embedded.toml` for the embedded model), and a user's
+file can override any of them. The forest's manifest stores the templates that were used, so an
+export renders exactly the messages that a role was sampled with.
 
     >>> prompts = load_prompts(None)
     >>> [m["role"] for m in render(prompts, "numeric", "What is 2 + 2?", None, ())]
@@ -33,37 +33,37 @@ _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
 def load_prompts(
-    path: str | Path | None, ours_file: str = "prompts.toml"
+    path: str | Path | None, builtin_file: str = "prompts.toml"
 ) -> dict[str, dict[str, dict[str, str]]]:
-    """Return the templates, those in the TOML file at `path` in place of ours.
+    """Return the built-in templates, overridden by those in the TOML file at `path`.
 
     Raises SpecError for an unreadable file, an unknown kind, role or placeholder, or a template
-    that leaves out what its role must see (*MALT* §4.1).
+    without the placeholders that its role requires (*MALT* §4.1).
     """
-    ours = tomllib.loads(resources.files(__package__).joinpath(ours_file).read_text("utf-8"))
+    builtin = tomllib.loads(resources.files(__package__).joinpath(builtin_file).read_text("utf-8"))
     if path is None:
-        return ours
+        return builtin
     try:
-        theirs = read_toml(Path(path))
+        overrides = read_toml(Path(path))
     except OSError as error:
-        raise SpecError(f"prompts file {path} cannot be read: {error.strerror}.") from None
+        raise SpecError(f"Prompts file {path} cannot be read: {error.strerror}.") from None
     except ValueError as error:
-        raise SpecError(f"prompts file {path} is not valid TOML: {error}.") from None
-    return merge_prompts(ours, theirs, str(path))
+        raise SpecError(f"Prompts file {path} is not valid TOML: {error}.") from None
+    return merge_prompts(builtin, overrides, str(path))
 
 
 def merge_prompts(
-    ours: Prompts, theirs: object, where: str
+    base: Prompts, overrides: object, where: str
 ) -> dict[str, dict[str, dict[str, str]]]:
-    """Return `ours` with the templates of `theirs` laid over; errors name `where`."""
-    merged = {kind: {role: dict(parts) for role, parts in ours[kind].items()} for kind in KINDS}
-    for kind, roles in _table(theirs, where).items():
+    """Return the templates of `base`, overridden by `overrides`; errors mention `where`."""
+    merged = {kind: {role: dict(parts) for role, parts in base[kind].items()} for kind in KINDS}
+    for kind, roles in _table(overrides, where).items():
         if kind not in KINDS:
-            raise SpecError(f"{where}: unknown kind [{kind}]; it is one of {', '.join(KINDS)}.")
+            raise SpecError(f"{where}: unknown kind [{kind}]. Use one of: {', '.join(KINDS)}.")
         for role, parts in _table(roles, f"{where}: [{kind}]").items():
             if role not in ROLES:
                 raise SpecError(
-                    f"{where}: unknown role [{kind}.{role}]; one of {', '.join(ROLES)}."
+                    f"{where}: unknown role [{kind}.{role}]. Use one of: {', '.join(ROLES)}."
                 )
             checked = _table(parts, f"{where}: [{kind}.{role}]")
             _check(kind, role, checked, where)
@@ -78,7 +78,7 @@ def render(
     choices: Sequence[str] | None,
     path: Sequence[str],
 ) -> Messages:
-    """Return the messages for the role that follows `path`.
+    """Return the messages for the role that comes after `path`.
 
     path: the texts so far: () for the generator, (answer,) for the verifier,
     (answer, verification) for the refiner; an empty verification is allowed (§A.9).
@@ -91,14 +91,14 @@ def render(
         "verification": path[1] if len(path) > 1 else "",
     }
     return tuple(
-        {"role": speaker, "content": _PLACEHOLDER.sub(lambda m: values[m[1]], parts[speaker])}
-        for speaker in ("system", "user")
-        if parts.get(speaker)
+        {"role": author, "content": _PLACEHOLDER.sub(lambda m: values[m[1]], parts[author])}
+        for author in ("system", "user")
+        if parts.get(author)
     )
 
 
 def pieces(template: str) -> list[tuple[str, str | None]]:
-    """Return a template as (literal text, placeholder's name after it or None) in order.
+    """Split a template into (literal text, name of the placeholder after it or None) pairs.
 
     >>> pieces("Question: {question}!")
     [('Question: ', 'question'), ('!', None)]
@@ -108,7 +108,7 @@ def pieces(template: str) -> list[tuple[str, str | None]]:
 
 
 def render_choices(choices: Sequence[str] | None) -> str:
-    """Return `A. bank` lines; empty for a free-form question."""
+    """Return the choices as `A. bank` lines; empty for a free-form question."""
     return "\n".join(f"{chr(ord('A') + i)}. {text}" for i, text in enumerate(choices or ()))
 
 
@@ -122,16 +122,18 @@ def _check(kind: str, role: str, parts: Mapping[str, object], where: str) -> Non
     name = f"{where}: [{kind}.{role}]"
     for key, text in parts.items():
         if key not in ("user", "system") or not isinstance(text, str):
-            raise SpecError(f"{name} holds 'user' and 'system' strings, not {key} = {text!r}.")
+            raise SpecError(
+                f"{name} may only have 'user' and 'system' strings, not {key} = {text!r}."
+            )
     if "user" not in parts:
         raise SpecError(f"{name} needs a 'user' template.")
-    found = set(_PLACEHOLDER.findall("".join(str(text) for text in parts.values())))
+    used = set(_PLACEHOLDER.findall("".join(str(text) for text in parts.values())))
     known = {"question", "choices", "initial_answer", "verification"}
-    needed = _REQUIRED[role] | ({"choices"} if KINDS[kind].lettered else set())
-    if unknown := found - known:
+    required = _REQUIRED[role] | ({"choices"} if KINDS[kind].lettered else set())
+    if unknown := used - known:
         raise SpecError(f"{name}: unknown placeholder {{{sorted(unknown)[0]}}}.")
-    if missing := needed - found:
+    if missing := required - used:
         raise SpecError(f"{name} must show the {role} {{{sorted(missing)[0]}}}.")
-    late = {"generator": {"initial_answer", "verification"}, "verifier": {"verification"}}
-    if early := found & late.get(role, set()):
+    unavailable = {"generator": {"initial_answer", "verification"}, "verifier": {"verification"}}
+    if early := used & unavailable.get(role, set()):
         raise SpecError(f"{name}: the {role} comes before {{{sorted(early)[0]}}} is written.")

@@ -83,7 +83,7 @@ def push(
     """
     if parse_repo(repo)[1]:
         raise SpecError(f"{repo!r}: pass the branch with --revision, not with @.")
-    forest.refuse_writing()
+    forest.require_writable()
     with forest.reading(), contextlib.ExitStack() as stack:
         forest.require_labelled()
         configs = _fresh_exports(forest, exports)

@@ -1,1 +1,1 @@
-"""Questions: sources, what their rows say, and the checks before a tree is grown."""
+"""Questions: opening sources, reading their rows, and checking them before trees are grown."""

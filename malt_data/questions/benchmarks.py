@@ -1,4 +1,4 @@
-"""Benchmarks by name, and where they live on the Hub. To add one: a record in BENCHMARKS."""
+"""Benchmarks by name, and where they live on the Hub. To add one, add a record to BENCHMARKS."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from malt_data.questions.source import Source, pick_split
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Where a benchmark lives on the Hub; `aliases` maps a split's other names to its own."""
+    """Where a benchmark lives on the Hub; `aliases` maps alternative split names to real ones."""
 
     repo: str
     configs: tuple[str | None, ...]
@@ -36,7 +36,7 @@ BENCHMARKS = {
         "EleutherAI/hendrycks_math", _MATH_SUBJECTS, ("train", "test"), "MIT", "math"
     ),
     "math500": Benchmark("HuggingFaceH4/MATH-500", (None,), ("test",), "MIT", "math"),
-    # Its own test split has no answers; MALT (§5.1) and everybody else test on validation.
+    # The test split has no answers, so MALT (§5.1), like everyone else, tests on validation.
     "csqa": Benchmark(
         "tau/commonsense_qa",
         (None,),
@@ -52,19 +52,20 @@ BENCHMARKS = {
 
 
 def open_benchmark(name: str, split: str | None) -> Source:
+    """Open one split of the benchmark `name`, pinned to the dataset's current commit."""
     benchmark = BENCHMARKS[name]
     chosen = pick_split(split, list(benchmark.splits), name, benchmark.aliases)
-    note = f"{name} {split} is its split {chosen} on the Hub."
+    note = f"{name}: using split {chosen} for {split}."
     with hub_errors(benchmark.repo):
-        at = look_up(benchmark.repo, None)
+        commit = look_up(benchmark.repo, None)
 
     def rows() -> Iterator[Row]:
-        for config in benchmark.configs:  # one after the other: a limit may end it early
+        for config in benchmark.configs:  # lazily: a limit may stop before the last config
             with hub_errors(benchmark.repo):
-                splits = download(benchmark.repo, config, at)
+                splits = download(benchmark.repo, config, commit)
             yield from dataset_rows(splits[chosen], f"{name}{f'/{config}' if config else ''}")
 
     notes = (note,) if split not in (None, chosen) else ()
     return Source(
-        name, chosen, rows(), benchmark.license, notes=(*notes, *at.notes), kind=benchmark.kind
+        name, chosen, rows(), benchmark.license, notes=(*notes, *commit.notes), kind=benchmark.kind
     )

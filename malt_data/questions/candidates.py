@@ -1,7 +1,7 @@
-"""Rows read as far as their questions go, before any gold is graded, and the kind of a source.
+"""Read candidate questions from rows, before any gold is graded, and infer a source's kind.
 
-The kind of a question never comes from its own gold: the prompt would tell the model what the gold
-looks like. It comes from the source, from the question's own form (it has choices), or from the
+A question's kind is never inferred from its own gold, because the prompt would then reveal what
+the gold looks like. It comes from the source, from whether the question has choices, or from the
 row's own `kind`.
 """
 
@@ -15,24 +15,24 @@ from malt_data.graders.numeric import is_number
 from malt_data.questions.fields import (
     Choices,
     Refused,
+    filled_fields,
     read_choices,
-    stated,
+    read_gold,
     storable,
-    with_content,
 )
 from malt_data.questions.files import Row
 from malt_data.questions.source import Source
 from malt_data.schemas.ids import question_id
 
 Names = Mapping[str, tuple[str, ...]]
-"""What a row may call its question, answer and choices."""
+"""The field names to look for, per role: question, answer, choices."""
 
 _IDS = ("id", "unique_id", "question_id", "uid")
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A row that was left out: why, and which (`math/train.jsonl line 7 (algebra/12)`)."""
+    """A skipped row: the reason, and where it is (`math/train.jsonl line 7 (algebra/12)`)."""
 
     reason: str
     where: str
@@ -40,16 +40,16 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A row read as far as its question goes; `golds` are what its fields state, in order."""
+    """A row with a valid question; `golds` are the (field, answer) pairs it offers, in order."""
 
     where: str
     row: Mapping[str, Any]
-    asked: str
-    listed: str | None
+    question_field: str
+    choices_field: str | None
     text: str
     choices: Choices | None
     kind: str | None
-    """What the row itself or its choices say; None: free-form, the source decides."""
+    """The kind set by the row or implied by its choices; None: free-form, the source decides."""
     golds: tuple[tuple[str, str], ...]
     question_id: str
 
@@ -61,42 +61,49 @@ def read_candidates(
     refused: list[Refusal],
     columns: list[str],
 ) -> Iterator[Candidate]:
-    """Yield the rows that ask something; note the others in `refused`, fields in `columns`."""
+    """Yield the rows with a usable question; collect the rest in `refused`, fields in `columns`."""
     for where, row in rows:
         columns[:] = columns or map(str, row)
         try:
             yield _candidate(where, row, names, grader)
         except Refused as reason:
-            refused.append(Refusal(str(reason), named(where, row)))
+            refused.append(Refusal(str(reason), row_label(where, row)))
 
 
-def named(where: str, row: Mapping[str, Any]) -> str:
-    """Return the words for a row: where it stands, and its own id if it has one."""
-    found = next((row[name] for name in _IDS if isinstance(row.get(name), str | int)), None)
-    return where if found is None else f"{where} ({escape(str(found))[:80]})"
+def row_label(where: str, row: Mapping[str, Any]) -> str:
+    """Return a label for a row: its location, plus its own id if it has one."""
+    own_id = next((row[name] for name in _IDS if isinstance(row.get(name), str | int)), None)
+    return where if own_id is None else f"{where} ({escape(str(own_id))[:80]})"
 
 
 def _candidate(where: str, row: Mapping[str, Any], names: Names, grader: str) -> Candidate:
-    asked = next(with_content(row, names["question"]), None)
-    if asked is None:
+    question_field = next(filled_fields(row, names["question"]), None)
+    if question_field is None:
         raise Refused("no question")
-    if not isinstance(row[asked], str):
+    if not isinstance(row[question_field], str):
         raise Refused("question is not text")
-    text = row[asked].strip()
-    listed = next(with_content(row, names["choices"]), None)
-    choices = read_choices(row[listed]) if listed else None
+    text = row[question_field].strip()
+    choices_field = next(filled_fields(row, names["choices"]), None)
+    choices = read_choices(row[choices_field]) if choices_field else None
     kind = _own_kind(row, choices, grader)
     shown = choices.texts if choices and kind is not None and KINDS[kind].lettered else None
     if not all(map(storable, (text, *(shown or ())))):
         raise Refused("not valid Unicode (lone surrogate)")
-    golds = _stated_golds(row, names["answer"])
     return Candidate(
-        where, row, asked, listed, text, choices, kind, golds, question_id(text, shown)
+        where=where,
+        row=row,
+        question_field=question_field,
+        choices_field=choices_field,
+        text=text,
+        choices=choices,
+        kind=kind,
+        golds=_read_golds(row, names["answer"]),
+        question_id=question_id(text, shown),
     )
 
 
 def _own_kind(row: Mapping[str, Any], choices: Choices | None, grader: str) -> str | None:
-    """Return the kind asked for, else the row's own where it can be, else what its form says."""
+    """Return the kind forced by `grader`, else the row's own if valid, else the one implied."""
     if grader != AUTO:
         return grader
     own = row.get("kind")
@@ -105,13 +112,13 @@ def _own_kind(row: Mapping[str, Any], choices: Choices | None, grader: str) -> s
     return None if choices is None else "choice"
 
 
-def _stated_golds(row: Mapping[str, Any], names: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Return (field, gold) of the fields that state one; raise Refused where none does."""
+def _read_golds(row: Mapping[str, Any], names: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return the (field, gold) pairs found in the row; raise Refused if there are none."""
     golds: list[tuple[str, str]] = []
     refused: Refused | None = None
-    for name in with_content(row, names):
+    for name in filled_fields(row, names):
         try:
-            golds.append((name, stated(row[name], solution=name.lower() == "solution")))
+            golds.append((name, read_gold(row[name], solution=name.lower() == "solution")))
         except Refused as reason:
             refused = refused or reason
     if not golds:
@@ -120,34 +127,34 @@ def _stated_golds(row: Mapping[str, Any], names: Sequence[str]) -> tuple[tuple[s
 
 
 def free_kind(
-    opened: Source,
-    asked: str | None,
+    source: Source,
+    requested: str | None,
     candidates: Sequence[Candidate],
     names: Names,
 ) -> tuple[str, str | None]:
-    """Return the kind of the source's free-form questions, and what to tell about the choice.
+    """Return the kind of the source's free-form questions, and a note explaining an inferred one.
 
-    It belongs to the source: were it taken from a question's own gold, the prompt would say what
-    the gold looks like. A source that names none is numeric where every gold in it (in all its
-    splits, whatever the limit) is a number, else math.
+    A source without a kind is numeric if every gold in it is a number, else math. All splits are
+    considered, regardless of any limit.
     """
-    if opened.kind is not None:
-        return opened.kind, None
-    if asked is not None:
-        return asked, None
-    others = read_candidates(opened.rest, names, AUTO, [], [])
-    free = [found for found in (*candidates, *others) if found.kind is None]
-    if not free:
+    if source.kind is not None:
+        return source.kind, None
+    if requested is not None:
+        return requested, None
+    others = read_candidates(source.rest, names, AUTO, [], [])
+    free_form = [candidate for candidate in (*candidates, *others) if candidate.kind is None]
+    if not free_form:
         return "numeric", None
-    odd = next((gold for found in free for _, gold in found.golds[:1] if not is_number(gold)), None)
-    if odd is None:
-        return "numeric", f"{opened.source}: asked as numeric, since every gold is a number."
-    short = odd if len(odd) <= 40 else odd[:40] + "…"
-    return "math", f"{opened.source}: asked as math, since not every gold is a number ({short})."
+    first_golds = (gold for candidate in free_form for _, gold in candidate.golds[:1])
+    example = next((gold for gold in first_golds if not is_number(gold)), None)
+    if example is None:
+        return "numeric", f"{source.source}: asked as numeric, since every gold is a number."
+    short = example if len(example) <= 40 else example[:40] + "…"
+    return "math", f"{source.source}: asked as math, since not every gold is a number ({short})."
 
 
 def cluster_of(meta: Mapping[str, Any]) -> str | None:
-    """Return what questions of one template share: a row's own `cluster`, or GSM-Symbolic's id."""
+    """Return the id shared by questions of one template: `cluster`, or GSM-Symbolic's `id`."""
     own = meta.get("cluster")
     if own is None and {"instance", "original_id"} <= meta.keys():
         own = meta.get("id")

@@ -1,12 +1,12 @@
-r"""What the fields of a row say: the question, its choices, the gold answer.
+r"""Read the fields of a row: the question, its choices, the gold answer.
 
-    >>> stated({"answer": "72 / 2 = 36 clips, 72 + 36 … #### 1,234"}["answer"])
+    >>> read_gold({"answer": "72 / 2 = 36 clips, 72 + 36 … #### 1,234"}["answer"])
     '1,234'
     >>> choice_letter("2", Choices(("pond", "sea"), labels=("1", "2")))
     'B'
 
-Nothing is guessed: a gold that could mean two choices, or a solution that boxes nothing, is
-refused with its reason rather than read one way.
+Nothing is guessed: a gold that matches two choices, or a solution without a final answer, is
+refused with a reason.
 """
 
 import json
@@ -23,34 +23,34 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "answer": ("answer", "gold", "target", "answerKey", "solution"),
     "choices": ("choices", "options"),
 }
-"""What a row's fields may be called, in any case; the first with content counts."""
+"""Recognised field names, case-insensitive; the first with content is used."""
 
 MAX_CHOICES = 26
-_BARE_SOLUTION = 100  # characters: a longer solution that marks no answer states none
+_BARE_SOLUTION = 100  # characters; a longer solution must mark its answer
 
 
 class Refused(Exception):
-    """A row that cannot be a question; its text is the reason, the same for all of its sort."""
+    """A row that cannot become a question; the message is a fixed reason, so it can be counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """The texts of A, B, …, and the row's own labels where it gives them."""
+    """The texts of A, B, …, and the row's own labels if it has any."""
 
     texts: tuple[str, ...]
     labels: tuple[str, ...] | None = None
 
 
-def with_content(row: Mapping[str, Any], names: Sequence[str]) -> Iterator[str]:
-    """Yield the fields of `row` called one of `names` that hold something, in that order."""
-    any_case = {str(key).lower(): key for key in reversed(list(row))}
+def filled_fields(row: Mapping[str, Any], names: Sequence[str]) -> Iterator[str]:
+    """Yield the fields of `row` that match `names` and are not empty, in the order of `names`."""
+    by_lowercase = {str(key).lower(): key for key in reversed(list(row))}
     for name in names:
-        key = name if name in row else any_case.get(name.lower())
-        if key is not None and _holds(row[key]):
+        key = name if name in row else by_lowercase.get(name.lower())
+        if key is not None and _has_content(row[key]):
             yield key
 
 
-def _holds(value: object) -> bool:
+def _has_content(value: object) -> bool:
     if isinstance(value, str):
         return bool(value.strip())
     return value is not None and value != [] and value != {}
@@ -78,23 +78,23 @@ def read_choices(value: Any) -> Choices:
             value, labels = [text for _, text in pairs], [key for key, _ in pairs]
     if not isinstance(value, list):
         raise Refused("choices are not a list (nor JSON of one)")
-    return _checked(value, labels)
+    return _validated(value, labels)
 
 
-def _checked(texts: list[object], labels: object) -> Choices:
+def _validated(texts: list[object], labels: object) -> Choices:
     if len(texts) < 2:
         raise Refused("fewer than two choices")
     if len(texts) > MAX_CHOICES:
         raise Refused(f"more than {MAX_CHOICES} choices")
-    read = tuple(_plain_text(text) for text in texts)
-    if not all(read):
+    stripped = tuple(_plain_text(text) for text in texts)
+    if not all(stripped):
         raise Refused("a choice is empty or no text")
     if not isinstance(labels, list) or None in labels:
-        return Choices(read)
+        return Choices(stripped)
     names = tuple(_plain_text(label) for label in labels)
-    if len(names) != len(read) or len(set(names)) != len(names):
+    if len(names) != len(stripped) or len(set(names)) != len(names):
         raise Refused("choices and their labels do not match")
-    return Choices(read, names)
+    return Choices(stripped, names)
 
 
 def _plain_text(value: object) -> str:
@@ -104,24 +104,23 @@ def _plain_text(value: object) -> str:
 
 
 def choice_letter(gold: str, choices: Choices) -> str:
-    """Return the letter of the one choice that `gold` names by its label, letter or exact text."""
-    at = _by_label(gold, choices)
-    if at is None:
-        named = {index for index, text in enumerate(choices.texts) if text == gold}
+    """Return the letter of the choice that `gold` identifies by label, letter or exact text."""
+    index = _index_by_label(gold, choices)
+    if index is None:
+        matches = {i for i, text in enumerate(choices.texts) if text == gold}
         if letter := re.fullmatch(r"\(?([A-Za-z])[).:]?", gold):
-            index = ord(letter[1].upper()) - ord("A")
-            named |= {index} & set(range(len(choices.texts)))
-        if not named:
+            matches |= {ord(letter[1].upper()) - ord("A")} & set(range(len(choices.texts)))
+        if not matches:
             raise Refused("gold is not one of the choices")
-        if len(named) > 1:
+        if len(matches) > 1:
             raise Refused("gold names two choices")
-        at = named.pop()
-    if choices.texts.count(choices.texts[at]) > 1:
+        index = matches.pop()
+    if choices.texts.count(choices.texts[index]) > 1:
         raise Refused("another choice has the gold's text")
-    return chr(ord("A") + at)
+    return chr(ord("A") + index)
 
 
-def _by_label(gold: str, choices: Choices) -> int | None:
+def _index_by_label(gold: str, choices: Choices) -> int | None:
     labels = [label.casefold() for label in choices.labels or ()]
     return labels.index(gold.casefold()) if labels.count(gold.casefold()) == 1 else None
 
@@ -129,10 +128,10 @@ def _by_label(gold: str, choices: Choices) -> int | None:
 # --- golds -------------------------------------------------------------------------------------
 
 
-def stated(value: object, *, solution: bool = False) -> str:
-    r"""Return the gold answer that a field states: what follows `####`, the last box, or all of it.
+def read_gold(value: object, *, solution: bool = False) -> str:
+    r"""Return the gold answer in a field: the text after `####`, the last `\boxed`, or all of it.
 
-    solution: the field is a worked solution, which states an answer only where it marks one.
+    solution: the field is a worked solution, so a long text without a marker has no answer.
     """
     text = _gold_text(value)
     _, hashes, after = text.rpartition("####")
@@ -173,25 +172,25 @@ _BRACES = re.compile(r"\\(?:boxed|fbox)[ \t]*(?:(\{)|([\w.+-]+))|\\.|[{}]", re.D
 
 def last_box(text: str) -> str | None:
     r"""Return the content of the last balanced `\boxed{…}`, in one pass over the text."""
-    opened: list[int | None] = []  # of each open brace: where its content starts, if a box's
+    open_braces: list[int | None] = []  # where the content starts if the brace opens a box
     start, content = -1, None
-    for found in _BRACES.finditer(text):
-        if found[2] is not None and found.start() > start:
-            start, content = found.start(2), found[2]
-        elif found[1] or found[0] == "{":
-            opened.append(found.end() if found[1] else None)
-        elif found[0] == "}" and opened:
-            begun = opened.pop()
-            if begun is not None and begun > start:
-                start, content = begun, text[begun : found.start()]
+    for match in _BRACES.finditer(text):
+        if match[2] is not None and match.start() > start:
+            start, content = match.start(2), match[2]
+        elif match[1] or match[0] == "{":
+            open_braces.append(match.end() if match[1] else None)
+        elif match[0] == "}" and open_braces:
+            box_start = open_braces.pop()
+            if box_start is not None and box_start > start:
+                start, content = box_start, text[box_start : match.start()]
     return content
 
 
-# --- the rest ----------------------------------------------------------------------------------
+# --- storage -----------------------------------------------------------------------------------
 
 
 def as_json(value: Mapping[str, Any]) -> str:
-    """Return `value` as strict JSON that Parquet can hold, whatever a source put in it."""
+    """Return `value` as strict JSON that Parquet can store, whatever types the source used."""
     try:
         plain = _plain(value)
         text = json.dumps(plain, ensure_ascii=False, allow_nan=False)
@@ -201,7 +200,7 @@ def as_json(value: Mapping[str, Any]) -> str:
 
 
 def storable(text: str) -> bool:
-    """Say whether `text` is valid Unicode (a lone surrogate is not)."""
+    """Return whether `text` is valid Unicode, i.e. has no lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:

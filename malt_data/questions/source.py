@@ -1,4 +1,4 @@
-"""An opened source of questions: one stream of raw rows, read only as far as somebody asks."""
+"""An opened source of questions: a stream of raw rows, read lazily."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -7,42 +7,45 @@ from malt_data.errors import QuestionsError
 from malt_data.questions.files import Row
 
 DEV = ("validation", "dev", "val", "valid")
-"""Names of one and the same split."""
+"""Synonyms for the same split."""
 SPLITS = ("train", *DEV, "test", "eval")
-"""The usual splits, in the order in which one is picked where none is asked for."""
+"""The usual splits, in order of preference when none is requested."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One split of one source, opened. `lone`: its rows may name their source themselves."""
+    """One split of a source. `single_file`: a row's own `source` field takes precedence."""
 
     source: str
     split: str
     rows: Iterator[Row]
     license: str | None = None
-    lone: bool = False
+    single_file: bool = False
     notes: tuple[str, ...] = ()
     kind: str | None = None
-    """What form of answer the source asks for; None: it does not say, its golds decide together."""
+    """The kind of its free-form questions; None: inferred from all of its golds."""
     rest: Iterator[Row] = field(default_factory=lambda: iter(()))
-    """The rows of its other splits, where they are at hand: they have a say in the kind."""
+    """Rows of the other splits if available, used only to infer the kind."""
 
 
 def pick_split(
-    wanted: str | None, available: list[str], where: str, aliases: Mapping[str, str] | None = None
+    requested: str | None,
+    available: list[str],
+    where: str,
+    aliases: Mapping[str, str] | None = None,
 ) -> str:
-    """Return the split meant by `wanted`; dev, val and validation are one.
+    """Return the available split that `requested` refers to; dev, val and validation are synonyms.
 
-    Raises QuestionsError that lists what there is.
+    Raises QuestionsError, listing the available splits, if there is no such split.
     """
-    if wanted is None:
+    if requested is None:
         return next((name for name in SPLITS if name in available), available[0])
-    names: list[str] = [wanted, *(DEV if wanted in DEV else ())]
-    names += [aliases[wanted]] if aliases and wanted in aliases else []
+    names: list[str] = [requested, *(DEV if requested in DEV else ())]
+    names += [aliases[requested]] if aliases and requested in aliases else []
     for name in names:
         if name in available:
             return name
     raise QuestionsError(
-        f"{where} has no split {wanted!r}; available: {', '.join(available)}. "
+        f"{where} has no split {requested!r}; available: {', '.join(available)}. "
         f"Choose one: --split {available[0]}"
     )

@@ -1,13 +1,13 @@
 """Where questions come from: the embedded set, benchmarks, files, the Hub, reasoning-gym.
 
-A source becomes one stream of raw rows, each with the words that name it in a message. What a row
-means is `loading.py`'s business. To add a sort of source: a module with a function that opens it,
-and a line in `open_source`.
+A source is a stream of raw rows, each with a location for messages; `loading.py` interprets them.
+To add a type of source, write a module with a function that opens it, and call it in
+`open_source`.
 
     opened = open_source("gsm8k-copy/", split="test")    # gsm8k-copy/test.jsonl
     next(opened.rows)    # ('gsm8k-copy/test.jsonl line 1', {'question': …, 'answer': …})
 
-A Hub dataset is pinned to one commit before a byte of it is read, by one request with a time limit.
+A Hub dataset is pinned to one commit before anything is read, by one request with a timeout.
 """
 
 import difflib
@@ -30,10 +30,10 @@ _HUB_NAME = re.compile(
 
 
 def open_source(source: str, *, split: str | None = None, limit: int | None = None) -> Source:
-    """Open one split of `source`; None picks train, else the first there is.
+    """Open one split of `source`; None picks train, or else the first available.
 
-    Raises QuestionsError for an unknown source or split, a corrupt file and an unreachable Hub;
-    those of a row come while it is read. `limit` only sizes what is generated.
+    Raises QuestionsError for an unknown source or split, a corrupt file or an unreachable Hub;
+    errors in rows are raised as they are read. `limit` only sizes generated sources.
     """
     if source == "embedded":
         file = resources.files(__package__).joinpath("embedded.jsonl")
@@ -52,21 +52,21 @@ def open_source(source: str, *, split: str | None = None, limit: int | None = No
         raise QuestionsError(f"{path} cannot be read: {error.strerror}.") from None
     if source.startswith((".", "/", "~")) or source.lower().endswith(FORMATS):
         raise QuestionsError(
-            f"there is no file or folder {source} (looked in {Path.cwd()}). "
-            "Give an existing path, a benchmark's name or a Hub dataset user/name."
+            f"No such file or folder: {source} (in {Path.cwd()}). "
+            "Pass an existing path, a benchmark name or a Hub dataset user/name."
         )
-    if found := _HUB_NAME.fullmatch(source):
-        revision = found["revision"] or found["early"]
-        return open_dataset(source, found["repo"], found["config"], revision, split)
+    if match := _HUB_NAME.fullmatch(source):
+        revision = match["revision"] or match["early"]
+        return open_dataset(source, match["repo"], match["config"], revision, split)
     raise _unknown(source)
 
 
 def _unknown(source: str) -> QuestionsError:
     names = ["embedded", *BENCHMARKS]
-    near = difflib.get_close_matches(source.lower(), names, n=1)
+    matches = difflib.get_close_matches(source.lower(), names, n=1)
+    hint = f" Did you mean {matches[0]}?" if matches else ""
     return QuestionsError(
-        f"unknown question source {source!r}{f', did you mean {near[0]}?' if near else '.'} "
-        f"There is also no file or folder of that name in {Path.cwd()}. Possible are "
-        f"{', '.join(names)}, reasoning-gym:TASK, a .jsonl, .json, .csv or .parquet file, a folder "
-        "of such files named by split, or a Hub dataset user/name."
+        f"Unknown question source {source!r}, and no such file or folder in {Path.cwd()}.{hint} "
+        f"Pass one of {', '.join(names)}, or reasoning-gym:TASK, a .jsonl, .json, .csv or .parquet "
+        "file, a folder of such files named by split, or a Hub dataset user/name."
     )

@@ -1,4 +1,4 @@
-"""A build against real servers over real sockets, recomputed by code of its own."""
+"""Builds against real servers over real sockets, recomputed by independent code."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ MALT = [sys.executable, "-m", "malt_data"]
 
 
 def answer(messages: list[dict[str, str]], seed: int | None, sample: int) -> Reply:
-    """Decide by the prompt and the seed alone: right, wrong, unanswered or cut off."""
+    """Answer right, wrong, not at all or truncated, depending only on the prompt and the seed."""
     key = json.dumps([messages, seed, sample]).encode()
     die = hashlib.sha256(key).digest()[0]
     a, b = map(int, re.findall(r"(\d+) plus (\d+)", messages[-1]["content"])[0])
@@ -55,7 +55,7 @@ def build_command(server: OpenAIServer, questions: Path, out: Path, *more: objec
 
 
 def node_rows(forest: Path) -> list[dict[str, Any]]:
-    """Read the parts with nothing of ours."""
+    """Read the parts without using malt_data."""
     return [
         row
         for path in sorted(forest.glob("nodes/part-*.parquet"))
@@ -64,7 +64,7 @@ def node_rows(forest: Path) -> list[dict[str, Any]]:
 
 
 def recompute(forest: Path, n: tuple[int, int, int], count: int) -> Counter[str]:
-    """Check every id, count, reward, value and label of `forest` by independent code."""
+    """Check every id, count, reward, value and label of `forest` with independent code."""
     golds = {
         row["question_id"]: row["gold"]
         for row in pq.read_table(forest / "questions.parquet").to_pylist()
@@ -79,18 +79,18 @@ def recompute(forest: Path, n: tuple[int, int, int], count: int) -> Counter[str]
     for row in rows:
         children[row["parent_id"] or row["question_id"]].append(row)
     assert set(children) == set(golds) | {r["node_id"] for r in rows if r["depth"] < 3}
-    for parent, below in children.items():
+    for parent, siblings in children.items():
         depth = parent.count("/")
-        assert sorted(row["node_id"] for row in below) == sorted(
+        assert sorted(row["node_id"] for row in siblings) == sorted(
             f"{parent}/{'gvr'[depth]}{i}" for i in range(n[depth])
         )
     for row in sorted(rows, key=lambda row: -row["depth"]):
         assert row["role"] == ("generator", "verifier", "refiner")[row["depth"] - 1]
         assert row["question_id"] == row["node_id"].partition("/")[0]
         assert row["sample"] == int(re.search(r"\d+$", row["node_id"])[0])  # type: ignore[index]
-        found = re.search(r"Final Answer: (\d+)$", row["text"])
-        assert row["answer"] == (found[1] if found else None)
-        right = bool(found) and found[1] == golds[row["question_id"]]  # type: ignore[index]
+        match = re.search(r"Final Answer: (\d+)$", row["text"])
+        assert row["answer"] == (match[1] if match else None)
+        right = bool(match) and match[1] == golds[row["question_id"]]  # type: ignore[index]
         assert row["correct"] is right
         if row["depth"] == 3:
             assert row["reward"] == float(right)
@@ -111,7 +111,7 @@ def recompute(forest: Path, n: tuple[int, int, int], count: int) -> Counter[str]
 
 @pytest.mark.parametrize("n", [(2, 2, 2), (3, 3, 3), (2, 3, 1), (1, 2, 4)])
 @pytest.mark.parametrize("ignore_n", [False, True])
-def test_every_number_of_a_forest_recomputes(
+def test_every_number_in_a_forest_can_be_recomputed(
     tmp_path: Path, n: tuple[int, int, int], ignore_n: bool
 ) -> None:
     with OpenAIServer(models=("m",), answer=answer, ignore_n=ignore_n) as server:
@@ -123,15 +123,13 @@ def test_every_number_of_a_forest_recomputes(
         )
         assert run.returncode == 0, run.stderr
     labels = recompute(tmp_path / "f", n, 12)
-    assert len(labels) >= 5  # both labels in (nearly) every role, or the test tests nothing
+    assert len(labels) >= 5  # both labels in (nearly) every role, else this proves nothing
     check = malt("verify", tmp_path / "f")
     assert check.returncode == 0, check.stdout
 
 
 @pytest.mark.parametrize("fault", ["500", "429", "close"])
-def test_a_server_that_fails_every_fifth_request_changes_nothing(
-    tmp_path: Path, fault: str
-) -> None:
+def test_failing_every_fifth_request_does_not_change_the_forest(tmp_path: Path, fault: str) -> None:
     questions = write_questions(tmp_path / "q.jsonl", 8)
     with OpenAIServer(models=("m",), answer=answer) as server:
         assert malt(*build_command(server, questions, tmp_path / "calm", "--n", 2)).returncode == 0
@@ -150,9 +148,8 @@ def test_a_server_that_fails_every_fifth_request_changes_nothing(
     assert calm == rough
 
 
-def test_children_start_before_their_uncles_land(tmp_path: Path) -> None:
-    """No level barrier: while one answer is slow, the other one is verified and refined."""
-
+def test_children_start_before_their_parents_siblings_complete(tmp_path: Path) -> None:
+    """No barrier between levels: while one answer is slow, the other is verified and refined."""
     questions = write_questions(tmp_path / "q.jsonl", 1)
     slow = node_seed(0, child_id(question_id("What is 0 plus 3?", None), 0, 1))
 
@@ -167,15 +164,15 @@ def test_children_start_before_their_uncles_land(tmp_path: Path) -> None:
     assert sum(t < arrivals[0] + 0.9 for t in arrivals) >= 1 + 2 + 4
 
 
-def spent(server: OpenAIServer) -> Counter[str]:
-    """Count the server's requests by question."""
+def requests_by_question(server: OpenAIServer) -> Counter[str]:
+    """Count the requests that the server received per question."""
     return Counter(
         re.search(r"What is \d+ plus \d+", request.body["messages"][-1]["content"])[0]  # type: ignore[index]
         for request in server.requests
     )
 
 
-def finished(forest: Path) -> set[str]:
+def finished_questions(forest: Path) -> set[str]:
     texts = {
         row["question_id"]: row["question"].rstrip("?")
         for row in pq.read_table(forest / "questions.parquet").to_pylist()
@@ -183,18 +180,18 @@ def finished(forest: Path) -> set[str]:
     return {texts[row["question_id"]] for row in node_rows(forest)}
 
 
-def grown_since(forest: Path, before: int) -> bool:
-    return any(forest.glob("nodes/part-*")) and len(finished(forest)) > before
+def has_grown(forest: Path, before: int) -> bool:
+    return any(forest.glob("nodes/part-*")) and len(finished_questions(forest)) > before
 
 
 def wait_for(condition: Any, seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it never happened"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.02)
 
 
-def test_kill_dash_nine_three_times_then_complete(tmp_path: Path) -> None:
+def test_a_build_killed_three_times_can_be_completed(tmp_path: Path) -> None:
     questions, out = write_questions(tmp_path / "q.jsonl", 40), tmp_path / "f"
     with OpenAIServer(models=("m",), answer=answer, delay=0.15) as server:
         command = [
@@ -202,38 +199,40 @@ def test_kill_dash_nine_three_times_then_complete(tmp_path: Path) -> None:
             *map(str, build_command(server, questions, out, "--n", 2, "--concurrency", 8)),
         ]
         for kill in range(3):
-            before = len(finished(out)) if kill else 0
+            before = len(finished_questions(out)) if kill else 0
             child = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-            wait_for(lambda before=before: grown_since(out, before))
+            wait_for(lambda before=before: has_grown(out, before))
             os.kill(child.pid, signal.SIGKILL)
             child.wait()
-        kept = finished(out)
+        kept = finished_questions(out)
         assert 3 <= len(kept) < 40
         server.requests.clear()
         run = malt(*command[3:])
         assert run.returncode == 0, run.stderr
-        assert not kept & set(spent(server))  # no finished tree is sampled again
+        assert not kept & set(requests_by_question(server))  # no finished tree is sampled again
         recompute(out, (2, 2, 2), 40)
         server.requests.clear()
-        again = malt(*command[3:], "--json")
-        assert again.returncode == 0
-        assert json.loads(again.stdout)["completions"] == 0
+        rerun = malt(*command[3:], "--json")
+        assert rerun.returncode == 0
+        assert json.loads(rerun.stdout)["completions"] == 0
         assert server.requests == []
-        assert sum(run["trees"] for run in runs(out)) == 40 - len(kept)  # the killed left none
+        assert sum(run["trees"] for run in runs(out)) == 40 - len(
+            kept
+        )  # killed runs leave no record
 
 
 def test_ctrl_c_keeps_every_finished_tree(tmp_path: Path) -> None:
     questions, out = write_questions(tmp_path / "q.jsonl", 30), tmp_path / "f"
-    for name in (signal.SIGINT, signal.SIGTERM):
+    for signum in (signal.SIGINT, signal.SIGTERM):
         with OpenAIServer(models=("m",), answer=answer, delay=0.05) as server:
             command = [
                 *MALT,
                 *map(str, build_command(server, questions, out, "--n", 2, "--concurrency", 4)),
             ]
             child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-            before = len(finished(out)) if out.exists() else 0
-            wait_for(lambda before=before: grown_since(out, before))
-            child.send_signal(name)
+            before = len(finished_questions(out)) if out.exists() else 0
+            wait_for(lambda before=before: has_grown(out, before))
+            child.send_signal(signum)
             _, stderr = child.communicate(timeout=20)
             assert child.returncode == 1
             assert "Interrupted. Finished trees are kept" in stderr
@@ -242,7 +241,7 @@ def test_ctrl_c_keeps_every_finished_tree(tmp_path: Path) -> None:
     first, second = runs(out)
     assert first["started"] <= second["started"]
     assert first["trees"] > 0 < second["trees"]
-    assert first["trees"] + second["trees"] == len(finished(out))
+    assert first["trees"] + second["trees"] == len(finished_questions(out))
     assert first["failed"] == second["failed"] == 0
 
 
@@ -253,11 +252,13 @@ def test_two_builds_at_once_share_the_work(tmp_path: Path) -> None:
             *MALT,
             *map(str, build_command(server, questions, out, "--n", 2, "--concurrency", 4)),
         ]
-        both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-        for child in both:
+        builds = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+        for child in builds:
             _, stderr = child.communicate(timeout=120)
             assert child.returncode == 0, stderr
-        assert set(spent(server).values()) == {1 + 2 + 4}  # nothing was sampled twice
+        assert set(requests_by_question(server).values()) == {
+            1 + 2 + 4
+        }  # nothing was sampled twice
     recompute(out, (2, 2, 2), 24)
     assert len(runs(out)) == 2
     recompute_runs(out)
@@ -269,17 +270,17 @@ def test_shards_are_disjoint_and_complete(tmp_path: Path) -> None:
         for shard in ("1/3", "2/3", "3/3"):
             run = malt(*build_command(server, questions, out, "--n", 2, "--shard", shard))
             assert run.returncode == 0, run.stderr
-        assert set(spent(server).values()) == {1 + 2 + 4}
+        assert set(requests_by_question(server).values()) == {1 + 2 + 4}
     recompute(out, (2, 2, 2), 20)
 
 
 def runs(forest: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads((forest / "forest.json").read_text())["runs"]
-    return found
+    records: list[dict[str, Any]] = json.loads((forest / "forest.json").read_text())["runs"]
+    return records
 
 
 def recompute_runs(forest: Path) -> None:
-    """Check that the runs of `forest`, none of which failed, add up to its nodes."""
+    """Check that the runs of `forest`, none of which had failures, add up to its nodes."""
     rows = node_rows(forest)
     for name in ("prompt_tokens", "completion_tokens"):
         assert sum(run[name] for run in runs(forest)) == sum(row[name] for row in rows) > 0
@@ -287,7 +288,7 @@ def recompute_runs(forest: Path) -> None:
     assert sum(run["trees"] for run in runs(forest)) == len({row["question_id"] for row in rows})
 
 
-def test_a_build_records_what_it_took_and_one_with_nothing_to_do_writes_nothing(
+def test_a_build_records_its_cost_and_one_with_nothing_to_do_writes_nothing(
     tmp_path: Path,
 ) -> None:
     questions, out = write_questions(tmp_path / "q.jsonl", 2), tmp_path / "f"
@@ -302,7 +303,7 @@ def test_a_build_records_what_it_took_and_one_with_nothing_to_do_writes_nothing(
         assert run["seconds"] >= sum(row["latency"] for row in node_rows(out)) >= 6 * 0.1
         speed = run["completion_tokens"] / run["seconds"]
         assert run["tokens_per_second"] == pytest.approx(speed, rel=0.01)
-        assert 10 * 2**20 < run["peak_memory"] < 2 * 2**30  # bytes, whatever the platform counts in
+        assert 10 * 2**20 < run["peak_memory"] < 2 * 2**30  # bytes on every platform
         assert (run["cores"], run["gpu"], run["peak_gpu_memory"]) == (os.cpu_count(), None, None)
         before = (out / "forest.json").stat().st_mtime_ns
         assert malt(*command).returncode == 0
@@ -315,16 +316,16 @@ def test_a_build_whose_engine_goes_down_records_the_trees_it_added(tmp_path: Pat
     questions, out = write_questions(tmp_path / "q.jsonl", 4), tmp_path / "f"
 
     def refuse(body: dict[str, Any]) -> Fault | None:
-        asked = body["messages"][-1]["content"]
-        return Fault(401, "no") if "What is 3 plus" in asked else None
+        prompt = body["messages"][-1]["content"]
+        return Fault(401, "no") if "What is 3 plus" in prompt else None
 
     with OpenAIServer(models=("m",), answer=answer, refuse=refuse) as server:
         command = build_command(server, questions, out, "--n", 1, "--concurrency", 1)
-        assert "refuses the API key" in malt(*command).stderr
+        assert "rejected the API key" in malt(*command).stderr
         server.refuse = lambda body: Fault(401, "no")
-        malt(*command)  # adds no tree, and is no run
+        malt(*command)  # adds no tree, so it is not recorded as a run
     (run,) = runs(out)
-    assert run["trees"] == len(finished(out)) > 0
+    assert run["trees"] == len(finished_questions(out)) > 0
 
 
 @pytest.fixture
@@ -336,62 +337,62 @@ def grown(tmp_path: Path) -> Iterator[tuple[OpenAIServer, Path, Path]]:
 
 
 @pytest.mark.parametrize(
-    ("option", "named"),
+    ("option", "difference"),
     [
-        (["--n", "3"], "n_generator 2 there, 3 here"),
-        (["--temperature", "0.9"], "temperature 0.3 there, 0.9 here"),
-        (["--model", "other"], "model 'm' there, 'other' here"),
-        (["--seed", "5"], "seed 0 there, 5 here"),
-        (["--max-tokens", "7"], "max_tokens 1024 there, 7 here"),
+        (["--n", "3"], "n_generator is 2, not 3"),
+        (["--temperature", "0.9"], "temperature is 0.3, not 0.9"),
+        (["--model", "other"], "model is 'm', not 'other'"),
+        (["--seed", "5"], "seed is 0, not 5"),
+        (["--max-tokens", "7"], "max_tokens is 1024, not 7"),
     ],
 )
-def test_other_settings_are_not_mixed_in(
-    grown: tuple[OpenAIServer, Path, Path], option: list[str], named: str
+def test_different_settings_are_refused(
+    grown: tuple[OpenAIServer, Path, Path], option: list[str], difference: str
 ) -> None:
     server, questions, out = grown
-    asked = len(server.requests)
+    requests = len(server.requests)
     run = malt(*build_command(server, questions, out, *option))
     assert run.returncode == 1
-    assert named in run.stderr
+    assert difference in run.stderr
     assert "--out" in run.stderr
-    assert len(server.requests) == asked
+    assert len(server.requests) == requests
     recompute(out, (2, 2, 2), 4)
 
 
-def test_a_bare_build_continues_with_the_forests_settings(
+def test_a_build_without_options_uses_the_forests_settings(
     grown: tuple[OpenAIServer, Path, Path],
 ) -> None:
     server, questions, out = grown
-    write_questions(questions, 9)  # the file has grown since
+    write_questions(questions, 9)  # the file has more questions now
     run = malt("build", "--out", out)
     assert run.returncode == 0, run.stderr
     recompute(out, (2, 2, 2), 9)
-    assert set(spent(server).values()) == {1 + 2 + 4}
+    assert set(requests_by_question(server).values()) == {1 + 2 + 4}
 
 
-def test_a_tree_with_a_failed_request_stays_out_and_is_grown_on_the_next_run(
+def test_a_tree_with_a_failed_request_is_not_stored_and_is_grown_by_the_next_run(
     tmp_path: Path,
 ) -> None:
     questions, out = write_questions(tmp_path / "q.jsonl", 6), tmp_path / "f"
 
     def refuse(body: dict[str, Any]) -> Fault | None:
-        asked = body["messages"][-1]["content"]
-        return Fault(400, "this prompt is refused") if "What is 3 plus" in asked else None
+        prompt = body["messages"][-1]["content"]
+        return Fault(400, "this prompt is refused") if "What is 3 plus" in prompt else None
 
     with OpenAIServer(models=("m",), answer=answer, refuse=refuse) as server:
         run = malt(*build_command(server, questions, out, "--n", 2))
         assert run.returncode == 1
         assert "1 trees failed" in run.stderr
         assert "this prompt is refused" in run.stderr
-        assert finished(out) == {f"What is {i} plus {i + 3}" for i in (0, 1, 2, 4, 5)}
+        assert finished_questions(out) == {f"What is {i} plus {i + 3}" for i in (0, 1, 2, 4, 5)}
     with OpenAIServer(models=("m",), answer=answer) as server:
         run = malt(*build_command(server, questions, out, "--n", 2))
         assert run.returncode == 0, run.stderr
-        assert set(spent(server)) == {"What is 3 plus 6"}
+        assert set(requests_by_question(server)) == {"What is 3 plus 6"}
     recompute(out, (2, 2, 2), 6)
 
 
-def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_reports_the_plan_and_writes_nothing(tmp_path: Path) -> None:
     questions, out = write_questions(tmp_path / "q.jsonl", 10), tmp_path / "f"
     with OpenAIServer(models=("m",), answer=answer) as server:
         run = malt(*build_command(server, questions, out, "--n", 3, "--dry-run", "--json"))
@@ -401,14 +402,14 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path: Path) ->
     assert not out.exists()
 
 
-def test_hostile_texts_are_kept_byte_for_byte(tmp_path: Path) -> None:
-    nasty = (
+def test_hostile_texts_are_stored_unchanged(tmp_path: Path) -> None:
+    payload = (
         "\x00\x1b[31m\r\n\t{question} {0} %s \\boxed{ </s> ‮ \U0010ffff 日本語 ```sql DROP```"
         + "x" * 100_000
     )
 
     def hostile(messages: list[dict[str, str]], seed: int | None, sample: int) -> Reply:
-        return Reply(nasty + f"\nFinal Answer: {seed}")
+        return Reply(payload + f"\nFinal Answer: {seed}")
 
     with OpenAIServer(models=("m",), answer=hostile) as server:
         run = malt(
@@ -417,47 +418,44 @@ def test_hostile_texts_are_kept_byte_for_byte(tmp_path: Path) -> None:
             )
         )
         assert run.returncode == 0, run.stderr
-        told = {request.body["messages"][-1]["content"].count(nasty) for request in server.requests}
-    assert told == {
-        0,
-        1,
-        2,
-    }  # each text went into the next prompt whole, and was not expanded again
-    assert all(row["text"].startswith(nasty) for row in node_rows(tmp_path / "f"))
+        prompts = [request.body["messages"][-1]["content"] for request in server.requests]
+    # Each text is inserted whole into the next prompt, and not expanded again.
+    assert {prompt.count(payload) for prompt in prompts} == {0, 1, 2}
+    assert all(row["text"].startswith(payload) for row in node_rows(tmp_path / "f"))
     shown = malt("show", tmp_path / "f")
     assert shown.returncode == 0
     assert "\x1b[31m" not in shown.stdout
 
 
-def test_what_is_stored_is_what_is_asked_and_graded_by(tmp_path: Path) -> None:
-    """A source of kind math with plain numbers among its golds; independent of our graders."""
+def test_questions_are_asked_and_graded_as_stored(tmp_path: Path) -> None:
+    """A source of kind math with some plain numbers as golds, checked without our graders."""
     golds = {"What is 3 plus 4?": "7", "What is root two?": r"\sqrt2", "What is a half?": "0.5"}
     questions = tmp_path / "q.jsonl"
     lines = [json.dumps({"question": q, "answer": gold}) for q, gold in golds.items()]
     questions.write_text("\n".join(lines))
-    said = ["7", r"$\sqrt{2}$", r"\frac{1}{2}", "8", "x"]
+    answers = ["7", r"$\sqrt{2}$", r"\frac{1}{2}", "8", "x"]
 
     def answer(messages: list[dict[str, str]], seed: int | None, sample: int) -> str:
         die = hashlib.sha256(json.dumps([messages, seed, sample]).encode()).digest()[0]
-        return f"Final Answer: {said[die % len(said)]}"
+        return f"Final Answer: {answers[die % len(answers)]}"
 
-    right = {("7", "7"), (r"\sqrt2", said[1]), ("0.5", said[2])}
+    right = {("7", "7"), (r"\sqrt2", answers[1]), ("0.5", answers[2])}
     out = tmp_path / "f"
     with OpenAIServer(answer=answer, models=["m"]) as server:
         run = malt(*build_command(server, questions, out))
         assert run.returncode == 0, run.stderr
         assert r"asked as math, since not every gold is a number (\sqrt2)" in run.stderr
-        asked = [r.body["messages"][-1]["content"] for r in server.requests if "n" in r.body]
-    first = [text for text in asked if "Initial Answer" not in text]
-    assert len(first) == 3
-    assert all("<expression>" in text for text in first)
+        prompts = [r.body["messages"][-1]["content"] for r in server.requests if "n" in r.body]
+    generator_prompts = [text for text in prompts if "Initial Answer" not in text]
+    assert len(generator_prompts) == 3
+    assert all("<expression>" in text for text in generator_prompts)
     stored = pq.read_table(out / "questions.parquet").to_pylist()
     assert {row["kind"] for row in stored} == {"math"}
     gold = {row["question_id"]: row["gold"] for row in stored}
     rows = node_rows(out)
     for row in rows:
-        spoken = row["text"].removeprefix("Final Answer: ")
-        assert row["correct"] == ((gold[row["question_id"]], spoken) in right), row
+        final = row["text"].removeprefix("Final Answer: ")
+        assert row["correct"] == ((gold[row["question_id"]], final) in right), row
     flips = json.loads(malt("relabel", out, "--grader", "auto", "--json").stdout)["flips"]
     assert {count["to_positive"] + count["to_negative"] for count in flips.values()} == {0}
     assert malt("verify", out).returncode == 0
@@ -471,4 +469,4 @@ def test_a_changed_gold_is_refused_on_resuming(tmp_path: Path) -> None:
         server.refuse = lambda body: None
         run = malt(*build_command(server, questions, out))
     assert run.returncode == 1
-    assert re.search(r"gold answer of question \w+ is '3' in .*, '4' in q.jsonl", run.stderr)
+    assert re.search(r"gold answer of question \w+ is '3' in .* but '4' in q.jsonl", run.stderr)

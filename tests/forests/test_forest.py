@@ -1,4 +1,4 @@
-"""Starting and extending a forest."""
+"""Creating and extending a forest."""
 
 from pathlib import Path
 
@@ -13,22 +13,22 @@ from malt_data.schemas.ids import question_id
 
 
 @pytest.mark.parametrize("step", ["write_text", "_write_questions"])
-def test_an_extension_that_was_killed_is_made_whole_by_the_next(
+def test_an_interrupted_extension_is_completed_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     forest = make_forest(tmp_path / "f", trees=2, limit=2)
     spec = forest.manifest.spec.model_copy(update={"limit": 3})
-    name = question_id("One more?", None)
-    more = Question(name, "made", "train", "One more?", None, "1", "numeric", None, "{}")
+    new_id = question_id("One more?", None)
+    new = Question(new_id, "made", "train", "One more?", None, "1", "numeric", None, "{}")
 
-    def killed(*_: object) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, step, killed)
+        patch.setattr(module, step, interrupt)
         with pytest.raises(KeyboardInterrupt):
-            create_forest(forest.folder, spec, [more], {})
-    create_forest(forest.folder, spec, [more], {})
-    whole = open_forest(forest.folder)
-    assert whole.manifest.spec.limit == 3
-    assert len(whole.questions().collect()) == 3
+            create_forest(forest.folder, spec, [new], {})
+    create_forest(forest.folder, spec, [new], {})
+    extended = open_forest(forest.folder)
+    assert extended.manifest.spec.limit == 3
+    assert len(extended.questions().collect()) == 3

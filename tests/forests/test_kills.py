@@ -1,6 +1,6 @@
-"""SIGKILL before any change of the file system: what the messages say to do then finishes the work.
+"""SIGKILL before any file system change: following the error messages then completes the work.
 
-MALT_KILLS=100 MALT_KILLS_SEED=1 pytest tests/forests/test_kills.py kills more often, elsewhere.
+For more kills at other points: MALT_KILLS=100 MALT_KILLS_SEED=1 pytest tests/forests/test_kills.py
 """
 
 import json
@@ -34,15 +34,18 @@ TREES, GROWN = 6, 4
 
 
 def answer(messages: list[dict[str, str]], seed: int | None, sample: int) -> Reply:
-    """Right about half the time, by the request alone; math extracts `7`, numeric `$7$ apples`."""
+    """Answer right about half the time, depending only on the request.
+
+    The kind math extracts `7`, numeric `$7$ apples`.
+    """
     a, b = map(int, re.findall(r"(\d+) plus (\d+)", messages[-1]["content"])[0])
-    wrong = random.Random(f"{messages}{seed}{sample}").randrange(2)
-    return Reply(f"Final Answer: ${a + b + wrong}$ apples")
+    error = random.Random(f"{messages}{seed}{sample}").randrange(2)
+    return Reply(f"Final Answer: ${a + b + error}$ apples")
 
 
 @dataclass(frozen=True)
-class Place:
-    """A folder with a forest `f` in it, and what grows it."""
+class Workspace:
+    """A folder with a forest `f`, and the server that grows it."""
 
     folder: Path
     server: OpenAIServer
@@ -54,22 +57,22 @@ class Place:
     def run(self, *command: object, kill_at: int = 0, name: str = "log") -> Running:
         return start(list(command), self.folder / f"{name}.txt", kill_at)
 
-    def build(self, trees: int, **how: int | str) -> Running:
-        words = ["build", "--questions", self.folder.parent / "q.jsonl", "--engine", "openai",
+    def build(self, trees: int, **options: int | str) -> Running:
+        command = ["build", "--questions", self.folder.parent / "q.jsonl", "--engine", "openai",
                  "--model", "m", "--base-url", self.server.base_url, "--n", 2, "--limit", trees,
                  "--out", self.forest]  # fmt: skip
-        return self.run(*words, **how)  # type: ignore[arg-type]
+        return self.run(*command, **options)  # type: ignore[arg-type]
 
-    def copy(self, name: str, work: str = "") -> "Place":
+    def copy(self, name: str, work: str = "") -> "Workspace":
         shutil.copytree(self.folder, self.folder.parent / name)
-        place = Place(self.folder.parent / name, self.server)
+        workspace = Workspace(self.folder.parent / name, self.server)
         if work == "again":
-            spoil(place)
-        return place
+            corrupt_grades(workspace)
+        return workspace
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     """A forest with a part for each of GROWN trees."""
     folder = tmp_path_factory.mktemp("kills")
     rows = [
@@ -78,22 +81,22 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     (folder / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "base").mkdir()
     with OpenAIServer(answer, models=("m",)) as server:
-        place = Place(folder / "base", server)
-        assert place.build(GROWN).wait() == 0
-        forest = open_forest(place.forest)
+        workspace = Workspace(folder / "base", server)
+        assert workspace.build(GROWN).wait() == 0
+        forest = open_forest(workspace.forest)
         [merged] = forest.parts.paths()
         frame = pl.read_parquet(merged).with_columns(pl.col("role").cast(pl.String))
         merged.unlink()
         for index, tree in enumerate(frame.partition_by("question_id", maintain_order=True)):
             table = stamped(tree, forest.manifest.labels)
             write_table(merged.with_name(f"part-{index:016}.parquet"), table)
-        assert verify(open_forest(place.forest)) == []
-        yield place
+        assert verify(open_forest(workspace.forest)) == []
+        yield workspace
 
 
-def spoil(place: Place) -> None:
-    """Grade every tree wrongly, as an older version might have."""
-    forest = open_forest(place.forest)
+def corrupt_grades(workspace: Workspace) -> None:
+    """Grade every answer as wrong, as a buggy older version might have."""
+    forest = open_forest(workspace.forest)
     for path in forest.parts.paths():
         frame = pl.read_parquet(path).with_columns(
             pl.col("role").cast(pl.String),
@@ -118,38 +121,38 @@ PAIRS = [("build", "build"), ("build", "threshold"), ("build", "verify"), ("agai
          ("export", "threshold"), ("merge", "export")]  # fmt: skip
 
 
-def begin(place: Place, work: str, **how: int | str) -> Running:
+def start_work(workspace: Workspace, work: str, **options: int | str) -> Running:
     if work in ("build", "merge", "merge and relabel"):
-        return place.build(TREES if work == "build" else GROWN, **how)
+        return workspace.build(TREES if work == "build" else GROWN, **options)
     if work == "verify":
-        words: list[object] = ["verify", place.forest]
+        words: list[object] = ["verify", workspace.forest]
     elif work == "export":
-        words = ["export", place.forest, "--role", "verifier", "--format", "dpo"]
+        words = ["export", workspace.forest, "--role", "verifier", "--format", "dpo"]
     else:
-        options = [str(word).format(folder=place.folder) for word in RELABELS[work]]
-        words = ["relabel", place.forest, *options]
-    return place.run(*words, **how)  # type: ignore[arg-type]
+        labels = [str(word).format(folder=workspace.folder) for word in RELABELS[work]]
+        words = ["relabel", workspace.forest, *labels]
+    return workspace.run(*words, **options)  # type: ignore[arg-type]
 
 
-def finish(place: Place, work: str) -> None:
-    """Do what a user does: the same again, unless a message names another command first."""
+def finish(workspace: Workspace, work: str) -> None:
+    """Act like a user: repeat the command, unless a message names another one to run first."""
     if work == "merge and relabel":
-        assert begin(place, "threshold").wait() == 0
+        assert start_work(workspace, "threshold").wait() == 0
     for _ in range(4):
-        done = place.build(GROWN)
+        done = workspace.build(GROWN)
         if done.wait() == 0 or "is labelled with Labels(grader='math'" in done.printed:
-            break  # such a forest does not grow on
+            break  # such a forest cannot be extended with --grader auto
         assert "Traceback" not in done.printed
-        told = re.search(r"malt-data (relabel .*)", done.printed)
-        assert told, done.printed
-        assert place.run(*shlex.split(told[1])).wait() == 0
-    if work == "copy" and (place.folder / "copy").exists():
+        suggested = re.search(r"malt-data (relabel .*)", done.printed)
+        assert suggested, done.printed
+        assert workspace.run(*shlex.split(suggested[1])).wait() == 0
+    if work == "copy" and (workspace.folder / "copy").exists():
         return
-    if work in RELABELS and committed(place.forest) != committed(
-        place.folder.parent / "base" / "f"
+    if work in RELABELS and committed(workspace.forest) != committed(
+        workspace.folder.parent / "base" / "f"
     ):
         return
-    done = begin(place, work)
+    done = start_work(workspace, work)
     assert done.wait() == 0, done.printed
 
 
@@ -161,122 +164,124 @@ def rows(forest: Path) -> list[dict[str, object]]:
     return open_forest(forest).nodes().drop("latency").sort("node_id").collect().to_dicts()
 
 
-def tables(place: Place) -> dict[str, object]:
-    """Return what a whole run makes, but for where it lies and how long it took."""
-    labels = open_forest(place.forest).manifest.labels
-    found: dict[str, object] = {"nodes": rows(place.forest), "labels": labels}
-    if (place.folder / "copy").exists():
-        found["copy"] = rows(place.folder / "copy")
-    for path in sorted(place.forest.glob("exports/*/*.parquet")):
-        found[path.name] = pq.read_table(path).sort_by("chosen_id").to_pylist()
-    return found
+def tables(workspace: Workspace) -> dict[str, object]:
+    """Return everything a complete run produces, except paths and timings."""
+    labels = open_forest(workspace.forest).manifest.labels
+    content: dict[str, object] = {"nodes": rows(workspace.forest), "labels": labels}
+    if (workspace.folder / "copy").exists():
+        content["copy"] = rows(workspace.folder / "copy")
+    for path in sorted(workspace.forest.glob("exports/*/*.parquet")):
+        content[path.name] = pq.read_table(path).sort_by("chosen_id").to_pylist()
+    return content
 
 
-def require_sound(place: Place, expected: dict[str, object]) -> None:
-    assert tables(place) == expected
-    for forest in (place.forest, place.folder / "copy"):
+def require_sound(workspace: Workspace, expected: dict[str, object]) -> None:
+    assert tables(workspace) == expected
+    for forest in (workspace.forest, workspace.folder / "copy"):
         if forest.exists():
-            checked = place.run("verify", forest)
-            assert checked.wait() == 0, checked.printed
-    left = [path for path in place.folder.rglob(".*") if path.suffix in (".tmp", ".new", ".old")]
-    assert left == []
+            check = workspace.run("verify", forest)
+            assert check.wait() == 0, check.printed
+    leftovers = [
+        path for path in workspace.folder.rglob(".*") if path.suffix in (".tmp", ".new", ".old")
+    ]
+    assert leftovers == []
 
 
 @pytest.fixture(scope="module")
-def undisturbed(base: Place) -> dict[str, tuple[int, dict[str, object]]]:
-    """Return how many calls each piece of work makes, and what it leaves."""
-    found = {}
+def undisturbed(base: Workspace) -> dict[str, tuple[int, dict[str, object]]]:
+    """Return the number of file system changes and the result of each piece of work."""
+    results = {}
     for work in WORK:
-        place = base.copy(f"whole-{work}", work)
-        done = begin(place, work)
+        workspace = base.copy(f"whole-{work}", work)
+        done = start_work(workspace, work)
         assert done.wait() == 0, done.printed
         if work == "merge and relabel":
-            assert begin(place, "threshold").wait() == 0
-        found[work] = done.calls, tables(place)
-    return found
+            assert start_work(workspace, "threshold").wait() == 0
+        results[work] = done.calls, tables(workspace)
+    return results
 
 
-def test_what_a_kill_leaves_is_finished_by_what_is_said(
-    base: Place, undisturbed: dict[str, tuple[int, dict[str, object]]]
+def test_work_that_was_killed_can_be_completed(
+    base: Workspace, undisturbed: dict[str, tuple[int, dict[str, object]]]
 ) -> None:
     source = random.Random(SEED)
     for kill in range(KILLS):
         work = WORK[kill % len(WORK)]
         calls, expected = undisturbed[work]
-        at = [source.randint(1, calls) for _ in range(1 + kill % 2)]  # every other one twice
-        place = base.copy(f"kill-{kill}", work)
-        for once in at:
-            begin(place, work, kill_at=once).wait()
-        with told(f"kill {kill} of seed {SEED}: {work} before change {at}"):
-            require_readable(place, base)
-            kept = NodeParts(place.forest / "nodes").trees()
+        points = [source.randint(1, calls) for _ in range(1 + kill % 2)]  # every other one twice
+        workspace = base.copy(f"kill-{kill}", work)
+        for point in points:
+            start_work(workspace, work, kill_at=point).wait()
+        with on_failure_print(f"kill {kill} of seed {SEED}: {work} before change {points}"):
+            require_readable(workspace, base)
+            kept = NodeParts(workspace.forest / "nodes").trees()
             base.server.requests.clear()
-            finish(place, work)
-            require_sound(place, expected)
-            assert not kept & asked(base.server)
-        shutil.rmtree(place.folder)
+            finish(workspace, work)
+            require_sound(workspace, expected)
+            assert not kept & requested_ids(base.server)
+        shutil.rmtree(workspace.folder)
 
 
 WAIT = (
     "Wait until it ends|[Rr]un the same command again|in the middle of a relabel|is labelled with"
 )
-"""What the later of two commands may say."""
+"""What the second of two concurrent commands may print."""
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids="+".join)
-def test_two_at_once_of_which_one_is_killed(
-    base: Place, undisturbed: dict[str, tuple[int, dict[str, object]]], pair: tuple[str, str]
+def test_two_commands_at_once_one_of_them_killed(
+    base: Workspace, undisturbed: dict[str, tuple[int, dict[str, object]]], pair: tuple[str, str]
 ) -> None:
     source = random.Random(f"{SEED}{pair}")
     for kill in range(1 + KILLS // 20):
-        at = source.randint(1, undisturbed[pair[0]][0]) if kill else 0  # the first one lives
-        place = base.copy(f"pair-{'-'.join(pair)}-{kill}")
-        both = [
-            begin(place, pair[0], kill_at=at, name="first"),
-            begin(place, pair[1], name="second"),
+        point = source.randint(1, undisturbed[pair[0]][0]) if kill else 0  # first without a kill
+        workspace = base.copy(f"pair-{'-'.join(pair)}-{kill}")
+        commands = [
+            start_work(workspace, pair[0], kill_at=point, name="first"),
+            start_work(workspace, pair[1], name="second"),
         ]
-        with told(f"kill {kill} of seed {SEED}: {pair} before change {at}"):
-            for running in both:
+        with on_failure_print(f"kill {kill} of seed {SEED}: {pair} before change {point}"):
+            for running in commands:
                 if running.wait() not in (0, -9):
                     assert pair[1] != "verify", running.printed
                     assert re.search(WAIT, running.printed), running.printed
-            require_readable(place, base)
-            finish(place, pair[0])
-            finish(place, pair[1])
+            require_readable(workspace, base)
+            finish(workspace, pair[0])
+            finish(workspace, pair[1])
             for work in pair:
-                if work in RELABELS:  # they may have come in either order
-                    assert begin(place, work).wait() == 0
-            assert place.build(GROWN).wait() == 0
-            assert place.run("verify", place.forest, name="verify").wait() == 0
-            require_readable(place, base)
-            grown = TREES if "build" in pair else GROWN
-            assert len(NodeParts(place.forest / "nodes").trees()) == grown
-        shutil.rmtree(place.folder)
+                if work in RELABELS:  # they may have run in either order
+                    assert start_work(workspace, work).wait() == 0
+            assert workspace.build(GROWN).wait() == 0
+            assert workspace.run("verify", workspace.forest, name="verify").wait() == 0
+            require_readable(workspace, base)
+            expected_trees = TREES if "build" in pair else GROWN
+            assert len(NodeParts(workspace.forest / "nodes").trees()) == expected_trees
+        shutil.rmtree(workspace.folder)
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
+def on_failure_print(context: str) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        print(what)  # noqa: T201
+        print(context)  # noqa: T201
         raise
 
 
-def require_readable(place: Place, base: Place) -> None:
-    """No tree twice and none lost, before anything has been done about the kill."""
-    found = samples(place)
-    assert len(found) == len(set(found))
-    assert set(samples(base)) <= set(found)
+def require_readable(workspace: Workspace, base: Workspace) -> None:
+    """Check that no tree is duplicated or lost, before anything is repaired."""
+    nodes = samples(workspace)
+    assert len(nodes) == len(set(nodes))
+    assert set(samples(base)) <= set(nodes)
 
 
-def samples(place: Place) -> list[tuple[object, ...]]:
-    """Return what no relabel may change."""
-    return open_forest(place.forest).nodes().select("node_id", "text", "seed").collect().rows()
+def samples(workspace: Workspace) -> list[tuple[object, ...]]:
+    """Return the columns that a relabel must not change."""
+    return open_forest(workspace.forest).nodes().select("node_id", "text", "seed").collect().rows()
 
 
-def asked(server: OpenAIServer) -> set[str]:
-    """Return the ids of the questions that the server was asked."""
+def requested_ids(server: OpenAIServer) -> set[str]:
+    """Return the ids of the questions that the server received."""
     from malt_data.schemas.ids import question_id
 
     texts = [body["messages"][-1]["content"] for body in server.bodies]

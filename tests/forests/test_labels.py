@@ -1,4 +1,4 @@
-"""Values and labels against a definition so plain that it cannot be wrong (MALT §4.2, §A.5)."""
+"""Values and labels against a brute-force definition (MALT §4.2, §A.5)."""
 
 import random
 from fractions import Fraction
@@ -47,24 +47,25 @@ def frame_of(rewards: Rewards, question_id: str = "q") -> pl.DataFrame:
 
 def brute_force(rewards: Rewards, threshold: Fraction, pooling: str) -> dict[tuple[int, ...], Any]:
     """Return path → (value, label, leaves) in exact arithmetic."""
-    found: dict[tuple[int, ...], Any] = {}
+    results: dict[tuple[int, ...], Any] = {}
 
     def visit(node: Any, path: tuple[int, ...]) -> tuple[Fraction, int]:
         if isinstance(node, int):
             value, leaves = Fraction(node), 1
         else:
-            below = [visit(child, (*path, i)) for i, child in enumerate(node)]
+            children = [visit(child, (*path, i)) for i, child in enumerate(node)]
             if pooling == "local" and len(path) < 3:
-                parts = [Fraction(found[(*path, i)][1]) for i in range(len(below))]
+                pooled = [Fraction(results[(*path, i)][1]) for i in range(len(children))]
             else:
-                parts = [value for value, _ in below]
-            value, leaves = sum(parts, Fraction()) / len(parts), sum(n for _, n in below)
-        found[path] = (value, value > threshold, leaves)
+                pooled = [value for value, _ in children]
+            value = sum(pooled, Fraction()) / len(pooled)
+            leaves = sum(n for _, n in children)
+        results[path] = (value, value > threshold, leaves)
         return value, leaves
 
     visit(rewards, ())
-    del found[()]
-    return found
+    del results[()]
+    return results
 
 
 def by_path(frame: pl.DataFrame) -> dict[tuple[int, ...], Any]:
@@ -80,18 +81,18 @@ def by_path(frame: pl.DataFrame) -> dict[tuple[int, ...], Any]:
 
 @settings(max_examples=300, deadline=None)
 @given(trees | ragged, st.sampled_from([0, 1, 2, 3, 5, 6, 9]), st.sampled_from(["global", "local"]))
-def test_values_and_labels_equal_the_definition(
+def test_values_and_labels_match_the_definition(
     rewards: Rewards, tenths: int, pooling: Any
 ) -> None:
     expected = brute_force(rewards, Fraction(tenths, 10), pooling)
-    found = by_path(assign(frame_of(rewards), tenths / 10, pooling))
-    assert found.keys() == expected.keys()
+    actual = by_path(assign(frame_of(rewards), tenths / 10, pooling))
+    assert actual.keys() == expected.keys()
     for path, (value, label, leaves) in expected.items():
-        assert found[path][0] == pytest.approx(float(value), abs=1e-12)
-        assert found[path][1:] == (label, leaves), (path, value)
+        assert actual[path][0] == pytest.approx(float(value), abs=1e-12)
+        assert actual[path][1:] == (label, leaves), (path, value)
 
 
-def test_a_tie_is_negative_even_where_floating_point_is_not_exact() -> None:
+def test_a_tie_is_negative_despite_floating_point_errors() -> None:
     source = random.Random(0)
     ties = 0
     for _ in range(300):
@@ -100,11 +101,11 @@ def test_a_tie_is_negative_even_where_floating_point_is_not_exact() -> None:
         rewards = [
             [leaves[36 * g + 6 * v : 36 * g + 6 * v + 6] for v in range(6)] for g in range(6)
         ]
-        found = by_path(assign(frame_of(rewards), 0.5, "global"))
+        actual = by_path(assign(frame_of(rewards), 0.5, "global"))
         for path, (value, label, _) in brute_force(rewards, Fraction(1, 2), "global").items():
-            assert found[path][1] == label
+            assert actual[path][1] == label
             ties += value == Fraction(1, 2) and len(path) == 1
-    assert ties > 50  # the test met what it is for
+    assert ties > 50  # the test did see ties
 
 
 @settings(max_examples=50, deadline=None)
@@ -116,12 +117,12 @@ def test_the_order_of_rows_does_not_matter(rewards: Rewards, source: random.Rand
     assert assign(frame, 0.5, "global").equals(assign(frame[order], 0.5, "global"))
 
 
-def test_labelling_again_replaces_the_old_labels() -> None:
-    once = assign(frame_of([[[1, 0, 1]]]), 0.5, "global")
-    assert by_path(assign(once, 0.7, "global"))[(0,)] == (pytest.approx(2 / 3), False, 3)
+def test_relabelling_replaces_the_old_labels() -> None:
+    labelled = assign(frame_of([[[1, 0, 1]]]), 0.5, "global")
+    assert by_path(assign(labelled, 0.7, "global"))[(0,)] == (pytest.approx(2 / 3), False, 3)
 
 
-def test_a_tree_that_is_not_whole_is_an_error() -> None:
+def test_an_incomplete_tree_is_an_error() -> None:
     frame = frame_of([[[1], [0]]]).filter(~((pl.col("v") == 1) & (pl.col("depth") == 3)))
-    with pytest.raises(ForestError, match="tree q is not whole"):
+    with pytest.raises(ForestError, match="Tree q is incomplete"):
         assign(frame, 0.5, "global")

@@ -1,4 +1,4 @@
-"""Relabelling: same samples, other labels, and a report that counts every flip."""
+"""Relabelling: same samples, new labels, and a report that counts every flip."""
 
 import datetime as dt
 import itertools
@@ -34,10 +34,10 @@ def nodes(forest: Forest) -> list[dict[str, Any]]:
 
 
 def pairs(rows: list[dict[str, Any]], role: str) -> set[tuple[str, str]]:
-    mine = [row for row in rows if row["role"] == role]
+    nodes_of_role = [row for row in rows if row["role"] == role]
     return {
         (a["node_id"], b["node_id"])
-        for a, b in itertools.permutations(mine, 2)
+        for a, b in itertools.permutations(nodes_of_role, 2)
         if a["question_id"] == b["question_id"]
         and a["parent_id"] == b["parent_id"]
         and a["label"]
@@ -69,7 +69,7 @@ def test_flips_and_pairs_are_counted_exactly(forest: Forest, labels: Labels) -> 
     assert verify(open_forest(forest.folder)) == []
 
 
-def test_only_labels_change_and_going_back_restores_them(forest: Forest) -> None:
+def test_only_labels_change_and_relabelling_back_restores_them(forest: Forest) -> None:
     before = nodes(forest)
     relabel(forest, Labels(threshold=0.9))
     for a, b in zip(before, nodes(forest), strict=True):
@@ -78,45 +78,45 @@ def test_only_labels_change_and_going_back_restores_them(forest: Forest) -> None
     assert nodes(forest) == before
 
 
-def test_regrading_finds_what_was_graded_wrongly(forest: Forest) -> None:
+def test_regrading_corrects_wrong_grades(forest: Forest) -> None:
     path = forest.parts.paths()[0]
     frame = pl.read_parquet(path)
-    spoilt = frame.with_columns(
+    ungraded = frame.with_columns(
         answer=pl.lit(None, pl.String), correct=pl.lit(False), verdict=pl.lit("unanswered")
     ).with_columns(reward=pl.when(pl.col("depth") == 3).then(0.0))
     before = nodes(forest)
     labels = forest.manifest.labels
-    write_table(path, stamped(assign(spoilt, 0.5, "global"), labels))
+    write_table(path, stamped(assign(ungraded, 0.5, "global"), labels))
     assert nodes(forest) != before
     relabel(open_forest(forest.folder), labels, regrade=True)
     assert nodes(forest) == before
 
 
-def test_a_dry_run_and_a_copy_leave_the_forest_as_it_is(forest: Forest, tmp_path: Path) -> None:
+def test_a_dry_run_and_a_copy_leave_the_forest_unchanged(forest: Forest, tmp_path: Path) -> None:
     files = {p: p.read_bytes() for p in forest.folder.rglob("*.*") if p.is_file()}
-    told = relabel(forest, Labels(threshold=0.7), dry_run=True)
-    assert relabel(forest, Labels(threshold=0.7), out=tmp_path / "copy") == told
+    flips = relabel(forest, Labels(threshold=0.7), dry_run=True)
+    assert relabel(forest, Labels(threshold=0.7), out=tmp_path / "copy") == flips
     assert files == {p: p.read_bytes() for p in files}
     assert verify(open_forest(tmp_path / "copy")) == []
-    with pytest.raises(ForestError, match="exists already"):
+    with pytest.raises(ForestError, match="already exists"):
         relabel(forest, Labels(), out=tmp_path / "copy")
 
 
-def test_an_interrupted_relabel_is_noticed_and_finished(
+def test_an_interrupted_relabel_is_detected_and_can_be_finished(
     forest: Forest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def die(done: int, total: int) -> None:
+    def interrupt(done: int, total: int) -> None:
         if done == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        relabel(forest, Labels(threshold=0.7), on_progress=die)
-    torn = open_forest(forest.folder)
-    assert len(torn.unlabelled()) == 5
-    assert any("in the middle of a relabel" in problem for problem in verify(torn))
+        relabel(forest, Labels(threshold=0.7), on_progress=interrupt)
+    interrupted = open_forest(forest.folder)
+    assert len(interrupted.unlabelled()) == 5
+    assert any("in the middle of a relabel" in problem for problem in verify(interrupted))
     with pytest.raises(ForestError, match="middle of a relabel"):
-        create_forest(forest.folder, torn.manifest.spec, [], {})
-    relabel(torn, torn.manifest.labels)
+        create_forest(forest.folder, interrupted.manifest.spec, [], {})
+    relabel(interrupted, interrupted.manifest.labels)
     assert verify(open_forest(forest.folder)) == []
 
 
@@ -139,15 +139,15 @@ def test_the_command_prints_flips(forest: Forest) -> None:
         "0.8",
     ]
     run = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
-    told = json.loads(run.stdout)
-    assert told["labels"]["threshold"] == 0.8
-    assert set(told["flips"]) == {"generator", "verifier", "refiner"}
+    report = json.loads(run.stdout)
+    assert report["labels"]["threshold"] == 0.8
+    assert set(report["flips"]) == {"generator", "verifier", "refiner"}
     wrong = subprocess.run([*command[:-1], "1.5"], capture_output=True, text=True)
     assert wrong.returncode == 2
     assert "threshold" in wrong.stderr
 
 
-def test_a_build_that_ended_since_the_forest_was_opened_keeps_its_record(forest: Forest) -> None:
+def test_a_build_record_added_after_the_forest_was_opened_is_kept(forest: Forest) -> None:
     run = BuildRecord(
         started=dt.datetime.now(dt.UTC),
         trees=8,

@@ -1,4 +1,4 @@
-"""verify finds each kind of damage, and says nothing where there is none."""
+"""verify reports every kind of damage, and nothing for an intact forest."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ def forest(tmp_path: Path) -> Forest:
     return make_forest(tmp_path / "f", trees=4)
 
 
-def test_a_sound_forest_has_no_problems(forest: Forest) -> None:
+def test_an_intact_forest_has_no_problems(forest: Forest) -> None:
     assert verify(forest) == []
     forest.parts.compact()
     assert verify(open_forest(forest.folder)) == []
@@ -27,9 +27,9 @@ def test_a_sound_forest_has_no_problems(forest: Forest) -> None:
 
 leaf = pl.col("depth") == 3
 DAMAGE: dict[str, tuple[Callable[[pl.DataFrame], pl.DataFrame], str]] = {
-    "label": (lambda f: f.with_columns(label=~pl.col("label")), "recompute differently"),
-    "value": (lambda f: f.with_columns(value=pl.col("value") * 0.9), "recompute differently"),
-    "leaves": (lambda f: f.with_columns(leaves=pl.col("leaves") + 1), "recompute differently"),
+    "label": (lambda f: f.with_columns(label=~pl.col("label")), "differ when recomputed"),
+    "value": (lambda f: f.with_columns(value=pl.col("value") * 0.9), "differ when recomputed"),
+    "leaves": (lambda f: f.with_columns(leaves=pl.col("leaves") + 1), "differ when recomputed"),
     "reward": (
         lambda f: f.with_columns(reward=pl.when(leaf).then(1 - pl.col("reward"))),
         "do not follow from the verdict",
@@ -40,7 +40,7 @@ DAMAGE: dict[str, tuple[Callable[[pl.DataFrame], pl.DataFrame], str]] = {
             .then(pl.lit("wrong"))
             .otherwise("verdict")
         ),
-        "differently when graded again",
+        "differ when graded again",
     ),
     "correct": (lambda f: f.with_columns(correct=~pl.col("correct")), "contradict each other"),
     "verdict above the leaves": (
@@ -48,7 +48,7 @@ DAMAGE: dict[str, tuple[Callable[[pl.DataFrame], pl.DataFrame], str]] = {
             verdict=pl.when(leaf).then("verdict").otherwise(pl.lit("wrong")),
             correct=pl.when(leaf).then("correct").otherwise(pl.lit(False)),
         ),
-        "differently when graded again",
+        "differ when graded again",
     ),
     "missing leaf": (lambda f: f.head(f.height - 1), "without exactly"),
     "double node": (lambda f: pl.concat([f, f.tail(1)]), "without exactly"),
@@ -66,28 +66,28 @@ DAMAGE: dict[str, tuple[Callable[[pl.DataFrame], pl.DataFrame], str]] = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_damage_is_found_and_named(forest: Forest, kind: str) -> None:
-    damage, told = DAMAGE[kind]
+def test_damage_is_reported(forest: Forest, kind: str) -> None:
+    damage, message = DAMAGE[kind]
     path = forest.parts.paths()[0]
     frame = damage(pl.read_parquet(path).with_columns(pl.col("role").cast(pl.String)))
     write_table(path, stamped(frame, forest.manifest.labels))
     problems = verify(open_forest(forest.folder))
-    assert any(told in problem and path.name in problem for problem in problems), problems
+    assert any(message in problem and path.name in problem for problem in problems), problems
 
 
-def test_a_tree_in_two_parts_is_found(forest: Forest) -> None:
+def test_a_tree_in_two_parts_is_reported(forest: Forest) -> None:
     path = forest.parts.paths()[0]
     write_table(path.with_name("part-copy.parquet"), pq.read_table(path))
-    assert any("stand in" in problem for problem in verify(open_forest(forest.folder)))
+    assert any("are also in" in problem for problem in verify(open_forest(forest.folder)))
 
 
-def test_torn_and_foreign_files_are_found(forest: Forest) -> None:
+def test_a_truncated_file_is_reported(forest: Forest) -> None:
     path = forest.parts.paths()[0]
     path.write_bytes(path.read_bytes()[:100])
     assert any("corrupt" in problem for problem in verify(open_forest(forest.folder)))
 
 
-def test_a_changed_question_is_found(forest: Forest) -> None:
+def test_a_changed_question_is_reported(forest: Forest) -> None:
     path = forest.folder / "questions.parquet"
     table = pq.read_table(path)
     column = table.schema.get_field_index("question")

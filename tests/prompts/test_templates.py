@@ -1,4 +1,4 @@
-"""What each role is shown, and that nothing in a text can change it."""
+"""What each role sees, and that no text can change the template."""
 
 import itertools
 import json
@@ -13,25 +13,25 @@ from malt_data.graders import KINDS
 from malt_data.prompts.templates import load_prompts, render
 
 FILES = ("prompts.toml", "prompts_embedded.toml")
-ASKED = ["QUESTION", "ANSWER", "VERIFICATION"]
+TEXTS = ["QUESTION", "ANSWER", "VERIFICATION"]
 
 
 @pytest.mark.parametrize(("file", "kind", "turn"), list(itertools.product(FILES, KINDS, range(3))))
 def test_a_role_sees_what_came_before_and_nothing_later(file: str, kind: str, turn: int) -> None:
     choices = ["bank", "library"] if kind == "choice" else None
-    messages = render(load_prompts(None, file), kind, "QUESTION", choices, ASKED[1 : turn + 1])
-    shown = json.dumps(messages)
-    for name in ASKED[: turn + 1]:
-        assert shown.count(name) == 1
-    for name in ASKED[turn + 1 :]:
-        assert name not in shown
-    assert ("A. bank\\nB. library" in shown) == (kind == "choice")
+    messages = render(load_prompts(None, file), kind, "QUESTION", choices, TEXTS[1 : turn + 1])
+    rendered = json.dumps(messages)
+    for name in TEXTS[: turn + 1]:
+        assert rendered.count(name) == 1
+    for name in TEXTS[turn + 1 :]:
+        assert name not in rendered
+    assert ("A. bank\\nB. library" in rendered) == (kind == "choice")
     if turn != 1 and kind != "choice":
-        assert "Final Answer:" in shown
+        assert "Final Answer:" in rendered
 
 
 @given(st.text(), st.text())
-def test_texts_are_shown_as_they_are_and_never_expanded(answer: str, verification: str) -> None:
+def test_texts_are_inserted_verbatim_and_never_expanded(answer: str, verification: str) -> None:
     prompts = load_prompts(None)
     answer = "{verification}{question}" + answer
     text = render(prompts, "numeric", "{choices}", None, (answer, verification))[-1]["content"]
@@ -46,8 +46,8 @@ def test_an_empty_verification_is_allowed() -> None:
     assert render(load_prompts(None), "math", "Q", None, ("A", ""))
 
 
-def test_a_file_of_ones_own_overrides_one_template_and_keeps_the_others(tmp_path: Path) -> None:
-    path = tmp_path / "mine.toml"
+def test_a_custom_file_overrides_one_template_and_keeps_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "custom.toml"
     path.write_text('[numeric.generator]\nsystem = "Be brief."\nuser = "Q: {question}"\n')
     prompts = load_prompts(path)
     assert render(prompts, "numeric", "1+1?", None, ()) == (
@@ -58,7 +58,7 @@ def test_a_file_of_ones_own_overrides_one_template_and_keeps_the_others(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("[verse.generator]\nuser = '{question}'", "unknown kind"),
         ("[numeric.painter]\nuser = '{question}'", "unknown role"),
@@ -74,8 +74,8 @@ def test_a_file_of_ones_own_overrides_one_template_and_keeps_the_others(tmp_path
         ("numeric = [", "not valid TOML"),
     ],
 )
-def test_a_template_that_cannot_work_is_refused(content: str, told: str, tmp_path: Path) -> None:
-    path = tmp_path / "mine.toml"
+def test_an_invalid_template_is_refused(content: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "custom.toml"
     path.write_text(content)
-    with pytest.raises(SpecError, match=told):
+    with pytest.raises(SpecError, match=message):
         load_prompts(path)

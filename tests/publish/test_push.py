@@ -257,7 +257,7 @@ def test_a_forest_on_the_hub_answers_sql(hub: Hub, forest: Forest, tmp_path: Pat
         ["push", url, REPO],
     ):
         _, said = malt(hub, *words, home="reader", code=1)
-        assert "only for reading" in said
+        assert "is read-only" in said
         assert "malt-data pull" in said
     code = (
         "import json, malt_data\n"

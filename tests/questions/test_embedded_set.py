@@ -1,4 +1,4 @@
-"""The embedded questions are right, fair and split without overlap."""
+"""The embedded questions are correct, varied and split without overlap."""
 
 import operator
 import re
@@ -13,7 +13,7 @@ OPERATIONS = {
 }  # fmt: skip
 
 
-def both() -> list[Question]:
+def all_questions() -> list[Question]:
     return [
         q for split in ("train", "test") for q in load_questions("embedded", split=split).questions
     ]
@@ -28,20 +28,20 @@ def test_it_is_large_varied_and_every_row_is_usable() -> None:
         assert {q.kind for q in loaded.questions} == {"numeric", "choice", "math"}
 
 
-def test_no_question_stands_twice_or_in_both_splits() -> None:
-    assert Counter(q.question_id for q in both()).most_common(1)[0][1] == 1
+def test_no_question_occurs_twice_or_in_both_splits() -> None:
+    assert Counter(q.question_id for q in all_questions()).most_common(1)[0][1] == 1
 
 
-def test_sums_differences_and_products_are_right() -> None:
+def test_sums_differences_and_products_are_correct() -> None:
     checked = 0
-    for question in both():
-        if found := re.fullmatch(r"What is (\d+) (\S+) (\d+)\?", question.question):
-            left, sign, right = found.groups()
+    for question in all_questions():
+        if match := re.fullmatch(r"What is (\d+) (\S+) (\d+)\?", question.question):
+            left, sign, right = match.groups()
             assert int(question.gold) == OPERATIONS[sign](int(left), int(right)), question
             checked += 1
     assert checked > 60
 
 
-def test_the_first_questions_are_a_fair_mix() -> None:
+def test_the_first_questions_are_of_all_kinds() -> None:
     kinds = Counter(q.kind for q in load_questions("embedded", limit=16).questions)
     assert len(kinds) == 3

@@ -1,4 +1,4 @@
-"""What a row becomes: a question with a canonical, gradable gold, or a refusal by name."""
+"""Each row becomes a question with a canonical, gradable gold, or a refusal with a reason."""
 
 import hashlib
 import json
@@ -37,14 +37,14 @@ def load(folder: Path, *rows: dict[str, Any], **options: Any) -> Loaded:
     return load_questions(str(path), **options)
 
 
-def only(folder: Path, row: dict[str, Any], **options: Any) -> Question:
+def load_one(folder: Path, row: dict[str, Any], **options: Any) -> Question:
     loaded = load(folder, row, **options)
     assert loaded.refused == []
     return loaded.questions[0]
 
 
-def reason(folder: Path, row: dict[str, Any], **options: Any) -> str:
-    """Return why `row` is refused when it stands behind a good one."""
+def refusal_reason(folder: Path, row: dict[str, Any], **options: Any) -> str:
+    """Return why `row` is refused when it follows a valid one."""
     first = {**GOOD, "choices": ["2", "3"]} if options.get("grader") == "choice" else GOOD
     loaded = load(folder, first, row, **options)
     assert len(loaded.questions) == 1
@@ -55,31 +55,31 @@ def reason(folder: Path, row: dict[str, Any], **options: Any) -> str:
 # --- the shapes of the benchmarks -------------------------------------------------------------
 
 
-def test_gsm8k_gold_is_what_follows_the_last_hashes_and_the_solution_is_kept(
+def test_gsm8k_gold_follows_the_last_hashes_and_the_solution_is_kept(
     tmp_path: Path,
 ) -> None:
     answer = "He has 1000 + 234 = <<1000+234=1234>>1234 shells.\n#### 1,234"
-    question = only(tmp_path, {"question": "How many shells has he?\n", "answer": answer})
+    question = load_one(tmp_path, {"question": "How many shells has he?\n", "answer": answer})
     assert (question.gold, question.kind, question.choices) == ("1234", "numeric", None)
     assert json.loads(question.meta) == {"solution": answer}
     assert question.question == "How many shells has he?"
 
 
-def test_gsm_symbolic_takes_its_own_answer_not_the_original(tmp_path: Path) -> None:
+def test_gsm_symbolic_uses_its_own_answer_not_the_original(tmp_path: Path) -> None:
     row = {
         "id": 7, "instance": 3, "question": "Mia picks 8 and 9 plums. How many?",
         "answer": "8 + 9 = 17\n#### 17", "original_id": 1, "original_question": "Ann picks 1 …",
         "original_answer": "1 + 1 = 2\n#### 2", "canary": "do not train on this",
     }  # fmt: skip
-    question = only(tmp_path, row)
+    question = load_one(tmp_path, row)
     assert question.gold == "17"
     assert json.loads(question.meta)["original_answer"].endswith("2")
 
 
 def test_math_gold_is_the_last_balanced_box_and_level_and_type_are_kept(tmp_path: Path) -> None:
-    solution = r"First \boxed{1}. No: $\boxed{\frac{1}{2}}$. A torn \boxed{3"
+    solution = r"First \boxed{1}. No: $\boxed{\frac{1}{2}}$. Unclosed: \boxed{3"
     row = {"problem": "Halve 1.", "level": "Level 5", "type": "Algebra", "solution": solution}
-    question = only(tmp_path, row)
+    question = load_one(tmp_path, row)
     assert question.gold == r"\frac{1}{2}"
     meta = {"level": "Level 5", "type": "Algebra", "solution": solution}
     assert json.loads(question.meta) == meta
@@ -91,18 +91,18 @@ def test_math500_prefers_its_answer_and_keeps_the_solution(tmp_path: Path) -> No
         "answer": r"\left( 3, \frac{\pi}{2} \right)", "subject": "Precalculus", "level": 2,
         "unique_id": "test/precalculus/807.json",
     }  # fmt: skip
-    question = only(tmp_path, row)
+    question = load_one(tmp_path, row)
     assert (question.gold, question.kind) == (row["answer"], "math")
     assert json.loads(question.meta)["solution"] == row["solution"]
 
 
-def test_an_ungradable_answer_gives_way_to_a_gradable_solution(tmp_path: Path) -> None:
+def test_a_gradable_solution_is_used_when_the_answer_is_ungradable(tmp_path: Path) -> None:
     row = {"problem": "Halve 1.", "answer": "a \n b", "solution": r"It is \boxed{0.5}."}
-    assert only(tmp_path, row).gold == "0.5"
+    assert load_one(tmp_path, row).gold == "0.5"
 
 
 def test_csqa_choices_and_letter(tmp_path: Path) -> None:
-    question = only(tmp_path, CSQA)
+    question = load_one(tmp_path, CSQA)
     assert question.choices == ("hill", "lake", "oven", "sky", "box")
     assert (question.gold, question.kind) == ("B", "choice")
     assert json.loads(question.meta) == {"id": "c-1", "question_concept": "boats"}
@@ -132,7 +132,7 @@ def test_a_gold_becomes_the_letter_of_its_choice(
     tmp_path: Path, choices: object, answer: object, gold: str
 ) -> None:
     row = {"question": "Which?", "choices": choices, "answer": answer}
-    assert only(tmp_path, row).gold == gold
+    assert load_one(tmp_path, row).gold == gold
 
 
 @pytest.mark.parametrize(
@@ -151,15 +151,18 @@ def test_a_gold_becomes_the_letter_of_its_choice(
         (["lake", "lake", "hill"], "A", "another choice has the gold's text"),
     ],
 )
-def test_choices_that_leave_the_gold_open_are_refused(
+def test_choices_with_an_ambiguous_gold_are_refused(
     tmp_path: Path, choices: object, answer: object, why: str
 ) -> None:
-    assert reason(tmp_path, {"question": "Which?", "choices": choices, "answer": answer}) == why
+    assert (
+        refusal_reason(tmp_path, {"question": "Which?", "choices": choices, "answer": answer})
+        == why
+    )
 
 
-@pytest.mark.parametrize("nothing", [None, [], ""])
-def test_empty_choices_are_a_free_form_question(tmp_path: Path, nothing: object) -> None:
-    question = only(tmp_path, {**GOOD, "choices": nothing})
+@pytest.mark.parametrize("empty", [None, [], ""])
+def test_empty_choices_make_a_free_form_question(tmp_path: Path, empty: object) -> None:
+    question = load_one(tmp_path, {**GOOD, "choices": empty})
     assert (question.choices, question.kind) == (None, "numeric")
 
 
@@ -183,7 +186,7 @@ def test_empty_choices_are_a_free_form_question(tmp_path: Path, nothing: object)
     ],
 )
 def test_golds_are_canonical(tmp_path: Path, answer: object, gold: str, kind: str) -> None:
-    question = only(tmp_path, {"question": "How much?", "answer": answer})
+    question = load_one(tmp_path, {"question": "How much?", "answer": answer})
     assert (question.gold, question.kind) == (gold, kind)
 
 
@@ -211,7 +214,7 @@ def test_golds_are_canonical(tmp_path: Path, answer: object, gold: str, kind: st
 def test_rows_without_a_usable_question_or_gold_are_refused(
     tmp_path: Path, row: dict[str, Any], why: str
 ) -> None:
-    assert reason(tmp_path, row) == why
+    assert refusal_reason(tmp_path, row) == why
 
 
 @pytest.mark.parametrize(
@@ -232,59 +235,61 @@ def test_the_last_balanced_box(text: str, box: str | None) -> None:
     assert last_box(text) == box
 
 
-def test_a_megabyte_of_torn_boxes_is_read_in_one_pass() -> None:
+def test_a_megabyte_of_unclosed_boxes_is_read_in_one_pass() -> None:
     assert last_box(r"\boxed{" * 150_000) is None
 
 
-# --- graders asked for ------------------------------------------------------------------------
+# --- forced graders ---------------------------------------------------------------------------
 
 
 def test_a_forced_grader_refuses_what_it_cannot_read(tmp_path: Path) -> None:
     row = {"question": "Which?", "answer": "x + 1"}
-    assert reason(tmp_path, row, grader="numeric") == "gold is not a number"
-    assert reason(tmp_path, row, grader="choice") == "no choices"
-    assert only(tmp_path, GOOD, grader="math").kind == "math"
+    assert refusal_reason(tmp_path, row, grader="numeric") == "gold is not a number"
+    assert refusal_reason(tmp_path, row, grader="choice") == "no choices"
+    assert load_one(tmp_path, GOOD, grader="math").kind == "math"
 
 
 def test_a_forced_numeric_grader_asks_a_choice_question_free_form(tmp_path: Path) -> None:
     row = {"question": "What is 2 + 2?", "choices": ["3", "4"], "answer": "B"}
-    free, choice = only(tmp_path, row, grader="numeric"), only(tmp_path, row)
+    free, choice = load_one(tmp_path, row, grader="numeric"), load_one(tmp_path, row)
     assert (free.gold, free.choices, free.kind) == ("4", None, "numeric")
     assert json.loads(free.meta)["choices"] == ["3", "4"]
     assert free.question_id != choice.question_id
 
 
-def test_a_rows_own_kind_counts_only_where_it_can_be(tmp_path: Path) -> None:
-    assert only(tmp_path, {**GOOD, "kind": "math"}).kind == "math"
-    assert only(tmp_path, {**GOOD, "kind": "choice"}).kind == "numeric"
-    assert json.loads(only(tmp_path, {**GOOD, "kind": "riddle"}).meta) == {"kind": "riddle"}
+def test_a_rows_own_kind_is_used_only_if_it_fits(tmp_path: Path) -> None:
+    assert load_one(tmp_path, {**GOOD, "kind": "math"}).kind == "math"
+    assert load_one(tmp_path, {**GOOD, "kind": "choice"}).kind == "numeric"
+    assert json.loads(load_one(tmp_path, {**GOOD, "kind": "riddle"}).meta) == {"kind": "riddle"}
 
 
 def test_an_unknown_grader_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="One of: auto, numeric, choice, math"):
+    with pytest.raises(SpecError, match="auto, numeric, choice, math"):
         load(tmp_path, GOOD, grader="exact")
 
 
 # --- fields, duplicates, limits ---------------------------------------------------------------
 
 
-def test_fields_map_foreign_names(tmp_path: Path) -> None:
+def test_fields_map_custom_names(tmp_path: Path) -> None:
     row = {"stem": "Which?", "opts": ["a lake", "a hill"], "right": "B", "answer": "A", "n": 1}
     fields = {"question": "stem", "answer": "right", "choices": "opts"}
-    question = only(tmp_path, row, fields=fields)
+    question = load_one(tmp_path, row, fields=fields)
     assert (question.gold, json.loads(question.meta)) == ("B", {"answer": "A", "n": 1})
 
 
-def test_field_names_are_understood_in_any_case(tmp_path: Path) -> None:
-    assert only(tmp_path, {"Problem": "What?", "ID": 3, "Answer": 5}).gold == "5"
+def test_field_names_are_case_insensitive(tmp_path: Path) -> None:
+    assert load_one(tmp_path, {"Problem": "What?", "ID": 3, "Answer": 5}).gold == "5"
 
 
-def test_a_mapping_to_nothing_known_is_an_error(tmp_path: Path) -> None:
+def test_an_unknown_key_in_fields_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(QuestionsError, match="unknown key 'gold'"):
         load(tmp_path, GOOD, fields={"gold": "x"})
 
 
-def test_duplicates_are_refused_by_name_and_conflicts_by_another(tmp_path: Path) -> None:
+def test_duplicates_and_conflicting_golds_have_different_reasons(
+    tmp_path: Path,
+) -> None:
     letter = {"question": "Which?", "choices": ["hill", "lake"], "answer": "A"}
     rows: list[dict[str, Any]] = [
         GOOD,
@@ -303,7 +308,7 @@ def test_duplicates_are_refused_by_name_and_conflicts_by_another(tmp_path: Path)
     assert loaded.counts() == {"duplicate": 2, "duplicate with another gold answer": 1}
 
 
-def test_a_limit_is_a_draw_by_the_seed_and_a_larger_one_contains_it(tmp_path: Path) -> None:
+def test_a_limit_draws_by_seed_and_a_larger_one_contains_it(tmp_path: Path) -> None:
     rows = [{"question": f"What is {i}?", "answer": str(i) if i % 9 else ""} for i in range(90)]
     drawn = {
         (limit, seed): [q.gold for q in load(tmp_path, *rows, limit=limit, seed=seed).questions]
@@ -313,19 +318,19 @@ def test_a_limit_is_a_draw_by_the_seed_and_a_larger_one_contains_it(tmp_path: Pa
     assert drawn[20, 0][:5] == drawn[5, 0] != drawn[5, 1]
     assert {len(drawn[5, 0]), len(drawn[20, 0])} == {5, 20}
     assert drawn[5, 0] != [q.gold for q in load(tmp_path, *rows).questions][:5]
-    again = load(tmp_path, *rows[::-1], limit=20)  # the order of the source has no say
-    assert [q.gold for q in again.questions] == drawn[20, 0]
-    by_hand = sorted(
+    reordered = load(tmp_path, *rows[::-1], limit=20)  # the order of the source does not matter
+    assert [q.gold for q in reordered.questions] == drawn[20, 0]
+    expected = sorted(
         (row for row in rows if row["answer"]),
         key=lambda r: hashlib.sha256(f"0:{question_id(r['question'], None)}".encode()).hexdigest(),
     )
-    assert drawn[5, 0] == [row["answer"] for row in by_hand[:5]]
+    assert drawn[5, 0] == [row["answer"] for row in expected[:5]]
 
 
 # --- kinds ------------------------------------------------------------------------------------
 
 
-def test_one_gold_that_is_no_number_makes_all_of_a_source_math(tmp_path: Path) -> None:
+def test_one_gold_that_is_not_a_number_makes_the_whole_source_math(tmp_path: Path) -> None:
     rows = [{"question": f"What is {i}?", "answer": gold} for i, gold in enumerate(["7", "8"])]
     numbers = load(tmp_path, *rows)
     assert {q.kind for q in numbers.questions} == {"numeric"}
@@ -335,7 +340,7 @@ def test_one_gold_that_is_no_number_makes_all_of_a_source_math(tmp_path: Path) -
     assert r"not every gold is a number (\sqrt2)" in mixed.notes[0]
 
 
-def test_a_limit_and_the_other_splits_do_not_change_the_kind(tmp_path: Path) -> None:
+def test_the_kind_does_not_depend_on_the_limit_or_the_split(tmp_path: Path) -> None:
     rows = [{"question": f"What is {i}?", "answer": str(i), "split": "train"} for i in range(9)]
     last = {"question": "Root of 2?", "answer": r"\sqrt2", "split": "test"}
     for limit in (None, 1, 4):
@@ -350,7 +355,7 @@ def test_a_limit_and_the_other_splits_do_not_change_the_kind(tmp_path: Path) -> 
     assert {q.kind for q in load_questions(str(folder), kind="numeric").questions} == {"numeric"}
 
 
-def test_benchmarks_say_their_kind_themselves() -> None:
+def test_benchmarks_declare_their_kind() -> None:
     kinds = {name: benchmark.kind for name, benchmark in BENCHMARKS.items()}
     assert (kinds["math"], kinds["math500"], kinds["csqa"]) == ("math", "math", "choice")
     assert {kinds[name] for name in kinds if name.startswith("gsm")} == {"numeric"}
@@ -364,22 +369,23 @@ _golds = st.sampled_from(["7", "12", "1/2", r"\sqrt2", "x+1", "0.5", "2516_8", "
 def test_permuting_the_golds_of_a_source_changes_no_prompt_and_no_extracted_answer(
     tmp_path: Path, golds: list[str], data: st.DataObject
 ) -> None:
-    """The kind never comes from a question's own gold (contract §1)."""
-    said = ["Final Answer: 7 apples", r"So \boxed{\sqrt2}.", "Final Answer: x+1.", "#### 12"]
+    """The kind is never inferred from a question's own gold (contract §1)."""
+    completions = ["Final Answer: 7 apples", r"So \boxed{\sqrt2}.", "Final Answer: x+1.", "#### 12"]
     prompts = load_prompts(None)
 
-    def seen(order: list[str]) -> list[Any]:
+    def prompts_and_answers(order: list[str]) -> list[Any]:
         rows = [{"question": f"What is {i}?", "answer": gold} for i, gold in enumerate(order)]
         return [
             (
                 render(prompts, q.kind, q.question, q.choices, ()),
                 render(prompts, q.kind, q.question, q.choices, ("a", "b")),
-                [extract_answer(text, q.kind, q.choices) for text in said],
+                [extract_answer(text, q.kind, q.choices) for text in completions],
             )
             for q in load(tmp_path, *rows).questions
         ]
 
-    assert seen(golds) == seen(data.draw(st.permutations(golds)))
+    permuted = data.draw(st.permutations(golds))
+    assert prompts_and_answers(golds) == prompts_and_answers(permuted)
 
 
 # --- clusters ---------------------------------------------------------------------------------
@@ -391,12 +397,14 @@ def test_questions_of_one_template_share_their_cluster(tmp_path: Path) -> None:
         for i in range(4)
     ]
     assert [q.cluster for q in load(tmp_path, *symbolic).questions] == ["0", "0", "1", "1"]
-    own = only(tmp_path, {**GOOD, "cluster": "sums"})
+    own = load_one(tmp_path, {**GOOD, "cluster": "sums"})
     assert (own.cluster, json.loads(own.meta)) == ("sums", {})
-    assert only(tmp_path, {**GOOD, "id": 3}).cluster is None
+    assert load_one(tmp_path, {**GOOD, "id": 3}).cluster is None
 
 
-def test_nothing_usable_is_an_error_with_counts_and_fields(tmp_path: Path) -> None:
+def test_no_usable_question_is_an_error_with_counts_and_fields(
+    tmp_path: Path,
+) -> None:
     with pytest.raises(QuestionsError, match=r"2 no gold answer.*q, x") as caught:
         load(tmp_path, {"q": "?", "x": 1}, {"q": "!", "x": 2}, fields={"question": "q"})
     assert "line 1" in str(caught.value)
@@ -414,15 +422,15 @@ def test_the_report_counts_everything_and_is_json(tmp_path: Path) -> None:
 # --- meta and round trips ---------------------------------------------------------------------
 
 
-def test_meta_is_strict_json_whatever_a_row_holds(tmp_path: Path) -> None:
+def test_meta_is_strict_json_for_any_row(tmp_path: Path) -> None:
     row = {**GOOD, "p": math.inf, "list": [math.nan, {"é": "\ud800"}], "n": None}
-    meta = only(tmp_path, row).meta
+    meta = load_one(tmp_path, row).meta
     meta.encode()
     parsed = json.loads(meta, parse_constant=lambda text: pytest.fail(text))
     assert parsed == {"p": None, "list": [None, {"é": "\ud800"}], "n": None}
 
 
-def test_parquet_bytes_and_decimals_do_not_stop_a_row(tmp_path: Path) -> None:
+def test_parquet_bytes_and_decimals_are_accepted(tmp_path: Path) -> None:
     from decimal import Decimal
 
     rows = [{"question": "How much?", "answer": Decimal("2.50"), "image": b"\xff\xfe"}]
@@ -432,8 +440,8 @@ def test_parquet_bytes_and_decimals_do_not_stop_a_row(tmp_path: Path) -> None:
 
 
 def test_a_forests_own_questions_load_as_the_same_questions(tmp_path: Path) -> None:
-    maths = {"problem": "Halve 1.", "level": 3, "solution": r"\boxed{\frac12}", "source": "aime"}
-    before = load(tmp_path, GOOD, CSQA, maths).questions
+    math_row = {"problem": "Halve 1.", "level": 3, "solution": r"\boxed{\frac12}", "source": "aime"}
+    before = load(tmp_path, GOOD, CSQA, math_row).questions
     assert [q.source for q in before] == ["rows.jsonl", "rows.jsonl", "aime"]
     pq.write_table(question_table(before), tmp_path / "questions.parquet")
     assert load_questions(str(tmp_path / "questions.parquet")).questions == before
@@ -477,8 +485,8 @@ def test_every_row_is_a_storable_gradable_question_or_a_refusal(
     pq.write_table(question_table(loaded.questions), tmp_path / "stored.parquet")
     with Grader() as judge:
         for question in loaded.questions:
-            said = [f"Final Answer: {question.gold}", f"Final Answer: \\boxed{{{question.gold}}}"]
+            texts = [f"Final Answer: {question.gold}", f"Final Answer: \\boxed{{{question.gold}}}"]
             kind: Any = question.kind
-            answers = [extract_answer(text, kind, question.choices) for text in said]
+            answers = [extract_answer(text, kind, question.choices) for text in texts]
             verdicts = [judge.grade(a, question.gold, kind, question.choices) for a in answers]
             assert "right" in verdicts

@@ -1,4 +1,4 @@
-"""Where rows come from: splits, files that are corrupt, names that are unknown, no network."""
+"""Opening sources: formats, splits, corrupt files, unknown names, no network."""
 
 import gzip
 import json
@@ -29,15 +29,15 @@ def jsonl(path: Path, rows: list[dict[str, Any]] = ROWS) -> Path:
     return path
 
 
-def wheres(rows: Source) -> list[str]:
-    return [where for where, _ in rows.rows]
+def locations(source: Source) -> list[str]:
+    return [where for where, _ in source.rows]
 
 
 # --- formats ----------------------------------------------------------------------------------
 
 
 def write(path: Path) -> Path:
-    """Write ROWS in the format that the path's name states."""
+    """Write ROWS in the format given by the file extension."""
     text = "".join(json.dumps(row) + "\n" for row in ROWS)
     csv = "question,answer\n" + "".join(f'"{r["question"]}",{r["answer"]}\n' for r in ROWS)
     match path.name.split(".", 1)[1]:
@@ -63,16 +63,16 @@ def test_every_format_gives_the_same_questions(tmp_path: Path, name: str) -> Non
     assert (loaded.source, loaded.split, loaded.refused) == (f"mine.{name}", "train", [])
 
 
-def test_json_lines_under_the_name_json_are_read(tmp_path: Path) -> None:
+def test_json_lines_with_a_json_extension_are_read(tmp_path: Path) -> None:
     assert len(load_questions(str(jsonl(tmp_path / "test.json"))).questions) == 3
 
 
-def test_csv_choices_are_json_and_its_fields_may_hold_lines(tmp_path: Path) -> None:
+def test_csv_choices_are_json_and_fields_may_span_lines(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text('question,choices,answer\n"Which\nof them?","[""hill"", ""lake""]",lake\n')
     question = load_questions(str(path)).questions[0]
     assert (question.question, question.gold) == ("Which\nof them?", "B")
-    assert wheres(open_source(str(path))) == [f"{path} line 3"]
+    assert locations(open_source(str(path))) == [f"{path} line 3"]
 
 
 @pytest.mark.parametrize(
@@ -83,22 +83,34 @@ def test_csv_choices_are_json_and_its_fields_may_hold_lines(tmp_path: Path) -> N
             b'{"question": "?", "answer": "1"}\n{"question": "?',
             r"a\.jsonl line 2 is not valid JSONL",
         ),
-        ("a.jsonl", b'{"question": "?", "answer": "1"}\n[1]\n', r"line 2 .*holds list instead"),
+        (
+            "a.jsonl",
+            b'{"question": "?", "answer": "1"}\n[1]\n',
+            r"line 2 .*expected an object with .*, got list",
+        ),
         ("a.jsonl", b'{"question": "\xe9"}\n', r"a\.jsonl line 1 is not UTF-8 \(byte 0xe9\)"),
         ("a.jsonl", b'{"q": ' + b"[" * 100_000, r"line 1 is nested too deeply"),
-        ("a.json", b'[{"question": "?"}, 3]', r"a\.json row 2 .*holds int instead"),
+        (
+            "a.json",
+            b'[{"question": "?"}, 3]',
+            r"a\.json row 2 .*expected an object with .*, got int",
+        ),
         ("a.json", b'[{"question": "?"}', r"a\.json is not valid JSON"),
-        ("a.csv", b"question,answer\n1,2\n1,2,3\n", r"line 3 .*3 fields, the header has 2"),
-        ("a.csv", b"question,question\n1,2\n", r"names a field twice"),
+        (
+            "a.csv",
+            b"question,answer\n1,2\n1,2,3\n",
+            r"line 3 .*expected 2 fields as in the header, got 3",
+        ),
+        ("a.csv", b"question,question\n1,2\n", r"duplicate field in the header"),
         ("a.csv", b'question,answer\n"1,2', r"is not valid CSV"),
         ("a.csv", b"question,answer\n1,\xff\n", r"a\.csv line 2 is not UTF-8"),
-        ("a.parquet", b"PAR1 torn", r"a\.parquet is not valid PARQUET"),
-        ("a.jsonl.gz", b"\x1f\x8b\x08\x00torn", r"a\.jsonl\.gz cannot be read"),
+        ("a.parquet", b"PAR1 truncated", r"a\.parquet is not valid PARQUET"),
+        ("a.jsonl.gz", b"\x1f\x8b\x08\x00truncated", r"a\.jsonl\.gz cannot be read"),
         ("a.jsonl.gz", b"not gzip", r"a\.jsonl\.gz cannot be read"),
-        ("a.txt", b"What?", r"cannot tell how to read it"),
+        ("a.txt", b"What?", r"unsupported extension; expected \.jsonl, \.json, \.csv, \.parquet"),
     ],
 )
-def test_a_corrupt_file_is_an_error_that_names_the_place(
+def test_a_corrupt_file_is_an_error_that_names_the_line(
     tmp_path: Path, name: str, content: bytes, message: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -118,7 +130,7 @@ def test_a_folders_files_are_its_splits(tmp_path: Path) -> None:
     ]  # fmt: skip
     validation = load_questions(folder, split="validation")
     assert (validation.split, validation.source) == ("dev", tmp_path.name)
-    assert wheres(open_source(folder, split="dev")) == [f"{tmp_path}/dev.jsonl line 1"]
+    assert locations(open_source(folder, split="dev")) == [f"{tmp_path}/dev.jsonl line 1"]
     with pytest.raises(QuestionsError, match="no split 'test'; available: dev, train"):
         open_source(folder, split="test")
 
@@ -129,7 +141,7 @@ def test_without_train_the_first_split_is_taken_and_named(tmp_path: Path) -> Non
     assert load_questions(str(tmp_path / "test.jsonl")).split == "test"
 
 
-def test_the_shards_of_a_split_are_one(tmp_path: Path) -> None:
+def test_the_shards_of_a_split_are_read_together(tmp_path: Path) -> None:
     for i, row in enumerate(ROWS):
         pq.write_table(pa.Table.from_pylist([row]), tmp_path / f"train-0000{i}-of-00003.parquet")
     assert [q.gold for q in load_questions(str(tmp_path)).questions] == ["1", "2", "3"]
@@ -138,7 +150,7 @@ def test_the_shards_of_a_split_are_one(tmp_path: Path) -> None:
 def test_two_files_for_one_split_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "train.csv")
     write(tmp_path / "train.jsonl")
-    with pytest.raises(QuestionsError, match="split train twice"):
+    with pytest.raises(QuestionsError, match="two files for split train"):
         open_source(str(tmp_path))
 
 
@@ -148,7 +160,7 @@ def test_a_folder_without_question_files_says_so(tmp_path: Path) -> None:
         open_source(str(tmp_path))
 
 
-def test_a_file_without_splits_is_called_what_is_asked(tmp_path: Path) -> None:
+def test_a_file_without_splits_takes_the_requested_one(tmp_path: Path) -> None:
     path = str(jsonl(tmp_path / "mine.jsonl"))
     assert open_source(path, split="test").split == "test"
     with pytest.raises(QuestionsError, match="no split 'tset'"):
@@ -157,15 +169,14 @@ def test_a_file_without_splits_is_called_what_is_asked(tmp_path: Path) -> None:
         open_source(str(jsonl(tmp_path / "train.jsonl")), split="test")
 
 
-def test_rows_that_name_their_split_are_chosen_by_it(tmp_path: Path) -> None:
+def test_rows_are_selected_by_their_own_split_field(tmp_path: Path) -> None:
     splits = ["test", "dev", "train"]
     rows = [{**row, "split": split} for row, split in zip(ROWS, splits, strict=True)]
     path = str(jsonl(tmp_path / "mine.jsonl", rows))
     for split, gold in ((None, "3"), ("train", "3"), ("test", "1"), ("validation", "2")):
         loaded = load_questions(path, split=split)
         assert [q.gold for q in loaded.questions] == [gold]
-        again = load_questions(path, split=loaded.split)
-        assert again == loaded
+        assert load_questions(path, split=loaded.split) == loaded
         assert json.loads(loaded.questions[0].meta) == {}
     with pytest.raises(QuestionsError, match="available: test, dev, train"):
         load_questions(path, split="extra")
@@ -181,8 +192,8 @@ def test_the_embedded_set_has_train_and_test_and_no_question_in_both() -> None:
 
 def test_csqa_is_tested_on_validation_as_in_the_paper() -> None:
     csqa = BENCHMARKS["csqa"]
-    for asked in ("test", "dev", "validation"):
-        assert pick_split(asked, list(csqa.splits), "csqa", csqa.aliases) == "validation"
+    for requested in ("test", "dev", "validation"):
+        assert pick_split(requested, list(csqa.splits), "csqa", csqa.aliases) == "validation"
     with pytest.raises(QuestionsError, match="math500 has no split 'train'; available: test"):
         load_questions("math500", split="train")
 
@@ -193,13 +204,13 @@ def test_csqa_is_tested_on_validation_as_in_the_paper() -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("gsm8", "did you mean gsm8k"),
-        ("nothing-like-it", "no file or folder of that name in .*Possible are embedded, gsm8k"),
-        ("data/mine.jsonl", r"no file or folder data/mine\.jsonl \(looked in /"),
-        ("./mine", r"no file or folder \./mine"),
+        ("gsm8", "Did you mean gsm8k"),
+        ("nothing-like-it", "no such file or folder in .*Pass one of embedded, gsm8k"),
+        ("data/mine.jsonl", r"No such file or folder: data/mine\.jsonl \(in /"),
+        ("./mine", r"No such file or folder: \./mine"),
     ],
 )
-def test_an_unknown_name_lists_what_is_possible(source: str, message: str) -> None:
+def test_an_unknown_source_lists_the_available_ones(source: str, message: str) -> None:
     with pytest.raises(QuestionsError, match=message):
         load_questions(source)
 
@@ -207,14 +218,14 @@ def test_an_unknown_name_lists_what_is_possible(source: str, message: str) -> No
 # --- the Hub ----------------------------------------------------------------------------------
 
 
-def test_class_numbers_of_a_dataset_become_their_names() -> None:
+def test_class_labels_become_their_names() -> None:
     import datasets
 
     features = datasets.Features(
         {"question": datasets.Value("string"), "answer": datasets.ClassLabel(names=["A", "B"])}
     )
-    made = datasets.Dataset.from_dict({"question": ["?", "!"], "answer": [1, -1]}, features)
-    rows = list(dataset_rows(made, "x train"))
+    dataset = datasets.Dataset.from_dict({"question": ["?", "!"], "answer": [1, -1]}, features)
+    rows = list(dataset_rows(dataset, "x train"))
     assert rows == [
         ("x train row 1", {"question": "?", "answer": "B"}),
         ("x train row 2", {"question": "!", "answer": -1}),
@@ -225,30 +236,28 @@ LOAD = "import sys; from malt_data.questions.loading import load_questions as l;
 
 
 def hub_error(source: str, endpoint: str, home: Path) -> str:
-    """Load `source` in a process of its own, as the Hub's address is fixed when it is imported."""
+    """Load `source` in a subprocess, since the Hub endpoint is read at import time."""
     env = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", LOAD, source], env=env, capture_output=True, text=True, timeout=60
     )
-    return done.stderr.strip().splitlines()[-1]
+    return process.stderr.strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize("source", ["gsm8k", "math", "someone/something:main@v1"])
-def test_without_a_network_the_error_says_what_and_what_instead(
-    tmp_path: Path, source: str
-) -> None:
+def test_without_a_network_the_error_suggests_a_local_file(tmp_path: Path, source: str) -> None:
     line = hub_error(source, "http://127.0.0.1:9", tmp_path)
-    assert line.startswith("malt_data.errors.QuestionsError: dataset ")
-    assert "could not be had from the Hub" in line
+    assert line.startswith("malt_data.errors.QuestionsError: Dataset ")
+    assert "could not be downloaded from the Hub" in line
     assert "--questions path/to/file.jsonl" in line
 
 
 @pytest.mark.slow
-def test_a_hub_that_never_answers_is_given_up_within_seconds(tmp_path: Path) -> None:
+def test_a_silent_hub_times_out_within_seconds(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()
         line = hub_error("csqa", f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path)
-    assert "tau/commonsense_qa could not be had from the Hub" in line
+    assert "tau/commonsense_qa could not be downloaded from the Hub" in line
     assert time.monotonic() - started < 45
 
 
@@ -261,7 +270,7 @@ def test_without_reasoning_gym_the_error_names_the_extra(monkeypatch: pytest.Mon
         load_questions("reasoning-gym:chain_sum")
 
 
-def test_reasoning_gym_is_generated_the_same_every_time_and_graded_by_us() -> None:
+def test_reasoning_gym_is_deterministic_and_graded_locally() -> None:
     pytest.importorskip("reasoning_gym")
     source = "reasoning-gym:chain_sum?size=20&seed=1"
     loaded = load_questions(source)
@@ -276,13 +285,13 @@ def test_reasoning_gym_is_generated_the_same_every_time_and_graded_by_us() -> No
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("reasoning-gym:chainsum", "did you mean chain_sum"),
+        ("reasoning-gym:chainsum", "Did you mean chain_sum"),
         ("reasoning-gym:chain_sum?colour=red", "unexpected keyword argument 'colour'"),
-        ("reasoning-gym:chain_sum?size=many", r"Change what follows the '\?'"),
+        ("reasoning-gym:chain_sum?size=many", r"Fix the settings after '\?'"),
         ("reasoning-gym:knights_knaves?size=3", "3 gold is prose, which no grader can compare"),
     ],
 )
-def test_wrong_reasoning_gym_sources_are_explained(source: str, message: str) -> None:
+def test_invalid_reasoning_gym_sources_are_explained(source: str, message: str) -> None:
     pytest.importorskip("reasoning_gym")
     with pytest.raises(QuestionsError, match=message):
         load_questions(source)
