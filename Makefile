@@ -1,7 +1,7 @@
 # make demo        install, grow a small forest with the embedded model, show it
 # make test        install what the tests need, run them all
 # make test-fast   those that load no language model
-# make lint        formatting, style, types, of the tests too
+# make lint        formatting, style, types, of the tests too, and which module imports which
 # make fix         mend what the linters can mend
 # make bench       how fast builds and exports are
 #
@@ -30,6 +30,7 @@ lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 fix: .venv/dev
 	$(BIN)/ruff check --fix .
