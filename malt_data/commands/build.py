@@ -55,8 +55,8 @@ def _question_options() -> Decorator:
     return together(
         setting(
             "--questions",
-            help="embedded, gsm8k, math, math500, csqa, gsm-symbolic[-p1|-p2], "
-            "reasoning-gym:TASK, a JSONL, Parquet or CSV file, or a Hub dataset.  "
+            help="embedded, a benchmark (gsm8k, math, csqa, …), reasoning-gym:TASK, "
+            "a JSONL, Parquet or CSV file, or a Hub dataset.  "
             "[default: embedded]",
         ),
         setting("--split", help="Split of the source.  [default: train]"),

@@ -37,10 +37,11 @@ def load_prompts(
 ) -> dict[str, dict[str, dict[str, str]]]:
     """Return the templates, those in the TOML file at `path` in place of ours.
 
+    A kind that has no table in `ours_file` is asked as `prompts.toml` says.
     Raises SpecError for an unreadable file, an unknown kind, role or placeholder, or a template
     that leaves out what its role must see (*MALT* §4.1).
     """
-    ours = tomllib.loads(resources.files(__package__).joinpath(ours_file).read_text("utf-8"))
+    ours = _ours("prompts.toml") | _ours(ours_file)
     if path is None:
         return ours
     try:
@@ -50,6 +51,10 @@ def load_prompts(
     except ValueError as error:
         raise SpecError(f"prompts file {path} is not valid TOML: {error}.") from None
     return merge_prompts(ours, theirs, str(path))
+
+
+def _ours(file: str) -> dict[str, dict[str, dict[str, str]]]:
+    return tomllib.loads(resources.files(__package__).joinpath(file).read_text("utf-8"))
 
 
 def merge_prompts(

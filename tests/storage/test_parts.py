@@ -15,7 +15,7 @@ import pytest
 from synthetic import make_forest
 
 from malt_data.builders.claims import Claims
-from malt_data.errors import StorageError
+from malt_data.errors import ForestError, StorageError
 from malt_data.forests.create import remove_empty
 from malt_data.forests.forest import open_forest
 from malt_data.forests.parts import NodeParts
