@@ -27,10 +27,12 @@ from .evaluation.tables import accuracy_table as accuracy_table
 from .evaluation.tables import compare as compare
 from .evaluation.tables import overview as overview
 from .exporters.check import check as check
+from .exporters.check import gold_leaks as gold_leaks
 from .exporters.explain import explain as explain
 from .exporters.export import ExportReport as ExportReport
 from .exporters.export import export as export
 from .exporters.export import to_datasets as to_datasets
+from .exporters.fit import load_fit as load_fit
 from .exporters.selection import Selection as Selection
 from .exporters.verify import verify_export as verify_export
 from .forests.facts import find_tree as find_tree
