@@ -3,11 +3,11 @@
 answer, votes = ask("What is 12 + 30?", spec, find_settings(["malt+mv"])[0], team.by_set())
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from malt_data.engines import Engine
+from malt_data.engines.loop import run
 from malt_data.engines.opening import open_engine
 from malt_data.errors import EvalError
 from malt_data.evaluation.play import Memo, Turn, play
@@ -53,7 +53,7 @@ def ask(
             await memo.close()
             await engine.close()
 
-    votes = ballots((t.passed, t.turn, t.role, t.answer) for t in asyncio.run(once()))
+    votes = ballots((t.passed, t.turn, t.role, t.answer) for t in run(once()))
     with Grader() as grader:
         return majority(votes, partial(_same, question, grader)), votes
 
