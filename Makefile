@@ -40,6 +40,7 @@ lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 fix: .venv/dev
 	$(BIN)/ruff check --fix .

@@ -121,11 +121,11 @@ def malt(words: list[str], folder: Path, seconds: int = 60) -> subprocess.Comple
 
 
 def settled(output: str) -> list[str]:
-    """Return what is the same in every run, in an order of its own: SQL promises none."""
+    """Return what is the same in every run."""
     lines = [line.rstrip() for line in output.splitlines() if ", ETA " not in line]
     for pattern, kept in VARIES:
         lines = [re.sub(pattern, kept, line) for line in lines]
-    return sorted(lines)
+    return lines
 
 
 @pytest.mark.model
@@ -159,3 +159,14 @@ def test_the_python_blocks_run_one_after_the_other(tmp_path: Path) -> None:
                 cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120,
             )  # fmt: skip
             assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.is_relative_to(ROOT / "docs/results")],
+                         ids=lambda page: page.parent.name)  # fmt: skip
+def test_the_python_blocks_of_results_run(page: Path) -> None:
+    """They read the results that come along, from the repository's root."""
+    run = subprocess.run(
+        [sys.executable, "-c", "\n".join(fenced(page, "python"))],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr

@@ -22,6 +22,7 @@ from malt_data.builders.plan import in_shard, load
 from malt_data.builders.tree import grade, grow
 from malt_data.builders.writer import Writer
 from malt_data.engines import Completion, Engine
+from malt_data.engines.loop import run_sync
 from malt_data.engines.opening import open_engine
 from malt_data.engines.usage import Usage
 from malt_data.errors import EngineDown, EngineError, MaltError
@@ -100,7 +101,7 @@ def build_forest(
     for text in loaded.notes:
         note(text)
     spec = spec.model_copy(update={"split": loaded.split})
-    return asyncio.run(_build(spec, Path(folder), loaded, engine, on_progress, note))
+    return run_sync(_build(spec, Path(folder), loaded, engine, on_progress, note))
 
 
 async def _build(

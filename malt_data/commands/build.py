@@ -59,7 +59,7 @@ def _question_options() -> Decorator:
     return combine(
         setting(
             "--questions",
-            help="Question source: embedded, gsm8k, math, math500, csqa, gsm-symbolic[-p1|-p2], "
+            help="Question source: embedded, a benchmark (gsm8k, math, csqa, …), "
             "reasoning-gym:TASK, a JSONL, Parquet or CSV file, or a Hub dataset.  "
             "[default: embedded]",
         ),

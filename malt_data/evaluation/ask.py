@@ -3,11 +3,11 @@
 answer, votes = ask("What is 12 + 30?", spec, find_settings(["malt+mv"])[0], team.by_set())
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from malt_data.engines import Engine
+from malt_data.engines.loop import run_sync
 from malt_data.engines.opening import open_engine
 from malt_data.errors import EvalError
 from malt_data.evaluation.play import Memo, Turn, play
@@ -44,7 +44,7 @@ def ask(
     question = _question(text, choices, spec)
     spec = resolve_sampling(spec)
 
-    async def run() -> list[Turn]:
+    async def play_once() -> list[Turn]:
         engine = await open_for(spec, [setting], team, note)
         memo = Memo(engine, spec.prompts, spec.temperature, spec.max_tokens or 0)
         try:
@@ -53,7 +53,7 @@ def ask(
             await memo.close()
             await engine.close()
 
-    votes = ballots((t.pass_index, t.turn, t.role, t.answer) for t in asyncio.run(run()))
+    votes = ballots((t.pass_index, t.turn, t.role, t.answer) for t in run_sync(play_once()))
     with Grader() as grader:
         return majority(votes, partial(_same, question, grader)), votes
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from malt_data.engines import Engine
+from malt_data.engines.loop import run_sync
 from malt_data.engines.usage import Usage
 from malt_data.errors import EngineDown, EngineError, EvalError, MaltError
 from malt_data.evaluation.ask import open_for
@@ -63,7 +64,7 @@ def evaluate(
         played = _Played()
         try:
             if todo:
-                asyncio.run(_run(plan, todo, played, on_progress, note))
+                run_sync(_run(plan, todo, played, on_progress, note))
             else:
                 plan.begin(None)
         except EngineError:

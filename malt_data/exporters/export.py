@@ -23,6 +23,7 @@ from malt_data.errors import ExportError, SpecError, one_line
 from malt_data.exporters.rows import Rows, chunks
 from malt_data.exporters.selection import Selection
 from malt_data.forests.forest import Forest
+from malt_data.graders import KINDS
 from malt_data.schemas import layout
 from malt_data.schemas.exports import SPLITS, STAMP, Config, config_named
 from malt_data.schemas.model import Model
@@ -206,7 +207,8 @@ def sampling_of(forest: Forest) -> dict[str, Any]:
     which decided how questions were prompted, not the one of a later relabel.
     """
     spec = forest.manifest.spec
-    free = set(forest.questions().select("kind").collect()["kind"]) - {"choice"}
+    lettered = {name for name, kind in KINDS.items() if kind.lettered}
+    free = set(forest.questions().select("kind").collect()["kind"]) - lettered
     kind = {"kind": free.pop()} if len(free) == 1 else {}
     return spec.model_dump(include={"temperature", "max_tokens", "prompts", "grader"}) | kind
 

@@ -29,6 +29,7 @@ from malt_data.schemas.exports import SPLITS, Config
 from malt_data.schemas.roles import ROLES
 from malt_data.schemas.versions import upgrade
 from malt_data.storage.parquet import corrupt
+from malt_data.storage.query import hide_progress
 
 Counts = Counter[tuple[str, str | None]]
 """(split, reason) → candidates; reason None: exported."""
@@ -77,7 +78,7 @@ class Rows:
         )
         self._messages, self._literals = _messages(forest, config)
         self._connection = duckdb.connect(":memory:", config=_CONFIG)
-        self._connection.execute("SET enable_progress_bar = false")
+        hide_progress(self._connection)
         self._connection.register("stored_questions", forest.questions_dataset())
         self._connection.execute(
             _query("questions"), {"seed": str(selection.seed), "border": selection.border}

@@ -71,7 +71,10 @@ def _extend(
     new = [q for q in questions if q.question_id not in known]
     if not new:
         return forest
-    extended_spec = forest.manifest.spec.model_copy(update={"limit": spec.limit})
+    prompts = forest.manifest.spec.prompts | spec.prompts  # including those of new kinds
+    extended_spec = forest.manifest.spec.model_copy(
+        update={"limit": spec.limit, "prompts": prompts}
+    )
     manifest = forest.manifest.model_copy(
         update={"spec": extended_spec, "questions": report, "format": CURRENT}
     )
@@ -125,6 +128,8 @@ def require_same_settings(forest: Forest, spec: BuildSpec) -> None:
     """Raise MixError, listing each setting that differs, unless `spec` grows the same trees."""
     folder, labels = forest.folder, forest.manifest.labels
     before, after = forest.manifest.spec.identity(), spec.identity()
+    # A kind that malt-data has learnt since the forest was begun is no other setting.
+    after["prompts"] = {k: v for k, v in after["prompts"].items() if k in before["prompts"]}
     differing = [name for name in before if after[name] not in (before[name], None)]
     if not differing:
         if spec.labels != labels:

@@ -37,10 +37,11 @@ def load_prompts(
 ) -> dict[str, dict[str, dict[str, str]]]:
     """Return the built-in templates, overridden by those in the TOML file at `path`.
 
+    A kind that has no table in `ours_file` is asked as `prompts.toml` says.
     Raises SpecError for an unreadable file, an unknown kind, role or placeholder, or a template
     without the placeholders that its role requires (*MALT* §4.1).
     """
-    builtin = tomllib.loads(resources.files(__package__).joinpath(builtin_file).read_text("utf-8"))
+    builtin = _builtin("prompts.toml") | _builtin(builtin_file)
     if path is None:
         return builtin
     try:
@@ -50,6 +51,10 @@ def load_prompts(
     except ValueError as error:
         raise SpecError(f"Prompts file {path} is not valid TOML: {error}.") from None
     return merge_prompts(builtin, overrides, str(path))
+
+
+def _builtin(file: str) -> dict[str, dict[str, dict[str, str]]]:
+    return tomllib.loads(resources.files(__package__).joinpath(file).read_text("utf-8"))
 
 
 def merge_prompts(
