@@ -58,7 +58,7 @@ def test_where_it_fails_nothing_is_left_behind(tmp_path: Path) -> None:
     assert not (tmp_path / "f").exists()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
-    with pytest.raises(ForestError, match="holds other files"):
+    with pytest.raises(ForestError, match="contains other files"):
         malt_data.build_forest(spec, tmp_path / "other", engine=Down(""))
     assert [path.name for path in (tmp_path / "other").iterdir() if path.name[0] != "."] == [
         "thesis.tex"
