@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from malt_data.forests.create import create_forest
 from malt_data.forests.forest import Forest
 from malt_data.forests.labels import node_table
-from malt_data.graders import judged
+from malt_data.graders import grade_columns
 from malt_data.prompts.resolve import resolve_sampling
 from malt_data.schemas.forest import Question
 from malt_data.schemas.ids import child_id, question_id
@@ -89,7 +89,7 @@ def _branch(
         "adapter": None,
         "seed": source.randrange(2**31),
         "latency": 0.5,
-    } | judged(answer, verdict, leaf=depth == len(ROLES))
+    } | grade_columns(answer, verdict, leaf=depth == len(ROLES))
     samples = range(n[depth]) if depth < len(ROLES) else ()
     children = (_branch(question, (*path, i), n, source, timeouts) for i in samples)
     return [row, *(node for child in children for node in child)]

@@ -12,7 +12,7 @@ from typing import Any
 
 from malt_data.engines import Completion, Engine, Request
 from malt_data.errors import EngineDown, EngineError
-from malt_data.graders import Grader, extract_answer, judged
+from malt_data.graders import Grader, extract_answer, grade_columns
 from malt_data.prompts.templates import Prompts, render
 from malt_data.schemas.forest import Question
 from malt_data.schemas.ids import child_id, node_seed
@@ -124,7 +124,7 @@ async def grade(
     for node in nodes:
         answer = extract_answer(node.text, question.kind, question.choices)
         verdict = await grader.verdict(answer, question.gold, question.kind, question.choices)
-        graded = judged(answer, verdict, leaf=len(node.path) == len(ROLES))
+        graded = grade_columns(answer, verdict, leaf=len(node.path) == len(ROLES))
         rows.append(_row(question, node, spec, model) | graded)
     return rows
 

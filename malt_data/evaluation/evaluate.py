@@ -26,7 +26,7 @@ from malt_data.evaluation.plan import Plan, Unplayed
 from malt_data.evaluation.play import Memo, Turn, play
 from malt_data.evaluation.predictions import write_predictions
 from malt_data.evaluation.settings import Setting
-from malt_data.graders import Grader, judged
+from malt_data.graders import Grader, grade_columns
 from malt_data.schemas import layout
 from malt_data.schemas.forest import Question
 from malt_data.storage.files import lock, write_text
@@ -178,7 +178,7 @@ def _row(
     setting: Setting, seed: int, question: Question, turn: Turn, verdict: str
 ) -> dict[str, Any]:
     completion = turn.completion
-    graded = judged(turn.answer, verdict, leaf=False)
+    graded = grade_columns(turn.answer, verdict, leaf=False)
     return {
         "setting": setting.name,
         "seed": seed,

@@ -13,7 +13,7 @@ import polars as pl
 
 from malt_data.errors import ForestError
 from malt_data.forests.forest import Forest
-from malt_data.graders import Grader, extract_answer, graded_as, judged
+from malt_data.graders import Grader, extract_answer, grade_columns, graded_as
 from malt_data.schemas.roles import ROLES
 
 GRADED = ("answer", "correct", "verdict", "reward")
@@ -47,6 +47,6 @@ class Golds:
             gold, choices, kind = self._rows[question_id]
             answer = extract_answer(text, kind, choices)
             verdict = grader.grade(answer, gold, kind, choices)
-            grades.append(judged(answer, verdict, leaf=depth == len(ROLES)))
+            grades.append(grade_columns(answer, verdict, leaf=depth == len(ROLES)))
         graded = pl.DataFrame(grades, schema={name: nodes.schema[name] for name in GRADED})
         return nodes.with_columns(graded)

@@ -1,7 +1,7 @@
-"""Computer algebra: math-verify, kept from what would hang it, its yes checked at a sample point.
+"""Computer algebra: math-verify, with a cost guard, and a numeric check of positive results.
 
-math-verify errs in known ways: its tolerance is absolute, so that it takes 1/2^99 for 1/2^98. It
-may also hang (`(a+b+c+d+e)^{60}`), so only a worker of `pool.py` comes here.
+math-verify has known errors: its tolerance is absolute, so that it accepts 1/2^99 for 1/2^98. It
+may also hang (`(a+b+c+d+e)^{60}`), so it only runs in a worker of `pool.py`.
 """
 
 import logging
@@ -17,7 +17,7 @@ _COSTLY = re.compile(
 
 
 def too_costly(text: str) -> bool:
-    """Say whether computer algebra must not see `text`: towers, huge powers and factorials."""
+    """Return whether `text` could hang computer algebra: towers, huge powers and factorials."""
     depth = deepest = 0
     for character in text[: MAX_CHARS + 1]:
         depth += (character in "({[") - (character in ")}]")
@@ -34,7 +34,7 @@ _ALGEBRA_ERRORS += (RuntimeError, TypeError, ValueError)
 
 
 def by_algebra(answer: str, gold: str) -> bool:
-    """Ask math-verify, both sides boxed and without its own clock, and check its yes."""
+    """Compare with math-verify, both sides boxed and without its own timeout."""
     import math_verify
     from latex2sympy2_extended import NormalizationConfig  # type: ignore[import-untyped]
 
@@ -46,28 +46,28 @@ def by_algebra(answer: str, gold: str) -> bool:
     )
     config = [math_verify.LatexExtractionConfig(True, 0, normal)]
     try:
-        ours, theirs = (
+        answer_parsed, gold_parsed = (
             math_verify.parse(f"\\boxed{{{text}}}", config, parsing_timeout=None)
             for text in (answer, gold)
         )
-        if not ours or not theirs:
+        if not answer_parsed or not gold_parsed:
             return False
-        yes = math_verify.verify(theirs, ours, timeout_seconds=None)
+        equal = math_verify.verify(gold_parsed, answer_parsed, timeout_seconds=None)
     except _ALGEBRA_ERRORS:
         return False
-    return bool(yes) and not _differ_somewhere(ours[0], theirs[0])
+    return bool(equal) and not _differ_numerically(answer_parsed[0], gold_parsed[0])
 
 
-def _differ_somewhere(ours: Any, theirs: Any) -> bool:
-    """Say whether two expressions differ in relative terms where math-verify rounds absolutely."""
+def _differ_numerically(answer: Any, gold: Any) -> bool:
+    """Return whether two expressions differ at a sample point, by a relative tolerance."""
     import sympy  # type: ignore[import-untyped]
 
-    if not isinstance(ours, sympy.Expr) or not isinstance(theirs, sympy.Expr):
+    if not isinstance(answer, sympy.Expr) or not isinstance(gold, sympy.Expr):
         return False
-    symbols = sorted(ours.free_symbols | theirs.free_symbols, key=str)
+    symbols = sorted(answer.free_symbols | gold.free_symbols, key=str)
     point = {symbol: sympy.Rational(7 + 4 * n, 5 + 2 * n) for n, symbol in enumerate(symbols)}
     try:
-        a, b = (complex(side.subs(point).evalf(30)) for side in (ours, theirs))
+        a, b = (complex(side.subs(point).evalf(30)) for side in (answer, gold))
     except _ALGEBRA_ERRORS:
         return False
     return abs(a - b) > 1e-7 * max(abs(a), abs(b))

@@ -1,7 +1,7 @@
 r"""Multiple choice: an answer is one letter of the question's own choices, or the text of one.
 
-A first or last capital letter is the usual shortcut and it is wrong often: "Answer" starts with
-an A, and "It is not A" ends with one. So the whole answer must read as one choice.
+Taking the first or last capital letter is a common shortcut but often wrong: "Answer" starts with
+an A, and "It is not A" ends with one. So the whole answer must identify one choice.
 
     >>> letter_of("(D) ground", ["sky", "ice", "water", "ground"])
     'D'
@@ -26,12 +26,12 @@ _LEAD = re.compile(
 _LETTER = re.compile(r"(?:\(\s*([A-Za-z])\s*\)|\[([A-Za-z])\]|([A-Za-z])(?![A-Za-z0-9'’]))\s*")
 _REASON = re.compile(r"\(|because\b|since\b|is\s+(?:the\s+)?(?:correct|right|best)\b")
 _TRAILING = re.compile(r"(.+?)\s*\(\s*([A-Z])\s*\)")
-_DENIED = re.compile(r"\b(?:not|rather than|instead of|over)\s+\(?[A-Z]\b\)?")
+_NEGATED = re.compile(r"\b(?:not|rather than|instead of|over)\s+\(?[A-Z]\b\)?")
 _CLAUSE = re.compile(r"[.,;\n(]|\s+-+\s+")
 
 
 def letter_of(answer: str, choices: Sequence[str]) -> str | None:
-    """Return the one letter (`A`, `B`, …) that `answer` names, or None for none or several."""
+    """Return the letter (`A`, `B`, …) of the only choice in `answer`, None for none or several."""
     if len(answer) > MAX_CHARS or not 0 < len(choices) <= MAX_CHOICES:
         return None
     text = _MARKUP.sub(lambda m: m[1] or "", answer).strip(" \n\t.,;:!?")
@@ -48,28 +48,28 @@ def letter_of(answer: str, choices: Sequence[str]) -> str | None:
 
 
 def equal(answer: str, gold: str, choices: Sequence[str]) -> bool:
-    """Say whether `answer` and `gold` name the same choice."""
+    """Return whether `answer` and `gold` identify the same choice."""
     letter = letter_of(answer, choices)
     return letter is not None and letter == letter_of(gold, choices)
 
 
 def _letter_first(text: str, letters: str, choices: Sequence[str]) -> str | None:
-    """Read `D`, `(D) ground`, `D: ground`, `D, not A`; other letters or texts make it None."""
-    found = _LETTER.match(text)
-    if found is None:
+    """Read `D`, `(D) ground`, `D: ground`, `D, not A`; return None if another choice is named."""
+    match = _LETTER.match(text)
+    if match is None:
         return None
-    letter = found[1] or found[2] or found[3]
-    rest = text[found.end() :]
-    delimited = found[3] is None or rest[:1] in (")", ".", ":", ",", ";", "-", "–", "—", "=")
+    letter = match[1] or match[2] or match[3]
+    rest = text[match.end() :]
+    delimited = match[3] is None or rest[:1] in (")", ".", ":", ",", ";", "-", "–", "—", "=")
     if letter.upper() not in letters or (letter.islower() and not delimited):
         return None
     letter = letter.upper()
     rest = rest.lstrip(").:,;-–—= \n")
     if not rest or _letter_of_text(rest, choices) == letter:
         return letter
-    if not delimited and not _DENIED.match(rest) and not _REASON.match(rest):
-        return None  # "A place such as the ground" begins with an article, not a letter
-    others = {m for m in re.findall(r"\b[A-Z]\b", _DENIED.sub(" ", rest)) if m in letters}
+    if not delimited and not _NEGATED.match(rest) and not _REASON.match(rest):
+        return None  # "A place such as the ground" starts with an article, not a letter
+    others = {m for m in re.findall(r"\b[A-Z]\b", _NEGATED.sub(" ", rest)) if m in letters}
     named = _letter_of_text(_CLAUSE.split(rest, maxsplit=1)[0], choices)
     if others - {letter, "I"} or ("A" in others and letter != "A") or named not in (None, letter):
         return None
@@ -77,12 +77,12 @@ def _letter_first(text: str, letters: str, choices: Sequence[str]) -> str | None
 
 
 def _letter_of_text(text: str, choices: Sequence[str]) -> str | None:
-    """Return the letter of the only choice whose text is `text`, case and punctuation apart."""
-    wanted = _bare(text)
-    found = [number for number, choice in enumerate(choices) if _bare(choice) == wanted]
-    return chr(ord("A") + found[0]) if wanted and len(found) == 1 else None
+    """Return the letter of the only choice with this text, ignoring case and punctuation."""
+    normalised = _normalise(text)
+    matches = [index for index, choice in enumerate(choices) if _normalise(choice) == normalised]
+    return chr(ord("A") + matches[0]) if normalised and len(matches) == 1 else None
 
 
-def _bare(text: str) -> str:
+def _normalise(text: str) -> str:
     letters = "".join(character for character in text.casefold() if character.isalnum())
     return letters or text.strip()

@@ -1,10 +1,9 @@
-r"""The function T of MALT (section 4.1): from a completion to the answer it commits to.
+r"""Extract the answer that a completion commits to: the function T of MALT (section 4.1).
 
-One fixed chain, the same for every role, so that a stored answer can be found again in its text:
-what follows the last "Final Answer" marker, else the last `\boxed{…}`, else `####`, else "the
-answer is", else a last line `Answer: 18`, else a text that is nothing but an answer. A marker
-with nothing behind it and a box that is never closed are cut-off answers: None, not whatever
-number came earlier. Running text without any of these has no answer either.
+The same rules apply to every role, in this order: the text after the last "Final Answer" marker,
+the last `\boxed{…}`, the text after `####` or "the answer is", a last line `Answer: 18`, or a text
+that is nothing but an answer. A marker with nothing after it or an unclosed box is a truncated
+answer: the result is None, not some earlier number. Running text without any of these is None too.
 
     >>> extract_answer("3 + 4 = 7.\n**Final Answer:** $7$.", "numeric")
     '7'
@@ -19,7 +18,7 @@ from collections.abc import Callable, Sequence
 from malt_data.graders.formulas import last_match
 from malt_data.graders.kinds import KINDS, Kind
 
-MAX_ANSWER = 2_000  # a longer "answer" is a whole text; no grader reads more than 500 of it
+MAX_ANSWER = 2_000  # anything longer is not an answer; graders read at most 500
 _BOXES_JOINED = 16
 _SPECIAL = re.compile(r"<\|[a-zA-Z_]{1,24}\|>|</s>|<end_of_turn>")
 
@@ -33,7 +32,7 @@ _FINAL = re.compile(
     r"|(?=\n|$|\\|\$|[-(\[]?\d))",
     re.IGNORECASE,
 )
-_THE = re.compile(
+_THE_ANSWER_IS = re.compile(
     rf"\b(?:the|our|my)\s{{1,3}}(?:[a-z]{{1,12}}\s{{1,3}})?answer{_OF}\s{{0,3}}[*_]{{0,3}}"
     rf"(?:(?:is|are|would\s+be)\b{_COMMENT}|=|:)",
     re.IGNORECASE,
@@ -54,38 +53,38 @@ _LEAD = re.compile(
 
 
 def extract_answer(text: str, kind: str, choices: Sequence[str] | None = None) -> str | None:
-    """Return the answer that a completion gives, close to how it was written, or None (T, §4.1).
+    """Return the answer of a completion, close to how it was written, or None (T, §4.1).
 
-    kind: of KINDS.
+    kind: one of KINDS.
     """
-    text, form = _spoken(text), KINDS[kind]
+    text, rules = _final_turn(text), KINDS[kind]
     steps: tuple[Callable[[], tuple[bool, str | None]], ...] = (
-        lambda: _after_marker(text, form),
+        lambda: _after_marker(text, rules),
         lambda: _last_boxes(text),
         lambda: _after_hashes(text),
-        lambda: _after_the_answer_is(text, form),
-        lambda: _labelled_last_line(text, form),
+        lambda: _after_the_answer_is(text, rules),
+        lambda: _labelled_last_line(text, rules),
     )
     for step in steps:
         committed, answer = step()
         if committed:
             return _trim(answer)
-    return _trim(form.bare(text, choices))
+    return _trim(rules.bare(text, choices))
 
 
-def _spoken(text: str) -> str:
-    """Return the completion without its <think> block and whatever follows the end of its turn."""
+def _final_turn(text: str) -> str:
+    """Return the completion without <think> blocks and anything after the end of its turn."""
     _, closed, after = text.rpartition("</think>")
     text = after if closed else text
     if (opened := text.find("<think>")) >= 0:
-        text = text[:opened]  # cut off while still thinking
+        text = text[:opened]  # truncated while thinking
     text = text.lstrip()
     if (special := _SPECIAL.search(text)) and special.start() > 0:
         text = text[: special.start()]
     return _TAG.sub(" ", text).strip()
 
 
-# --- the chain ---------------------------------------------------------------------------------
+# --- the rules ---------------------------------------------------------------------------------
 
 
 def _after_marker(text: str, kind: Kind) -> tuple[bool, str | None]:
@@ -98,7 +97,7 @@ def _after_marker(text: str, kind: Kind) -> tuple[bool, str | None]:
         return True, boxed
     answer = _from_sentence(_paragraph(rest), kind)
     if marker[0][-1] in "sSeE" and not kind.commits(answer or ""):
-        return False, None  # "the final answer is positive, because" commits to nothing
+        return False, None  # "the final answer is positive, because" is not an answer
     return True, answer
 
 
@@ -108,19 +107,19 @@ def _after_hashes(text: str) -> tuple[bool, str | None]:
         return False, None
     rest = _line(text[marker.end() :].strip(" \t*:"))
     if _HEADING.match(rest):
-        return False, None  # a fourth-level heading, not GSM8K's marker
+        return False, None  # a Markdown heading, not GSM8K's marker
     return True, rest
 
 
 def _after_the_answer_is(text: str, kind: Kind) -> tuple[bool, str | None]:
-    marker = last_match(_THE, text)
+    marker = last_match(_THE_ANSWER_IS, text)
     if marker is None:
         return False, None
     return True, _from_sentence(_paragraph(text[marker.end() :].lstrip(_OPENERS)), kind)
 
 
 def _labelled_last_line(text: str, kind: Kind) -> tuple[bool, str | None]:
-    """Read a last line `A: 18` or `Answer: 18` (how published GSM8K outputs end)."""
+    """Read a last line `A: 18` or `Answer: 18`, common in published GSM8K outputs."""
     line = text[text.rfind("\n") + 1 :]
     head = text[: max(0, len(text) - len(line))].rstrip()
     label = _LABEL.match(line)
@@ -135,25 +134,27 @@ def _labelled_last_line(text: str, kind: Kind) -> tuple[bool, str | None]:
 
 
 def _last_boxes(text: str) -> tuple[bool, str | None]:
-    r"""Return the last `\boxed{…}`; boxes that only "and", "or" or a comma parts are one answer."""
-    at = _last_box_start(text, len(text))
-    if at < 0:
+    r"""Return the last `\boxed{…}`, joined with boxes separated by only "and", "or" or a comma."""
+    start = _last_box_start(text, len(text))
+    if start < 0:
         return False, None
-    content, _ = _box_at(text, at, len(text))
+    content, _ = _box_at(text, start, len(text))
     if content is None or not content.strip():
         return True, None
     parts, joiner = [content.strip()], ", "
     for _ in range(_BOXES_JOINED):
-        earlier = _last_box_start(text, at)
-        if earlier < 0 or at - earlier > MAX_ANSWER:
+        earlier = _last_box_start(text, start)
+        if earlier < 0 or start - earlier > MAX_ANSWER:
             break
-        content, end = _box_at(text, earlier, at)
-        gap = re.sub(r"\\text\s*\{([^{}]*)\}|\\q?quad|[\s$,;&]|\\[,;()\[\]]", r"\1", text[end:at])
+        content, end = _box_at(text, earlier, start)
+        gap = re.sub(
+            r"\\text\s*\{([^{}]*)\}|\\q?quad|[\s$,;&]|\\[,;()\[\]]", r"\1", text[end:start]
+        )
         if content is None or gap.strip().lower() not in ("", "and", "or"):
             break
         joiner = " or " if gap.strip().lower() == "or" else joiner
         parts.insert(0, content.strip())
-        at = earlier
+        start = earlier
     return True, joiner.join(parts)
 
 
@@ -161,9 +162,9 @@ def _last_box_start(text: str, end: int) -> int:
     return max(text.rfind("\\boxed", 0, end), text.rfind("\\fbox", 0, end))
 
 
-def _box_at(text: str, at: int, end: int) -> tuple[str | None, int]:
-    """Return the content of the box at `at` and where it ends; None where it is not closed."""
-    start = at + (6 if text.startswith("\\boxed", at) else 5)
+def _box_at(text: str, box: int, end: int) -> tuple[str | None, int]:
+    """Return the content and the end of the box that starts at `box`; None if it is not closed."""
+    start = box + (6 if text.startswith("\\boxed", box) else 5)
     while start < end and text[start] in " \t":
         start += 1
     if text[start : start + 1] != "{":
@@ -177,7 +178,7 @@ def _box_at(text: str, at: int, end: int) -> tuple[str | None, int]:
     return None, end
 
 
-# --- what follows a marker ---------------------------------------------------------------------
+# --- text after a marker -----------------------------------------------------------------------
 
 
 def _line(text: str) -> str:
@@ -185,7 +186,7 @@ def _line(text: str) -> str:
 
 
 def _paragraph(text: str) -> str:
-    """Return the first line, or all of the display formula that opens it."""
+    """Return the first line, or the whole display formula if the text starts with one."""
     for opening, closing in (("\\[", "\\]"), ("$$", "$$"), ("$", "$"), ("\\begin{", "\\end{")):
         if text.startswith(opening):
             end = text.find(closing, len(opening))
@@ -196,7 +197,7 @@ def _paragraph(text: str) -> str:
 
 
 def _from_sentence(text: str, kind: Kind) -> str | None:
-    """Return the answer from the sentence behind a marker, without its wrapping words."""
+    """Return the answer in the sentence after a marker, without lead-in words."""
     text = text[:MAX_ANSWER].replace('\\"', '"').lstrip(_OPENERS).rstrip()
     while lead := _LEAD.match(text):
         text = text[lead.end() :].lstrip(_OPENERS)
@@ -204,7 +205,7 @@ def _from_sentence(text: str, kind: Kind) -> str | None:
 
 
 def _trim(answer: str | None) -> str | None:
-    """Return the answer without markdown, outer `$` and a trailing period; None where empty."""
+    """Return the answer without markdown, outer `$` and a trailing period; None if empty."""
     if answer is None:
         return None
     answer = answer[:MAX_ANSWER].strip().strip('*_`"').strip()

@@ -1,4 +1,4 @@
-r"""Formulas in running text: `$…$`, `\(…\)`, `\[…\]`, and whether words are left beside them."""
+r"""Formulas in running text: `$…$`, `\(…\)`, `\[…\]`, and whether there are words besides them."""
 
 import re
 
@@ -14,21 +14,24 @@ PROSE = re.compile(r"[A-Za-z]{3,}")
 
 
 def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    found = None
-    for found in pattern.finditer(text):  # noqa: B007 - the last match is what is wanted
+    """Return the last match of `pattern` in `text`."""
+    match = None
+    for match in pattern.finditer(text):  # noqa: B007 - only the last match is needed
         pass
-    return found
+    return match
 
 
 def only_segment(text: str) -> str | None:
-    found = SEGMENT.fullmatch(text.rstrip(" ."))
-    return content(found) if found else None
+    """Return the content of the formula if the text is nothing else, else None."""
+    match = SEGMENT.fullmatch(text.rstrip(" ."))
+    return content(match) if match else None
 
 
-def content(found: re.Match[str]) -> str:
-    return next(group for group in found.groups() if group is not None).strip()
+def content(segment: re.Match[str]) -> str:
+    """Return the formula inside the delimiters of a match of SEGMENT."""
+    return next(group for group in segment.groups() if group is not None).strip()
 
 
 def has_prose(text: str) -> bool:
-    """Say whether words remain once LaTeX commands and their texts are taken out."""
+    """Return whether words remain after removing LaTeX commands and their arguments."""
     return PROSE.search(_TEXTUAL.sub(" ", text)) is not None

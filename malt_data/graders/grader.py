@@ -1,4 +1,4 @@
-"""From an answer to a verdict: right, wrong or timed out, each comparison made once.
+"""Grade answers as right, wrong or timed out; slow comparisons are cached.
 
 with Grader() as grader:
     grader.grade("18 eggs", "18", "numeric")      # 'right'
@@ -15,37 +15,37 @@ from malt_data.graders.kinds import KINDS, Verdict
 from malt_data.graders.pool import Pool
 
 AUTO = "auto"
-"""The grader that goes by each question's own kind."""
-MEMO_SIZE = 100_000
+"""The grader that uses each question's own kind."""
+CACHE_SIZE = 100_000
 
 _Key = tuple[str, str, str, tuple[str, ...] | None]
 
 
 def graders() -> list[str]:
-    """Return what `--grader` may be: auto, or one kind for all questions."""
+    """Return the values of `--grader`: auto, or one kind for all questions."""
     return [AUTO, *KINDS]
 
 
 def require_grader(name: str) -> None:
-    """Raise SpecError for a grader that there is none of."""
+    """Raise SpecError for an unknown grader."""
     if name not in graders():
-        raise SpecError(f"There is no grader {name!r}. One of: {', '.join(graders())}.")
+        raise SpecError(f"Unknown grader {name!r}. Choose one of: {', '.join(graders())}.")
 
 
 def graded_as(kind: str, grader: str) -> str:
-    """Return the kind as which answers to a question of `kind` are read under `grader`.
+    """Return the kind that `grader` uses for answers to a question of `kind`.
 
-    Raises SpecError where there is no such grader.
+    Raises SpecError for an unknown grader.
     """
     require_grader(grader)
     return kind if grader == AUTO else grader
 
 
-def judged(answer: str | None, verdict: str, *, leaf: bool) -> dict[str, Any]:
-    """Return the columns that follow from grading one answer.
+def grade_columns(answer: str | None, verdict: str, *, leaf: bool) -> dict[str, Any]:
+    """Return the columns that store the grade of one answer.
 
-    A time-out of the grader is not a wrong answer: `correct` stays null and `verdict` says so.
-    The reward of such a leaf is 0, since its answer was not shown to equal the gold.
+    A timeout is not a wrong answer: `correct` is null and `verdict` is "timeout". The reward of
+    such a leaf is 0, since its answer was not shown to equal the gold.
     """
     right = verdict == "right"
     return {
@@ -59,13 +59,13 @@ def judged(answer: str | None, verdict: str, *, leaf: bool) -> dict[str, Any]:
 class Grader:
     """Grades answers against golds; safe to share between threads.
 
-    `limit_s` is the wall-clock limit of one comparison by computer algebra, `workers` how many
-    of them may run at once. No worker process exists before the first answer that needs one.
+    `limit_s` is the wall-clock limit of one comparison by computer algebra, `workers` the number
+    that may run at once. Worker processes are started on first use.
     """
 
     def __init__(self, limit_s: float = 5.0, workers: int = 1) -> None:
         self._pool = Pool(limit_s, workers)
-        self._memo: dict[_Key, Verdict] = {}
+        self._cache: dict[_Key, Verdict] = {}
         self._lock = threading.Lock()
 
     def __enter__(self) -> "Grader":
@@ -73,32 +73,32 @@ class Grader:
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        error_type: type[BaseException] | None,
         error: BaseException | None,
-        trace: TracebackType | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.close()
 
     def close(self) -> None:
-        """End the worker processes; answers that need one can no longer be graded."""
+        """Stop the worker processes; answers that need one can no longer be graded."""
         self._pool.close()
 
     def quick(
         self, answer: str | None, gold: str, kind: str, choices: Sequence[str] | None = None
     ) -> Verdict | None:
-        """Return the verdict where it takes microseconds; None where `grade` must ask a worker."""
+        """Return the verdict if it takes microseconds, None if `grade` must use a worker."""
         if answer is None:
             return "wrong"
-        form = KINDS[kind]
-        if not form.slow:
-            return form.quick(answer, gold, choices or ())
+        grade_quickly = KINDS[kind].quick
+        if not KINDS[kind].slow:
+            return grade_quickly(answer, gold, choices or ())
         key = _key(answer, gold, kind, choices)
         with self._lock:
-            known = self._memo.get(key)
-        if known is not None:
-            return known
-        verdict = form.quick(answer, gold, choices or ())
-        return verdict and self._remember(key, verdict)
+            cached = self._cache.get(key)
+        if cached is not None:
+            return cached
+        verdict = grade_quickly(answer, gold, choices or ())
+        return verdict and self._store(key, verdict)
 
     def grade(
         self, answer: str | None, gold: str, kind: str, choices: Sequence[str] | None = None
@@ -109,22 +109,22 @@ class Grader:
             return verdict or "wrong"
         equal = self._pool.equal(answer, gold)
         verdict = "timeout" if equal is None else "right" if equal else "wrong"
-        return self._remember(_key(answer, gold, kind, choices), verdict)
+        return self._store(_key(answer, gold, kind, choices), verdict)
 
     async def verdict(
         self, answer: str | None, gold: str, kind: str, choices: Sequence[str] | None = None
     ) -> Verdict:
-        """Return what `grade` returns, beside the event loop where it blocks."""
+        """Return the same as `grade`, running it in a thread if it would block."""
         quick = self.quick(answer, gold, kind, choices)
         if quick is not None:
             return quick
         return await asyncio.to_thread(self.grade, answer, gold, kind, choices)
 
-    def _remember(self, key: _Key, verdict: Verdict) -> Verdict:
+    def _store(self, key: _Key, verdict: Verdict) -> Verdict:
         with self._lock:
-            if len(self._memo) >= MEMO_SIZE:
-                del self._memo[next(iter(self._memo))]  # the oldest
-            self._memo[key] = verdict
+            if len(self._cache) >= CACHE_SIZE:
+                del self._cache[next(iter(self._cache))]  # the oldest
+            self._cache[key] = verdict
         return verdict
 
 

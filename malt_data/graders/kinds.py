@@ -1,7 +1,7 @@
 r"""The kinds of answer, one record each: how an answer is read, compared, and stored as a gold.
 
-What a kind's answers look like is known here and in its own module (`numeric`, `choice`, `math`);
-what its questions are asked with stands in `prompts/prompts.toml`. All else goes by the record.
+Only this module and the one of the kind (`numeric`, `choice`, `math`) know what its answers look
+like; the prompts are in `prompts/prompts.toml`. All other code uses the records.
 
     >>> KINDS["numeric"].quick("25 apples", "25", ())
     'right'
@@ -25,43 +25,43 @@ from malt_data.graders.formulas import (
 )
 
 Verdict = Literal["right", "wrong", "timeout"]
-"""timeout: nobody knows, which is not wrong."""
+"""timeout: undecided, which is not the same as wrong."""
 
 
 class Unusable(Exception):
-    """A gold that no answer could be compared with; its text is the reason."""
+    """A gold that cannot be compared with answers; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One form of answer; see the module."""
+    """One kind of answer; see the module."""
 
     name: str
     lettered: bool
-    """Asked with choices, answered with the letter of one."""
+    """Whether questions have choices and answers are letters."""
     bare: Callable[[str, Sequence[str] | None], str | None]
-    """The answer that a text is, if it is nothing else; (text, choices)."""
+    """(text, choices) → the answer if the text is nothing but an answer, else None."""
     sentence: Callable[[str], str]
-    """The answer in the words that follow a marker."""
+    """The text after a marker → the answer in it."""
     commits: Callable[[str], bool]
-    """Whether the words after "the final answer is" name an answer at all."""
+    """Whether the text after "the final answer is" contains an answer at all."""
     quick: Callable[[str, str, Sequence[str]], Verdict | None]
-    """The verdict on (answer, gold, choices), at once; None: ask a worker of `pool.py`."""
+    """(answer, gold, choices) → the verdict, without blocking; None: use a worker of `pool.py`."""
     slow: bool
-    """Some verdicts need a worker, and none is found in microseconds: they are remembered."""
+    """Whether verdicts may need a worker and are worth caching."""
     canonical: Callable[[str], str]
-    """A gold as it is stored; raises Unusable where no answer could equal it."""
+    """A gold → its stored form; raises Unusable if no answer could equal it."""
 
 
 # --- numeric -----------------------------------------------------------------------------------
 
 _NUMBER_AND_UNIT = re.compile(r"[-+$(]{0,3}[\d.][\d.,]*\s*[a-z]+(?:\s+[a-z]+){0,2}\.?")
-_LONGEST_NUMBER = 100
-"""Characters of a text that is nothing but a number."""
+_MAX_BARE_NUMBER = 100
+"""Maximum length of a text that is nothing but a number."""
 
 
 def _bare_number(text: str, _: Sequence[str] | None) -> str | None:
-    if len(text) > _LONGEST_NUMBER:
+    if len(text) > _MAX_BARE_NUMBER:
         return None
     inner = only_segment(text)
     candidate = text if inner is None else inner
@@ -69,14 +69,14 @@ def _bare_number(text: str, _: Sequence[str] | None) -> str | None:
     return candidate if re.search(r"\w", candidate) and plain and numeric.read(candidate) else None
 
 
-def _says_a_number(sentence: str) -> bool:
-    """Say whether a sentence may name a number: "positive, because …" does not."""
-    written = re.search(r"[\d$\\]|\bnone\b", sentence, re.IGNORECASE)
-    return not PROSE.search(sentence) or bool(written) or numeric.read(sentence) is not None
+def _contains_number(sentence: str) -> bool:
+    """Return whether a sentence may contain a number: "positive, because …" does not."""
+    has_value = re.search(r"[\d$\\]|\bnone\b", sentence, re.IGNORECASE)
+    return not PROSE.search(sentence) or bool(has_value) or numeric.read(sentence) is not None
 
 
-def _first_sentence(text: str) -> str:
-    text = _cut(text)
+def _number_sentence(text: str) -> str:
+    text = _first_sentence(text)
     inner = only_segment(text)
     return text if inner is None else inner
 
@@ -85,11 +85,11 @@ def _quick_number(answer: str, gold: str, _: Sequence[str]) -> Verdict:
     return _verdict(numeric.equal(answer, gold))
 
 
-_DRESS = re.compile(r"\\?\$|\\!|(?<=\d)\{?,\}?(?=(?:\\!)?\d{3}(?!\d))")
+_FORMATTING = re.compile(r"\\?\$|\\!|(?<=\d)\{?,\}?(?=(?:\\!)?\d{3}(?!\d))")
 
 
 def _canonical_number(gold: str) -> str:
-    plain = _DRESS.sub("", gold).replace("\N{MINUS SIGN}", "-").strip()
+    plain = _FORMATTING.sub("", gold).replace("\N{MINUS SIGN}", "-").strip()
     value = numeric.parse_number(gold)
     gold = plain if value is not None and numeric.parse_number(plain) == value else gold
     if numeric.parse_number(gold) is None:
@@ -116,7 +116,7 @@ _CONCLUDES = re.compile(r"\b(?:thus|therefore|hence|conclusion|solution|result)\
 _CLOSED = re.compile(r"(?:\s+(?:is|are)\s+(?:our|the|my)\s+(?:answer|solution|result)s?)?[\s.!]*")
 
 
-_PROSE_WORDS = 5  # "all real numbers" is an answer of MATH's; a sentence has many right wordings
+_PROSE_WORDS = 5  # allows MATH's "all real numbers"; a longer text has many correct wordings
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 
 
@@ -135,28 +135,28 @@ def _bare_math(text: str, _: Sequence[str] | None) -> str | None:
 def _conclusion(text: str) -> str | None:
     """Return the last `$…$` of a closing sentence (`Thus $x<2$ is our answer.`).
 
-    A chain of thought that was cut off ends on a formula too, so the sentence must say that it
-    concludes; a text of one sentence may just end on "is", and on nothing after the formula.
+    A truncated chain of thought also ends with a formula, so the sentence must state a conclusion.
+    In a text of a single sentence, a word like "is" before the formula is enough.
     """
     tail = text[-600:]
-    found = last_match(SEGMENT, tail)
-    if found is None or not _CLOSED.fullmatch(tail, found.end()):
+    formula = last_match(SEGMENT, tail)
+    if formula is None or not _CLOSED.fullmatch(tail, formula.end()):
         return None
-    before = tail[: found.start()]
+    before = tail[: formula.start()]
     sentence = re.split(r"[.!?]\s|\n", before)[-1]
     alone = len(text) <= 200 and sentence == before
-    return content(found) if (_STATES if alone else _CONCLUDES).search(sentence) else None
+    return content(formula) if (_STATES if alone else _CONCLUDES).search(sentence) else None
 
 
 def _math_sentence(text: str) -> str:
-    text = _cut(text)
+    text = _first_sentence(text)
     if (inner := only_segment(text)) is not None:
         return inner
     return _math_in_prose(text) if has_prose(SEGMENT.sub(" ", text)) else text
 
 
 def _math_in_prose(text: str) -> str:
-    """Return the formula that a sentence ends on or opens with, else the number after "is"."""
+    """Return the formula at the start of a sentence, else what follows the last "is"."""
     opening = SEGMENT.match(text)
     if opening and not re.match(r"\s*(?:and|or|,)\s*[$\\]", text[opening.end() :]):
         return content(opening)
@@ -170,7 +170,7 @@ def _quick_math(answer: str, gold: str, _: Sequence[str]) -> Verdict | None:
     equal = math.quick(answer, gold)
     if equal is not None:
         return _verdict(equal)
-    if algebra.too_costly(gold):  # then a costly answer may well be right: nobody knows
+    if algebra.too_costly(gold):  # a costly answer may be right, so this is undecided
         return "timeout"
     return "wrong" if algebra.too_costly(answer) else None
 
@@ -187,7 +187,7 @@ def _canonical_math(gold: str) -> str:
 
 
 def _is_prose(gold: str) -> bool:
-    """Say whether a gold is sentences or lines, so that equal answers may differ."""
+    """Return whether a gold is sentences or lines, so that equal answers may differ in wording."""
     if "\\" in gold:
         return False
     return "\n" in gold or len(re.findall(r"[^\W\d_]{2,}", gold)) > _PROSE_WORDS
@@ -198,7 +198,7 @@ def _is_prose(gold: str) -> bool:
 _SENTENCE_END = re.compile(r"(?<=[^.\s])(?<![ap]\.m)\.(?=\s+[A-Z\\$]|\s*$)|[;!?](?=\s)")
 
 
-def _cut(text: str) -> str:
+def _first_sentence(text: str) -> str:
     """Return the first sentence of a text."""
     end = _SENTENCE_END.search(text)
     return text[: end.start()] if end else text
@@ -215,8 +215,8 @@ KINDS: dict[str, Kind] = {
             "numeric",
             lettered=False,
             bare=_bare_number,
-            sentence=_first_sentence,
-            commits=_says_a_number,
+            sentence=_number_sentence,
+            commits=_contains_number,
             quick=_quick_number,
             slow=False,
             canonical=_canonical_number,

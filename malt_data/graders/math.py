@@ -1,16 +1,16 @@
-r"""Mathematical answers: structure first, exact values next, computer algebra last and least.
+r"""Compare mathematical answers by structure, then by exact value, and last by computer algebra.
 
-math-verify alone errs in known ways. It accepts `2516_8` for `2516_9`, `(2,5)` for `\{2,5\}`,
-`1/2^{99}` for `1/2^{98}` and `5 cm` for `5 inches`; it refuses `2 \le x < 5` for `[2,5)`. So both
-sides are taken apart here (lists, tuples, intervals, matrices, `x =`, units, percent), and what
-is left is compared by exact value (`arithmetic.py`). Only two symbolic leaves reach math-verify,
-which errs in ways of its own (`algebra.py`).
+math-verify alone has known errors. It accepts `2516_8` for `2516_9`, `(2,5)` for `\{2,5\}`,
+`1/2^{99}` for `1/2^{98}` and `5 cm` for `5 inches`; it rejects `2 \le x < 5` for `[2,5)`. So both
+sides are parsed here (lists, tuples, intervals, matrices, `x =`, units, percent), and their parts
+are compared by exact value (`arithmetic.py`). Only pairs of symbolic expressions are passed to
+math-verify (`algebra.py`).
 
     >>> quick(r"\boxed{\frac34}", "0.75"), quick("(5,2)", "(2,5)"), quick("x^2-1", "(x-1)(x+1)")
     (True, False, None)
 
-`quick` never blocks: None means that computer algebra is needed. `equal` supplies it and may
-hang (`(a+b+c+d+e)^{60}`), so only a worker of `pool.py` calls it.
+`quick` never blocks: None means that computer algebra is needed. `equal` uses it and may hang
+(`(a+b+c+d+e)^{60}`), so only a worker of `pool.py` calls it.
 """
 
 import re
@@ -45,12 +45,12 @@ _APPROX = re.compile(r"\\approx(?![a-z])|≈")
 
 
 def quick(answer: str, gold: str) -> bool | None:
-    """Return whether answer and gold are equal where that needs no computer algebra, else None."""
-    return _compare(answer, gold, lambda ours, theirs: None)
+    """Return whether answer and gold are equal, None if that needs computer algebra."""
+    return _compare(answer, gold, lambda answer, gold: None)
 
 
 def equal(answer: str, gold: str) -> bool:
-    """Say whether `answer` is mathematically the `gold`. May hang: call it through the pool."""
+    """Return whether `answer` equals `gold` mathematically. May hang: call it through the pool."""
     return bool(_compare(answer, gold, by_algebra))
 
 
@@ -59,161 +59,171 @@ def _compare(answer: str, gold: str, leaf: Leaf) -> bool | None:
         return False
     if len(answer) > MAX_CHARS or len(gold) > MAX_CHARS:
         return answer.strip() == gold.strip()
-    decimal = evaluate(answer)  # `0,25` and `0.25` are one number, though a comma parts
+    decimal = evaluate(answer)  # `0,25` is `0.25`, not a list
     if decimal and decimal.decimals and "," in gold and evaluate(gold) == decimal:
         return True
-    ours, theirs = spell(answer), spell(gold)
-    if words(ours) == words(theirs):
-        return bool(ours)
-    if _NOT.search(ours) and not _NOT.search(theirs):
+    answer, gold = spell(answer), spell(gold)
+    if words(answer) == words(gold):
+        return bool(answer)
+    if _NOT.search(answer) and not _NOT.search(gold):
         return False
-    forms = [ours] if _is_words(ours) else [form.strip(" ,") for form in _OR.split(ours)]
-    if len(forms) > 1 and not _AND.search(theirs) and split(theirs, ",;") is None:
-        verdicts = [_parts(form, theirs, leaf, 0) for form in forms]  # "x+11 or 11+x"
+    forms = [answer] if _is_words(answer) else [form.strip(" ,") for form in _OR.split(answer)]
+    if len(forms) > 1 and not _AND.search(gold) and split(gold, ",;") is None:
+        verdicts = [_parts(form, gold, leaf, 0) for form in forms]  # "x+11 or 11+x"
         return False if False in verdicts else None if None in verdicts else True
-    return _parts(ours, theirs, leaf, 0)
+    return _parts(answer, gold, leaf, 0)
 
 
-def _parts(ours: str, theirs: str, leaf: Leaf, depth: int) -> bool | None:
-    """Compare two spelled texts part by part; None where a part needs computer algebra."""
-    if words(ours) == words(theirs):
+def _parts(answer: str, gold: str, leaf: Leaf, depth: int) -> bool | None:
+    """Compare two normalised texts part by part; None if a part needs computer algebra."""
+    if words(answer) == words(gold):
         return True
     if depth > 6:
         return False
-    ours, theirs = _unlabel(_commas(ours), _commas(theirs))
-    if _is_literal(ours) or _is_literal(theirs):
-        return _literals(ours, theirs)
-    if COMPARISON.search(ours) or COMPARISON.search(theirs):
-        a_interval, b_interval = as_interval(ours, theirs), as_interval(theirs, ours)
-        if not COMPARISON.search(a_interval + b_interval):
-            ours, theirs = a_interval, b_interval
-    a, b = structure(ours), structure(theirs)
-    if a is not None and b is not None:
-        return _all_parts(a, b, leaf, depth + 1)
-    if a is not None or b is not None:
-        return _set_of_one(ours, theirs, a, b, leaf, depth)
-    return _leaf(ours, theirs, leaf)
+    answer, gold = _unlabel(_commas(answer), _commas(gold))
+    if _is_literal(answer) or _is_literal(gold):
+        return _literals(answer, gold)
+    if COMPARISON.search(answer) or COMPARISON.search(gold):
+        answer_interval, gold_interval = as_interval(answer, gold), as_interval(gold, answer)
+        if not COMPARISON.search(answer_interval + gold_interval):
+            answer, gold = answer_interval, gold_interval
+    answer_structure, gold_structure = structure(answer), structure(gold)
+    if answer_structure is not None and gold_structure is not None:
+        return _all_parts(answer_structure, gold_structure, leaf, depth + 1)
+    if answer_structure is not None or gold_structure is not None:
+        return _singleton(answer, gold, answer_structure, gold_structure, leaf, depth)
+    return _leaf(answer, gold, leaf)
 
 
 def _all_parts(
-    a: tuple[str, list[str]], b: tuple[str, list[str]], leaf: Leaf, depth: int
+    answer: tuple[str, list[str]], gold: tuple[str, list[str]], leaf: Leaf, depth: int
 ) -> bool | None:
     """Compare the parts of two structures: in order for tuples, in any order for bare lists."""
-    (shape, ours), (wanted, theirs) = a, b
-    column = {shape, wanted} in ({"[]", f"matrix{len(theirs)}"}, {"[]", "matrix1"})
-    alike = shape == wanted or column or {shape, wanted} <= {"", "{}"}
-    if not alike and not ({shape, wanted} <= {"", "()"} and len(theirs) > 1):
+    (answer_shape, answer_items), (gold_shape, gold_items) = answer, gold
+    shapes = {answer_shape, gold_shape}
+    column = shapes in ({"[]", f"matrix{len(gold_items)}"}, {"[]", "matrix1"})
+    alike = answer_shape == gold_shape or column or shapes <= {"", "{}"}
+    if not alike and not (shapes <= {"", "()"} and len(gold_items) > 1):
         return False
-    if len(ours) != len(theirs) or len(ours) > MAX_ITEMS:
+    if len(answer_items) != len(gold_items) or len(answer_items) > MAX_ITEMS:
         return False
-    named = [len({m[1] for item in side if (m := _LABEL.match(item))}) for side in (ours, theirs)]
-    ordered = sorted(named)[0] == 0 and sorted(named)[1] > 1  # x=1, y=2 and 1, 2
-    if ordered or not {shape, wanted} <= {"", "{}", "cup"}:
-        verdicts = [_parts(x, y, leaf, depth) for x, y in zip(ours, theirs, strict=True)]
+    fewer, more = sorted(map(_count_labels, (answer_items, gold_items)))
+    ordered = fewer == 0 and more > 1  # x=1, y=2 and 1, 2
+    if ordered or not shapes <= {"", "{}", "cup"}:
+        pairs = zip(answer_items, gold_items, strict=True)
+        verdicts = [_parts(x, y, leaf, depth) for x, y in pairs]
         return False if False in verdicts else None if None in verdicts else True
-    return _any_order(ours, theirs, leaf, depth)
+    return _any_order(answer_items, gold_items, leaf, depth)
 
 
-def _any_order(ours: list[str], theirs: list[str], leaf: Leaf, depth: int) -> bool | None:
-    """Pair the items of two lists off; equality is transitive, so the first fit is as good."""
-    unsure: list[str] = []
-    left = list(theirs)
-    for item in ours:
-        verdicts = [_parts(item, other, leaf, depth) for other in left]
+def _count_labels(items: list[str]) -> int:
+    return len({match[1] for item in items if (match := _LABEL.match(item))})
+
+
+def _any_order(answer: list[str], gold: list[str], leaf: Leaf, depth: int) -> bool | None:
+    """Match the items of two lists; greedily, which suffices because equality is transitive."""
+    undecided = False
+    remaining = list(gold)
+    for item in answer:
+        verdicts = [_parts(item, other, leaf, depth) for other in remaining]
         if True in verdicts:
-            left.pop(verdicts.index(True))
+            remaining.pop(verdicts.index(True))
         elif None in verdicts:
-            unsure.append(item)
+            undecided = True
         else:
             return False
-    return None if unsure else True
+    return None if undecided else True
 
 
-def _set_of_one(
-    ours: str,
-    theirs: str,
-    a: tuple[str, list[str]] | None,
-    b: tuple[str, list[str]] | None,
+def _singleton(
+    answer: str,
+    gold: str,
+    answer_structure: tuple[str, list[str]] | None,
+    gold_structure: tuple[str, list[str]] | None,
     leaf: Leaf,
     depth: int,
 ) -> bool | None:
-    """Compare a structure with something that is none: `{5}` is 5, `(1,2)` is no matrix."""
-    for part, other in ((a, theirs), (b, ours)):
-        if part is not None and part[0] in ("", "{}") and len(part[1]) == 1:
-            return _parts(part[1][0], other, leaf, depth + 1)
+    """Compare a structure with a plain text: `{5}` equals 5, `(1,2)` does not equal a matrix."""
+    for parsed, other in ((answer_structure, gold), (gold_structure, answer)):
+        if parsed is not None and parsed[0] in ("", "{}") and len(parsed[1]) == 1:
+            return _parts(parsed[1][0], other, leaf, depth + 1)
     relation = re.compile(r"=|<|>|\\(?:le|ge|ne)(?![a-z])|\\pm")
-    matrices = "matrix}" in ours and "matrix}" in theirs  # a sum of matrices is none yet
-    if matrices or relation.search(ours) or relation.search(theirs):
-        return leaf(ours, theirs)
+    matrices = "matrix}" in answer and "matrix}" in gold  # e.g. a sum of matrices
+    if matrices or relation.search(answer) or relation.search(gold):
+        return leaf(answer, gold)
     return False
 
 
-def _leaf(ours: str, theirs: str, leaf: Leaf) -> bool | None:
+def _leaf(answer: str, gold: str, leaf: Leaf) -> bool | None:
     """Compare two texts without structure: exact values, then words, then algebra."""
-    (ours, percent), (theirs, wanted_percent) = _unpercent(ours), _unpercent(theirs)
-    (core, unit), (wanted, wanted_unit) = _ununit(ours), _ununit(theirs)
-    a, b = evaluate(core), evaluate(wanted)
-    if a is not None and b is not None:
-        if unit and wanted_unit and _unit_name(unit) != _unit_name(wanted_unit):
+    (answer, answer_percent), (gold, gold_percent) = _split_percent(answer), _split_percent(gold)
+    (answer, answer_unit), (gold, gold_unit) = _split_unit(answer), _split_unit(gold)
+    both_units = bool(answer_unit and gold_unit)
+    units_differ = both_units and _unit_name(answer_unit) != _unit_name(gold_unit)
+    value, expected = evaluate(answer), evaluate(gold)
+    if value is not None and expected is not None:
+        if units_differ:
             return False
-        if same(a, b):
+        if same(value, expected):
             return True
-        scaled = Value(a.q * 100, a.exact)
-        return wanted_percent and not percent and same(scaled, b)
-    if words(core) == words(wanted):
-        return not (unit and wanted_unit) or _unit_name(unit) == _unit_name(wanted_unit)
-    if len(core) == len(wanted) == 1:
-        return False  # two letters; algebra would not mind their case
-    for text in (core, wanted):
+        scaled = Value(value.q * 100, value.exact)
+        return gold_percent and not answer_percent and same(scaled, expected)
+    if words(answer) == words(gold):
+        return not units_differ
+    if len(answer) == len(gold) == 1:
+        return False  # two different letters; computer algebra would ignore their case
+    for text in (answer, gold):
         if "\\infty" in text or "\\emptyset" in text or "dots" in text or _is_words(text):
             return False
-    return leaf(core, wanted)
+    return leaf(answer, gold)
 
 
 def _is_words(text: str) -> bool:
-    """Say whether a text is words (`Evelyn`, `two lines`) rather than a product of variables."""
+    """Return whether a text is words (`Evelyn`, `two lines`) rather than a product of variables."""
     plain = TEXT.sub(r" \1 ", text).strip()
     return re.fullmatch(r"[A-Za-z][A-Za-z' -]{3,}", plain) is not None
 
 
 def _is_literal(text: str) -> bool:
-    """Say whether only the exact text counts: base-n numbers, clock times and ratios."""
+    """Return whether only the exact text counts: base-n numbers, clock times and ratios."""
     return _BASE.fullmatch(text) is not None or _CLOCK.search(text) is not None
 
 
-def _literals(ours: str, theirs: str) -> bool:
-    a, b = (re.sub(r"\\text\{[^{}]*\}$|[\s(){}.]", "", words(side)) for side in (ours, theirs))
-    if _CLOCK.search(ours) and _CLOCK.search(theirs):
-        a, b = (re.sub(r"(?<!\d)0+(?=\d)|[\s(){}.]", "", words(side)) for side in (ours, theirs))
+def _literals(answer: str, gold: str) -> bool:
+    a, b = (re.sub(r"\\text\{[^{}]*\}$|[\s(){}.]", "", words(side)) for side in (answer, gold))
+    if _CLOCK.search(answer) and _CLOCK.search(gold):
+        a, b = (re.sub(r"(?<!\d)0+(?=\d)|[\s(){}.]", "", words(side)) for side in (answer, gold))
     return a == b
 
 
-def _unlabel(ours: str, theirs: str) -> tuple[str, str]:
-    """Take `x =`, `f(x) =`, `(p,q) =`, `x \\in` off where that leaves the same question open."""
-    ours, theirs = _last_side(ours), _last_side(theirs)
-    a, b = _only_label(ours), _only_label(theirs)
-    if a is not None and b is not None:
-        names = {a[1].replace(" ", ""), b[1].replace(" ", "")}
+def _unlabel(answer: str, gold: str) -> tuple[str, str]:
+    """Remove `x =`, `f(x) =`, `(p,q) =`, `x \\in` if that does not change the meaning."""
+    answer, gold = _last_side(answer), _last_side(gold)
+    answer_label, gold_label = _only_label(answer), _only_label(gold)
+    if answer_label is not None and gold_label is not None:
+        names = {answer_label[1].replace(" ", ""), gold_label[1].replace(" ", "")}
         functions = {name for name in names if name == "y" or name.endswith(")")}
         if len(names) > 1 and len(functions) < 2:
-            return ours, theirs
-    if a is not None and (b is not None or not _is_equation(theirs)):
-        ours = ours[a.end() :]
-    if b is not None and (a is not None or not _is_equation(theirs[b.end() :] + ours)):
-        theirs = theirs[b.end() :]
-    return ours, theirs
+            return answer, gold
+    if answer_label is not None and (gold_label is not None or not _is_equation(gold)):
+        answer = answer[answer_label.end() :]
+    if gold_label is not None:
+        rest = gold[gold_label.end() :]
+        if answer_label is not None or not _is_equation(rest + answer):
+            gold = rest
+    return answer, gold
 
 
 def _only_label(text: str) -> re.Match[str] | None:
-    """Return the label of the whole text: `x=1,2` has one, `x=1,y=2` labels its items."""
-    found = _LABEL.match(text)
-    if found and split(text[found.end() :], ",;") and "=" in text[found.end() :]:
+    """Return the label of the whole text: `x=1,2` has one, in `x=1,y=2` the items have labels."""
+    label = _LABEL.match(text)
+    if label and split(text[label.end() :], ",;") and "=" in text[label.end() :]:
         return None
-    return found
+    return label
 
 
 def _commas(text: str) -> str:
-    """Write the "and" and "or" of a list as a comma, or as `;` where they part whole lists."""
+    """Replace "and" and "or" in a list by a comma, or by `;` if they separate whole lists."""
     parts = [part.strip(" ,") for part in _AND.split(text)]
     if len(parts) < 2 or _is_words(text):
         return text
@@ -235,31 +245,37 @@ def _last_side(text: str) -> str:
     sides = [side.strip() for side in text.split("=")]
     if len(sides) > 2:
         return f"{sides[0]}={sides[-1]}" if _LABEL.fullmatch(sides[0] + "=") else sides[-1]
-    if len(sides) == 2 and evaluate(sides[0]) and _unpercent(sides[1])[0] != sides[1]:
+    if len(sides) == 2 and evaluate(sides[0]) and _split_percent(sides[1])[0] != sides[1]:
         return sides[1]  # 0.56 = 56\%
     return text
 
 
-def _unpercent(text: str) -> tuple[str, bool]:
-    bare = _PERCENT.sub("", text)
-    return bare.strip(), bare != text
+def _split_percent(text: str) -> tuple[str, bool]:
+    without_percent = _PERCENT.sub("", text)
+    return without_percent.strip(), without_percent != text
 
 
-def _ununit(text: str) -> tuple[str, str]:
-    """Split `5\\text{ cm}^2` into `5` and `cm2`; words alone are no unit."""
+def _split_unit(text: str) -> tuple[str, str]:
+    """Split `5\\text{ cm}^2` into `5` and `cm2`; words alone are not a unit."""
     text = re.sub(r"\s*\^\\circ\s*$", "", text)
-    found = _UNIT.search(text)
-    if found is None or not re.search(r"\d|\\pi", text[: found.start()]):
+    unit = _UNIT.search(text)
+    if unit is None or not re.search(r"\d|\\pi", text[: unit.start()]):
         return text, ""
-    return text[: found.start()].strip(), (found[1] or found[2] or "") + (found[3] or "")
+    return text[: unit.start()].strip(), (unit[1] or unit[2] or "") + (unit[3] or "")
 
 
 def _unit_name(unit: str) -> str:
-    """Return one name for the spellings of a unit that are only spellings."""
+    """Return a canonical name for a unit, so that `cm` and `centimeters` are the same."""
     name = re.sub(r"[^a-z0-9]", "", unit.lower())
     name, area = re.subn(r"^sq(?:uare)?|2$", "", name)
     name, volume = re.subn(r"^cu(?:bic)?|3$", "", name)
-    longer = {"centimeter": "cm", "meter": "m", "kilometer": "km", "inche": "in", "inch": "in"}
-    longer |= {"dollar": "usd", "degree": "deg", "feet": "ft", "foot": "ft", "minute": "min"}
+    short_names = {
+        "centimeter": "cm",
+        "meter": "m",
+        "kilometer": "km",
+        "inche": "in",
+        "inch": "in",
+    }
+    short_names |= {"dollar": "usd", "degree": "deg", "feet": "ft", "foot": "ft", "minute": "min"}
     name = name.removesuffix("s") if len(name) > 2 else name
-    return longer.get(name, name) + "2" * area + "3" * volume
+    return short_names.get(name, name) + "2" * area + "3" * volume

@@ -1,4 +1,4 @@
-r"""One spelling for the notations of mathematics that mean the same.
+r"""Normalise equivalent mathematical notations to one spelling.
 
 >>> spell(r"\dfrac12 \leq x")
 '\\frac{1}{2} \\le x'
@@ -44,21 +44,21 @@ _SPACES = re.compile(r"(?<=[^\w\s])\s+|\s+(?=[^\w\s\\])|(?<=\d)\s+(?=[a-zA-Z])")
 
 
 def spell(text: str) -> str:
-    r"""Return one spelling of the notations that mean the same (`\dfrac`, `≤`, `\left(`, …)."""
+    r"""Normalise equivalent notations to one spelling (`\dfrac`, `≤`, `\left(`, …)."""
     text = text.strip().translate({0x2212: "-", 0x2013: "-", 0xA0: " ", 0x2009: " "})
     for opening, closing in _DELIMITERS:
         inner = text.rstrip(".")[len(opening) : -len(closing)]
         if text.startswith(opening) and text.rstrip(".").endswith(closing) and "$" not in inner:
             text = inner
     if "\\begin" not in text:
-        text = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)  # escaped once too often
+        text = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)  # escaped twice
     for pattern, new in _SPELLING:
         text = pattern.sub(new, text)
     return text.strip(" ,;").removesuffix(".").strip()
 
 
 def words(text: str) -> str:
-    """Return `text` with its text commands opened, its spaces reduced and its case folded."""
+    """Return `text` with text commands unwrapped, spaces removed and case folded."""
     plain = _SPACES.sub("", TEXT.sub(r" \1 ", text)).strip(" .").removesuffix("^\\circ")
     plain = re.sub(r"^\(([a-zA-Z])\)$", r"\1", plain)
     return plain.casefold() if re.search(r"[a-zA-Z]{3}", TEXT.sub(r"\1", text)) else plain

@@ -1,7 +1,7 @@
 r"""Numbers: the grader of GSM8K and of every gold that is a number.
 
 Units, percent signs and remarks are formatting; "A or B", "not X", a clock time, a range or a list
-is no number.
+is not a number.
 
     >>> parse_number(r"\$1,\!234.50 in total")
     Fraction(2469, 2)
@@ -21,7 +21,7 @@ from malt_data.graders.arithmetic import (
     evaluate,
     literal,
     same,
-    undress,
+    strip_formatting,
 )
 
 _PLAIN = re.compile(r"[-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d{1,300})(?:\.\d{1,100})?\.?")
@@ -30,7 +30,7 @@ _REFUSED = re.compile(
     r"|\d\s*-+\s*\d+ +[a-z]|\d\s+\(|\d\s*[a-z]+,?\s+\d+\s*[a-z]+$",
     re.IGNORECASE,
 )
-_ANNOTATION = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator
+_ANNOTATION = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator annotations
 _REMARK = re.compile(
     r"\s+\((?=[^()\\]*[a-zA-Z]{2})[^()]*\)"
     r"|,?\s+\b(?:which|since|because|where|meaning)\b.*|(?<=\d),\s+not\b.*",
@@ -47,13 +47,13 @@ _AFTER_IS = re.compile(r"\b(?:is|are|was|were|be|equals)\b:?\s*(?=[-+(.\d\\])")
 
 
 def parse_number(text: str) -> Fraction | None:
-    """Return the exact number that an answer states, or None where it states none or several."""
+    """Return the exact number in an answer, or None if it has none or several."""
     value = read(text)
     return value.q if value is not None and value.exact else None
 
 
 def is_number(text: str) -> bool:
-    """Say whether a gold is nothing but an exact number (units and words make it none)."""
+    """Return whether a gold is nothing but an exact number, without units or words."""
     if (
         "%" in text
         or "circ" in text
@@ -67,20 +67,21 @@ def is_number(text: str) -> bool:
 
 
 def equal(answer: str, gold: str) -> bool:
-    """Say whether `answer` states the number `gold`."""
-    theirs = read(gold)
-    said = [read(part) for part in answer.split(" or ", 3)] if " or " in answer else [read(answer)]
-    return theirs is not None and all(ours is not None and same(ours, theirs) for ours in said)
+    """Return whether `answer` is the number `gold`."""
+    expected = read(gold)
+    parts = answer.split(" or ", 3) if " or " in answer else [answer]
+    values = [read(part) for part in parts]
+    return expected is not None and all(v is not None and same(v, expected) for v in values)
 
 
 def read(text: str) -> Value | None:
-    """Return the value an answer states, units, remarks and an equation's left side left off."""
+    """Return the value of an answer, ignoring units, remarks and the left side of an equation."""
     text = text.strip()
     if len(text) > MAX_CHARS:
         return None
     if _PLAIN.fullmatch(text):
         return literal(text.lstrip("+-").rstrip(".")) if text[0] not in "+-" else evaluate(text)
-    text = undress(_REMARK.sub("", _ANNOTATION.sub("", text)))
+    text = strip_formatting(_REMARK.sub("", _ANNOTATION.sub("", text)))
     if _REFUSED.search(text):
         return None
     text = _conclusion(text.rstrip(" .,;:?\n"))
@@ -99,20 +100,20 @@ def _conclusion(text: str) -> str:
 
 
 def _in_prose(text: str) -> Value | None:
-    """Return the number after the last "is", else the only number, of a sentence."""
+    """Return the number after the last "is" of a sentence, else its only number."""
     *_, after = _AFTER_IS.split(text)
     if after != text and (leading := _LEADING.fullmatch(after)):
         return evaluate(leading[1])
     if after != text and (value := evaluate(after)):
         return value
-    found = {match[0] for match in _ANY.finditer(text)}
+    numbers = {match[0] for match in _ANY.finditer(text)}
     if (
-        len(found) != 1
+        len(numbers) != 1
         or not re.match(r"[a-zA-Z]{2}", text)
         or re.search(r"[\\^=_]|\d[a-z]\b", text)
     ):
         return None
-    return evaluate(found.pop())
+    return evaluate(numbers.pop())
 
 
 _SMALL = (
@@ -125,7 +126,7 @@ _UNITS |= {word: 10 * number for number, word in enumerate(_TENS.split(), start=
 
 
 def _in_words(text: str) -> Value | None:
-    """Return the number that begins a text in words: `twenty-five apples`."""
+    """Return the number spelled out at the start of a text: `twenty-five apples`."""
     words = re.findall(r"[a-z]+", text.lower())
     if any(character.isdigit() for character in text) or len(words) > 12 or not words:
         return None

@@ -1,4 +1,4 @@
-r"""Taking an answer apart: matrices, unions, tuples, intervals, sets, lists.
+r"""Parse the structure of an answer: matrices, unions, tuples, intervals, sets, lists.
 
 >>> structure("(2,5]")
 ('(]', ['2', '5'])
@@ -16,13 +16,13 @@ _PAIRS = {"(": ")", "[": "]", "{": "}"}
 
 
 def split(text: str, separators: str) -> list[str] | None:
-    """Split at top-level separators; None where there is none or the brackets do not match."""
+    """Split at top-level separators; None if there are none or the brackets do not match."""
     parts, depth, start = [], 0, 0
-    for at, character in enumerate(text):
+    for index, character in enumerate(text):
         depth += (character in "([{") - (character in ")]}")
         if depth == 0 and character in separators:
-            parts.append(text[start:at].strip())
-            start = at + 1
+            parts.append(text[start:index].strip())
+            start = index + 1
     if not parts:
         return None
     return [part for part in (*parts, text[start:].strip()) if part]
@@ -51,12 +51,12 @@ def _items(text: str) -> tuple[str, list[str]] | None:
 
 
 def _encloses(text: str) -> bool:
-    """Say whether the first bracket closes at the very end (any kind: `[2,5)`)."""
+    """Return whether the first bracket is closed by the last one, of any kind: `[2,5)`."""
     depth = 0
-    for at, character in enumerate(text):
+    for index, character in enumerate(text):
         depth += (character in "([{") - (character in ")]}")
         if depth == 0:
-            return at == len(text) - 1
+            return index == len(text) - 1
     return False
 
 
@@ -70,10 +70,10 @@ def _union(text: str) -> tuple[str, list[str]] | None:
 
 
 def _matrix(text: str) -> tuple[str, list[str]] | None:
-    found = _MATRIX.fullmatch(text.strip("[]() "))
-    if found is None:
+    matrix = _MATRIX.fullmatch(text.strip("[]() "))
+    if matrix is None:
         return None
-    rows = [row for row in found[1].split("\\\\") if row.strip()]
+    rows = [row for row in matrix[1].split("\\\\") if row.strip()]
     widths = {row.count("&") for row in rows}
     if len(widths) != 1:
         return None
@@ -81,7 +81,7 @@ def _matrix(text: str) -> tuple[str, list[str]] | None:
 
 
 def as_interval(text: str, other: str) -> str:
-    r"""Rewrite `2 \le x < 5` and `x > 3` as intervals where the other side is one or another."""
+    r"""Rewrite `2 \le x < 5` and `x > 3` as intervals if the other side is one or a relation."""
     sides = [side.strip() for side in COMPARISON.split(text)]
     if len(sides) not in (3, 5) or not (_items(other) or COMPARISON.search(other)):
         return text

@@ -1,4 +1,4 @@
-"""Multiple choice: one letter of the question's own choices, or the text of one."""
+"""Multiple choice: answers by letter or by text."""
 
 import string
 
@@ -46,7 +46,7 @@ ROOMS = ["kitchen", "garden shed", "attic", "shed", "play-room"]
         ("A", "A"),
     ],
 )
-def test_an_answer_that_names_one_choice(answer: str, letter: str) -> None:
+def test_an_answer_that_identifies_one_choice(answer: str, letter: str) -> None:
     assert choice.letter_of(answer, ROOMS) == letter
 
 
@@ -73,32 +73,32 @@ def test_an_answer_that_names_one_choice(answer: str, letter: str) -> None:
         "D" * 600,
     ],
 )
-def test_an_answer_that_names_none_or_several(answer: str) -> None:
+def test_an_answer_that_identifies_none_or_several(answer: str) -> None:
     assert choice.letter_of(answer, ROOMS) is None
 
 
-def test_a_text_that_two_choices_share_names_neither() -> None:
+def test_a_text_shared_by_two_choices_identifies_neither() -> None:
     assert choice.letter_of("bar", ["bar", "pub", "bar"]) is None
     assert choice.letter_of("A: bar", ["bar", "pub", "bar"]) == "A"
 
 
-def test_numbers_as_choices_are_texts_too() -> None:
+def test_choices_may_be_numbers() -> None:
     assert choice.letter_of("15", ["10", "15", "20"]) == "B"
     assert choice.letter_of("B: 20", ["10", "15", "20"]) is None
 
 
 @given(st.integers(1, 26), st.data())
-def test_every_letter_of_every_number_of_choices(count: int, data: st.DataObject) -> None:
-    choices = [f"thing {number}" for number in range(count)]
-    number = data.draw(st.integers(0, count - 1))
-    letter = string.ascii_uppercase[number]
-    for answer in (letter, f"({letter})", f"{letter}. {choices[number]}", choices[number]):
+def test_every_letter_for_any_number_of_choices(count: int, data: st.DataObject) -> None:
+    choices = [f"thing {i}" for i in range(count)]
+    index = data.draw(st.integers(0, count - 1))
+    letter = string.ascii_uppercase[index]
+    for answer in (letter, f"({letter})", f"{letter}. {choices[index]}", choices[index]):
         assert choice.equal(answer, letter, choices)
     if count < 26:
         assert choice.letter_of(string.ascii_uppercase[count], choices) is None
 
 
 @given(st.text(max_size=600), st.lists(st.text(max_size=20), max_size=30))
-def test_no_text_makes_it_raise(text: str, choices: list[str]) -> None:
+def test_no_text_raises(text: str, choices: list[str]) -> None:
     letter = choice.letter_of(text, choices)
     assert letter is None or ord(letter) - ord("A") < len(choices)

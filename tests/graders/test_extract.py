@@ -1,4 +1,4 @@
-"""MALT's function T: what a completion commits to, and that a cut-off one commits to nothing."""
+"""MALT's function T: the answer of a completion, and none for a truncated one."""
 
 import time
 
@@ -50,7 +50,7 @@ NUMERIC = [
     ("Final Answer: 5<|im_end|>\n<|im_start|>user\nFinal Answer: 6", "5"),
 ]
 
-NOTHING = [
+NO_ANSWER = [
     "",
     "   \n",
     "I do not know.",
@@ -100,13 +100,13 @@ CHOICE = [
 
 
 @pytest.mark.parametrize(("text", "answer"), NUMERIC)
-def test_the_chain_finds_the_number_that_was_committed_to(text: str, answer: str) -> None:
+def test_numbers(text: str, answer: str) -> None:
     assert extract_answer(text, "numeric") == answer
 
 
-@pytest.mark.parametrize("text", NOTHING)
+@pytest.mark.parametrize("text", NO_ANSWER)
 @pytest.mark.parametrize("kind", ["numeric", "math"])
-def test_a_text_without_an_answer_gives_none(text: str, kind: str) -> None:
+def test_a_text_without_an_answer(text: str, kind: str) -> None:
     assert extract_answer(text, kind) is None
 
 
@@ -121,17 +121,17 @@ def test_choices(text: str, answer: str | None) -> None:
 
 
 @given(st.text(max_size=200), st.integers(-(10**9), 10**9))
-def test_the_last_marker_wins_whatever_came_before(before: str, number: int) -> None:
+def test_the_last_marker_wins(before: str, number: int) -> None:
     text = before.replace("<", " ") + f"\nFinal Answer: {number}"
     assert extract_answer(text, "numeric") == str(number)
 
 
 @given(st.text("Final Answer:is\\boxed{}#$()[]\n*12.<think>/", max_size=200))
-def test_no_text_makes_it_raise_and_it_is_deterministic(text: str) -> None:
+def test_extraction_never_raises_and_is_deterministic(text: str) -> None:
     for kind in ("numeric", "math", "choice"):
-        once = extract_answer(text, kind, ROOMS)
-        assert once == extract_answer(text, kind, ROOMS)
-        assert once is None or once.strip()
+        answer = extract_answer(text, kind, ROOMS)
+        assert answer == extract_answer(text, kind, ROOMS)
+        assert answer is None or answer.strip()
 
 
 HOSTILE = [

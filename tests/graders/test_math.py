@@ -1,6 +1,6 @@
-"""Mathematical answers: what math-verify gets wrong alone, and what needs it.
+"""Mathematical answers: cases that math-verify alone gets wrong, and cases that need it.
 
-`math.equal` may hang, so these cases hold only inputs known to be cheap.
+`math.equal` may hang, so these cases only include inputs known to be cheap.
 """
 
 import pytest
@@ -124,13 +124,13 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("answer", "gold"), RIGHT)
-def test_the_same_answer_in_another_form_is_right(answer: str, gold: str) -> None:
+def test_an_equivalent_answer_is_right(answer: str, gold: str) -> None:
     assert math.equal(answer, gold)
     assert math.quick(answer, gold) is not False
 
 
 @pytest.mark.parametrize(("answer", "gold"), WRONG)
-def test_another_answer_is_wrong(answer: str, gold: str) -> None:
+def test_a_different_answer_is_wrong(answer: str, gold: str) -> None:
     assert not math.equal(answer, gold)
     assert math.quick(answer, gold) is not True
 
@@ -157,12 +157,12 @@ def test_which_golds_are_numbers(gold: str, number: bool) -> None:
         *(r"\binom{100000000}{5}", "(" * 200 + "1" + ")" * 200, "1," * 400),
     ],
 )
-def test_the_cost_guard_knows_what_would_hang(text: str) -> None:
+def test_the_cost_guard_catches_inputs_that_would_hang(text: str) -> None:
     assert algebra.too_costly(text)
 
 
 @pytest.mark.parametrize("text", ["x^{2^n}", "2^{100}", "(x+1)^{12}", "10!", r"\binom{52}{5}", ""])
-def test_the_cost_guard_lets_usual_answers_through(text: str) -> None:
+def test_the_cost_guard_allows_ordinary_answers(text: str) -> None:
     assert not algebra.too_costly(text)
 
 

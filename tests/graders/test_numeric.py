@@ -1,4 +1,4 @@
-"""Numbers: what is formatting, what is another number, and what is no number at all."""
+"""Numbers: formatting, equality, and texts that are not numbers."""
 
 from fractions import Fraction
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from malt_data.graders import arithmetic, numeric
 
-READ = [
+NUMBERS = [
     ("31", 31),
     ("31.", 31),
     ("+31", 31),
@@ -65,7 +65,7 @@ READ = [
     ("**31**", 31),
 ]
 
-NO_NUMBER = [
+NOT_NUMBERS = [
     "",
     "none",
     "infinity",
@@ -97,13 +97,13 @@ NO_NUMBER = [
 ]
 
 
-@pytest.mark.parametrize(("text", "number"), READ)
-def test_formatting_is_taken_off(text: str, number: int | Fraction) -> None:
+@pytest.mark.parametrize(("text", "number"), NUMBERS)
+def test_formatting_is_ignored(text: str, number: int | Fraction) -> None:
     assert numeric.parse_number(text) == number
 
 
-@pytest.mark.parametrize("text", NO_NUMBER)
-def test_what_states_no_exact_number_is_none(text: str) -> None:
+@pytest.mark.parametrize("text", NOT_NUMBERS)
+def test_texts_without_an_exact_number(text: str) -> None:
     assert numeric.parse_number(text) is None
 
 
@@ -128,7 +128,7 @@ def test_what_states_no_exact_number_is_none(text: str) -> None:
         (r"\frac{\sqrt{2}}{2^{200}}", r"\frac{\sqrt{2}}{2^{201}}", False),
     ],
 )
-def test_equality_is_exact_but_for_long_decimals(answer: str, gold: str, right: bool) -> None:
+def test_equality_is_exact_except_for_long_decimals(answer: str, gold: str, right: bool) -> None:
     assert numeric.equal(answer, gold) is right
 
 
@@ -138,13 +138,13 @@ def test_equality_is_exact_but_for_long_decimals(answer: str, gold: str, right: 
     + [(text, False) for text in ("80\\%", r"5\text{ cm}", "90^\\circ", "1,2", "x=5", "31 pears")]
     + [(text, False) for text in ("", "A", r"\sqrt{2}", "52_8", "(2,3)")],
 )
-def test_only_a_bare_exact_number_makes_a_gold_numeric(gold: str, number: bool) -> None:
+def test_only_a_bare_exact_number_is_a_numeric_gold(gold: str, number: bool) -> None:
     assert numeric.is_number(gold) is number
 
 
 @given(st.fractions(), st.sampled_from(["{}", " {} ", "${}$", "{} eggs", "x = {}", "**{}**"]))
-def test_every_fraction_is_read_back_in_every_dress(number: Fraction, dress: str) -> None:
-    assert numeric.parse_number(dress.format(number)) == number
+def test_every_fraction_survives_any_formatting(number: Fraction, template: str) -> None:
+    assert numeric.parse_number(template.format(number)) == number
 
 
 @given(st.integers(), st.integers(1, 6))
@@ -153,6 +153,6 @@ def test_thousands_separators_and_decimals_change_nothing(number: int, places: i
 
 
 @given(st.text(max_size=600) | st.text("0123456789+-*/^!(){}\\frac.,:e $", max_size=120))
-def test_no_text_makes_it_raise(text: str) -> None:
+def test_no_text_raises(text: str) -> None:
     value = numeric.read(text)
     assert value is None or arithmetic.same(value, value)

@@ -1,4 +1,4 @@
-"""The worker process: killed at its limit, replaced when it dies, gone with its parent."""
+"""Worker processes: killed at the limit, replaced when they die, gone with their parent."""
 
 import asyncio
 import os
@@ -29,9 +29,9 @@ def grader() -> Iterator[Grader]:
         yield grader
 
 
-def _until(condition: Callable[[], bool], seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+def _wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
         if condition():
             return True
         time.sleep(0.05)
@@ -47,18 +47,18 @@ def test_verdicts_of_each_kind(grader: Grader) -> None:
     assert grader.grade("x^2-2", "(x-1)(x+1)", "math") == "wrong"
 
 
-def test_quick_leaves_algebra_to_grade_and_then_remembers_it(grader: Grader) -> None:
+def test_quick_leaves_algebra_to_grade_and_then_uses_its_cache(grader: Grader) -> None:
     assert grader.quick("x^2-9", "(x-3)(x+3)", "math") is None
     assert grader.grade("x^2-9", "(x-3)(x+3)", "math") == "right"
     assert grader.quick("x^2-9", "(x-3)(x+3)", "math") == "right"
 
 
-def test_the_memo_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("malt_data.graders.grader.MEMO_SIZE", 3)
+def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("malt_data.graders.grader.CACHE_SIZE", 3)
     with Grader() as grader:
         for number in range(9):
             grader.grade(f"x={number}", "x=1", "math")
-        assert len(grader._memo) == 3
+        assert len(grader._cache) == 3
 
 
 def test_no_worker_starts_before_algebra_is_needed() -> None:
@@ -68,21 +68,21 @@ def test_no_worker_starts_before_algebra_is_needed() -> None:
         assert grader._pool.pids() == []
 
 
-def test_a_hanging_comparison_is_a_timeout_not_wrong_and_the_worker_is_replaced() -> None:
+def test_a_hanging_comparison_is_a_timeout_and_the_worker_is_replaced() -> None:
     with Grader(limit_s=3.0) as grader:
-        assert grader.grade("x^2-1", "(x-1)(x+1)", "math") == "right"  # the worker is up
+        assert grader.grade("x^2-1", "(x-1)(x+1)", "math") == "right"  # starts the worker
         (before,) = grader._pool.pids()
         start = time.monotonic()
         assert grader.grade(HANG, GOLD, "math") == "timeout"
         assert time.monotonic() - start < 15.0
         assert not psutil.pid_exists(before)
         start = time.monotonic()
-        assert grader.grade(HANG, GOLD, "math") == "timeout"  # remembered
+        assert grader.grade(HANG, GOLD, "math") == "timeout"  # cached
         assert time.monotonic() - start < 0.5
         assert grader.grade("x^2-4", "(x-2)(x+2)", "math") == "right"
 
 
-def test_a_worker_that_dies_counts_as_timeout_and_is_replaced() -> None:
+def test_a_worker_that_dies_is_a_timeout_and_is_replaced() -> None:
     pool = Pool(limit_s=20.0)
     try:
         assert pool.equal("x+x", "2x") is True
@@ -90,7 +90,7 @@ def test_a_worker_that_dies_counts_as_timeout_and_is_replaced() -> None:
         with ThreadPoolExecutor(1) as threads:
             waiting = threads.submit(pool.equal, HANG, GOLD)
             time.sleep(0.3)
-            os.kill(pid, signal.SIGKILL)  # as the kernel does when memory is short
+            os.kill(pid, signal.SIGKILL)  # like the kernel when memory runs out
             assert waiting.result(timeout=10) is None
         assert pool.equal("x+x", "2x") is True
         assert pid not in pool.pids()
@@ -98,7 +98,7 @@ def test_a_worker_that_dies_counts_as_timeout_and_is_replaced() -> None:
         pool.close()
 
 
-def test_an_idle_worker_that_died_is_replaced_unnoticed() -> None:
+def test_an_idle_worker_that_died_is_replaced() -> None:
     pool = Pool(limit_s=5.0)
     try:
         assert pool.equal("x+x", "2x") is True
@@ -125,8 +125,8 @@ def test_close_frees_a_waiting_thread_and_leaves_no_process() -> None:
 
 
 def test_close_frees_a_waiting_thread_on_a_busy_machine() -> None:
-    """Whoever wakes first: the pipe that it reads from is not closed under its hands."""
-    spin = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
+    """In any order of events, a pipe is not closed while a thread reads from it."""
+    spinners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
     try:
         for _ in range(15):
             pool = Pool(limit_s=30.0)
@@ -138,7 +138,7 @@ def test_close_frees_a_waiting_thread_on_a_busy_machine() -> None:
                 pool.close()
                 assert waiting.result(timeout=20) is None
     finally:
-        for process in spin:
+        for process in spinners:
             process.kill()
             process.wait()
 
@@ -176,7 +176,7 @@ def test_no_worker_survives_a_killed_parent(busy: bool) -> None:
         "print(pool.equal('x+x', '2x'), *pool.pids(), flush=True)\n"
         f"if BUSY: threading.Thread(target=pool.equal, args=('{HANG}', '{GOLD}')).start()\n"
         "time.sleep(0.2)\n"
-        "print('asked', flush=True)\n"
+        "print('busy', flush=True)\n"
         "time.sleep(60)\n"
     ).replace("BUSY", str(busy))
     with subprocess.Popen(
@@ -188,7 +188,7 @@ def test_no_worker_survives_a_killed_parent(busy: bool) -> None:
         parent.stdout.readline()
         assert psutil.pid_exists(int(pid))
         parent.kill()
-    assert _until(lambda: not _running(int(pid)), 8)
+    assert _wait_until(lambda: not _running(int(pid)), 8)
 
 
 def _running(pid: int) -> bool:
@@ -198,7 +198,7 @@ def _running(pid: int) -> bool:
         return False
 
 
-def test_ctrl_c_for_the_process_group_leaves_the_worker_alone(grader: Grader) -> None:
+def test_ctrl_c_does_not_reach_the_worker(grader: Grader) -> None:
     assert grader.grade("z+z", "2z", "math") == "right"
     (pid,) = grader._pool.pids()
     assert os.getpgid(pid) != os.getpgid(0)
@@ -240,9 +240,9 @@ PATHOLOGICAL = {
 
 
 @pytest.mark.parametrize("name", PATHOLOGICAL)
-def test_no_input_holds_up_the_caller_or_raises(grader: Grader, name: str) -> None:
+def test_no_input_blocks_the_caller_or_raises(grader: Grader, name: str) -> None:
     hostile = PATHOLOGICAL[name]
-    grader.grade("x+x", "2x", "math")  # start-up is not on the clock
+    grader.grade("x+x", "2x", "math")  # start the worker before timing
     start = time.monotonic()
     for text in (f"Final Answer: {hostile}", rf"\boxed{{{hostile}}}", hostile):
         for gold in ("12", "x^2+1"):
