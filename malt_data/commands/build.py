@@ -213,4 +213,9 @@ def relabel(
     if as_json:
         print_json({"labels": labels.model_dump(), "flips": flips})
         return
-    print_table([{"role": role, **counts} for role, counts in flips.items()])
+    print_table([{"role": role, **_spaced(counts)} for role, counts in flips.items()])
+
+
+def _spaced(counts: dict[str, int]) -> dict[str, int]:
+    """Return `counts` with names that a narrow column can wrap."""
+    return {name.replace("_", " "): count for name, count in counts.items()}
