@@ -192,5 +192,5 @@ def _verify_forest(folder: str | None) -> tuple[str, list[str], str]:
     for name in exports:
         found = verify_export(forest.folder / layout.EXPORTS / name)
         problems += [f"{layout.EXPORTS}/{name}: {problem}" for problem in found]
-    counts = f"{len(forest.done)} trees" + (f", {len(exports)} exports" if exports else "")
+    counts = f"{len(forest.done)} trees" + (f", exports: {len(exports)}" if exports else "")
     return str(forest.folder), problems, f"{forest.folder} is sound: {counts}."

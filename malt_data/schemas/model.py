@@ -7,6 +7,8 @@ Traceback (most recent call last):
 malt_data.errors.SpecError: n: Input should be greater than or equal to 1 (got 0)
 """
 
+import difflib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -30,16 +32,19 @@ class Model(BaseModel):
             try:
                 super().__init__(**values)
             except ValidationError as error:
-                raise SpecError(_explain(error)) from None
+                raise SpecError(_explain(error, type(self).model_fields)) from None
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, known: Iterable[str]) -> str:
     """Return the validation errors on one line: `n: Input should be ≥ 1 (got 0); …`."""
     problems = []
     for issue in error.errors(include_url=False):
         key = ".".join(str(step) for step in issue["loc"])
         if issue["type"] == "extra_forbidden":
-            problems.append(f"unknown setting '{key}'")
+            near = difflib.get_close_matches(key, known, n=1)
+            problems.append(
+                f"unknown setting '{key}'" + (f", did you mean '{near[0]}'?" if near else "")
+            )
         else:
             show_input = key and key != "base_url"  # which may contain a key
             got = f" (got {issue['input']!r})" if show_input else ""

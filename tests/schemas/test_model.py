@@ -47,3 +47,8 @@ def test_labels_are_changed_one_by_one_and_checked() -> None:
     assert Labels(threshold=0.7).updated(pooling="local") == Labels(threshold=0.7, pooling="local")
     with pytest.raises(SpecError, match=r"threshold: .*\(got 2\)"):
         Labels().updated(threshold=2)
+
+
+def test_a_misspelt_setting_is_answered_with_the_nearest_one() -> None:
+    with pytest.raises(SpecError, match="'temprature', did you mean 'temperature'?"):
+        BuildSpec(**{"temprature": 0.3})
