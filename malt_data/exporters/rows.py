@@ -29,7 +29,7 @@ from malt_data.schemas.exports import SPLITS, Config
 from malt_data.schemas.roles import ROLES
 from malt_data.schemas.versions import upgrade
 from malt_data.storage.parquet import corrupt
-from malt_data.storage.query import hide_progress
+from malt_data.storage.query import lock_down
 
 Counts = Counter[tuple[str, str | None]]
 """(split, reason) → candidates; reason None: exported."""
@@ -78,8 +78,8 @@ class Rows:
         )
         self._messages, self._literals = _messages(forest, config)
         self._connection = duckdb.connect(":memory:", config=_CONFIG)
-        hide_progress(self._connection)
         self._connection.register("stored_questions", forest.questions_dataset())
+        lock_down(self._connection)  # the prompts come from a manifest that anyone may have written
         self._connection.execute(
             _query("questions"), {"seed": str(selection.seed), "border": selection.border}
         )
@@ -242,18 +242,20 @@ def _messages(forest: Forest, config: Config) -> tuple[str, dict[str, str]]:
     role = config.role or ROLES[0]
     literals: dict[str, str] = {}
     cases = []
-    for kind, roles in forest.manifest.spec.prompts.items():
+    for number, (kind, roles) in enumerate(forest.manifest.spec.prompts.items()):
+        literals[f"kind_{number}"] = kind
         messages = []
         for speaker in ("system", "user"):
-            if not roles[role].get(speaker):
+            template = roles.get(role, {}).get(speaker)
+            if not template:
                 continue
             terms = []
-            for literal, name in pieces(roles[role][speaker]):
+            for literal, name in pieces(template):
                 bound = f"text_{len(literals)}"
                 literals[bound] = literal
                 terms += [f"${bound}", *([name] if name else [])]
             messages.append(f"{{'role': '{speaker}', 'content': concat({', '.join(terms)})}}")
-        cases.append(f"WHEN '{kind}' THEN [{', '.join(messages)}]")
+        cases.append(f"WHEN $kind_{number} THEN [{', '.join(messages)}]")
     return f"CASE questions.kind {' '.join(cases)} END", literals
 
 

@@ -29,7 +29,10 @@ _REQUIRED = {
     "verifier": {"question", "initial_answer"},
     "refiner": {"question", "initial_answer", "verification"},
 }
-_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+_PLACEHOLDERS = ("question", "choices", "initial_answer", "verification")
+_PLACEHOLDER = re.compile(rf"\{{({'|'.join(_PLACEHOLDERS)})\}}")
+"""Only known names: a manifest from elsewhere may have others, which stay as they are."""
+_BRACED = re.compile(r"\{(\w+)\}")
 
 
 def load_prompts(
@@ -37,7 +40,7 @@ def load_prompts(
 ) -> dict[str, dict[str, dict[str, str]]]:
     """Return the built-in templates, overridden by those in the TOML file at `path`.
 
-    A kind that has no table in `ours_file` is asked as `prompts.toml` says.
+    A kind that has no table in `builtin_file` is asked as `prompts.toml` says.
     Raises SpecError for an unreadable file, an unknown kind, role or placeholder, or a template
     without the placeholders that its role requires (*MALT* §4.1).
     """
@@ -132,10 +135,9 @@ def _check(kind: str, role: str, parts: Mapping[str, object], where: str) -> Non
             )
     if "user" not in parts:
         raise SpecError(f"{name} needs a 'user' template.")
-    used = set(_PLACEHOLDER.findall("".join(str(text) for text in parts.values())))
-    known = {"question", "choices", "initial_answer", "verification"}
+    used = set(_BRACED.findall("".join(str(text) for text in parts.values())))
     required = _REQUIRED[role] | ({"choices"} if KINDS[kind].lettered else set())
-    if unknown := used - known:
+    if unknown := used - {*_PLACEHOLDERS}:
         raise SpecError(f"{name}: unknown placeholder {{{sorted(unknown)[0]}}}.")
     if missing := required - used:
         raise SpecError(f"{name} must show the {role} {{{sorted(missing)[0]}}}.")

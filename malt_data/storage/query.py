@@ -65,20 +65,20 @@ def connect(source: Source) -> duckdb.DuckDBPyConnection:
     views = resources.files("malt_data.schemas").joinpath("views")
     for name in ("judgement", *source.views):
         connection.execute(views.joinpath(f"{name}.sql").read_text("utf-8"))
-    hide_progress(connection)
-    connection.execute("SET enable_external_access = false")
-    connection.execute("SET lock_configuration = true")
+    lock_down(connection)
     return connection
 
 
-def hide_progress(connection: duckdb.DuckDBPyConnection) -> None:
-    """Turn DuckDB's progress bar off, which writes to the terminal.
+def lock_down(connection: duckdb.DuckDBPyConnection) -> None:
+    """Let a connection read what is registered and nothing else, without a progress bar.
 
-    In a notebook without ipywidgets it is off, and DuckDB refuses any word about it.
+    In a notebook without ipywidgets the bar is off, and DuckDB rejects the setting.
     """
     shown = connection.execute("SELECT current_setting('enable_progress_bar')").fetchall()
     if shown == [(True,)]:
         connection.execute("SET enable_progress_bar = false")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
 
 
 def run_query(

@@ -499,3 +499,24 @@ def test_a_check_wants_rows_of_what_was_asked_for_and_of_what_malt_trains_on(
     run = checked("--role", "generator")
     assert run.exit_code == 1
     assert "generator_dpo: no rows" in run.stderr
+
+
+def test_a_manifest_from_elsewhere_cannot_make_an_export_read_other_files(tmp_path: Path) -> None:
+    """Kinds and templates become SQL: whatever they contain, it is only ever text."""
+    forest = make_forest(tmp_path / "f", trees=4)
+    secret = tmp_path / "secret.txt"
+    secret.write_text("the secret")
+    path = forest.folder / "forest.json"
+    manifest = json.loads(path.read_text())
+    prompts = manifest["spec"]["prompts"]
+    read = f"(SELECT content FROM read_text('{secret}'))"
+    hostile = f"numeric' THEN [{{'role': 'user', 'content': {read}}}] WHEN 'x"
+    manifest["spec"]["prompts"] = prompts = {hostile: prompts["math"], **prompts}
+    prompts["numeric"]["generator"]["user"] = "{question} {key} {read_text} '; COPY x TO 'y'; --"
+    del prompts["choice"]["generator"]
+    path.write_text(json.dumps(manifest))
+    rows = to_datasets(open_forest(forest.folder), "generator_value")
+    prompt = [m["content"] for split in rows.values() for row in split["prompt"] for m in row]
+    assert prompt
+    assert all(text.endswith(" {key} {read_text} '; COPY x TO 'y'; --") for text in prompt)
+    assert not any("the secret" in text for text in prompt)

@@ -50,5 +50,5 @@ def test_labels_are_changed_one_by_one_and_checked() -> None:
 
 
 def test_a_misspelt_setting_is_answered_with_the_nearest_one() -> None:
-    with pytest.raises(SpecError, match="'temprature', did you mean 'temperature'?"):
+    with pytest.raises(SpecError, match=r"'temprature', did you mean 'temperature'\?"):
         BuildSpec(**{"temprature": 0.3})
