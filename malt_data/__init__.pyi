@@ -54,9 +54,9 @@ from .schemas.spec import BuildSpec as BuildSpec
 from .schemas.spec import EvalSpec as EvalSpec
 from .schemas.spec import Labels as Labels
 from .schemas.team import Team as Team
-from .trainers.recipe import Settings as Settings
-from .trainers.recipe import read_settings as read_settings
-from .trainers.team import read_team as read_team
+from .storage.team import read_team as read_team
+from .trainers.recipe import Recipe as Recipe
+from .trainers.recipe import read_recipe as read_recipe
 from .trainers.train import train as train
 
 __version__: str

@@ -34,7 +34,9 @@ def make_forest(
         for text, gold in zip(texts, golds, strict=True)
     ]
     settings = {"n_generator": n[0], "n_verifier": n[1], "n_refiner": n[2]}
-    resolved = resolve_sampling(BuildSpec(engine="openai", model="m", **settings, **spec), None)
+    resolved = resolve_sampling(
+        BuildSpec(**{"engine": "openai", "model": "m", **settings, **spec}), None
+    )
     facts = {"source": "made", "split": "train", "license": "mit", "refused": {"no gold": 1}}
     forest = create_forest(folder, resolved, questions, facts)
     for question in questions:

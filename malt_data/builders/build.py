@@ -70,11 +70,6 @@ class BuildReport(Usage):
             f"{self.completion_tokens} tokens in {self.seconds:.1f} s."
         )
 
-    @property
-    def missing(self) -> int:
-        """Number of requested trees that no process has grown or is growing."""
-        return self.asked - self.before - self.grown - self.elsewhere
-
 
 OnProgress = Callable[[BuildReport], None]
 """Called often, on the event loop, with the report so far."""
@@ -127,7 +122,7 @@ async def _build(
             parts.compact()  # in case an earlier run was killed before this
     if not todo:
         return report
-    started = dt.datetime.now(dt.UTC).replace(microsecond=0)
+    started: dt.datetime | None = None
     try:
         async with _opened(engine, spec, note) as opened:
             started = dt.datetime.now(dt.UTC).replace(microsecond=0)
@@ -135,7 +130,7 @@ async def _build(
             await _grow_into(folder, spec, loaded, todo, opened, report, on_progress)
     finally:
         report.stop()
-        if report.grown:
+        if started is not None and report.grown:
             _record(folder, started, report)
     return report
 

@@ -168,7 +168,7 @@ def _require_complete(report: "BuildReport") -> None:
 def _team_settings(path: Path | None, adapter_set: Any) -> dict[str, Any]:
     if path is None:
         return {}
-    from malt_data.trainers.team import read_team
+    from malt_data.storage.team import read_team
 
     team = read_team(path)
     return {"model": team.model, "adapters": team.require(adapter_set), **team.sampling}

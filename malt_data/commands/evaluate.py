@@ -239,7 +239,7 @@ def _plans(
     from malt_data.evaluation.plan import plan_evaluation
     from malt_data.evaluation.teams import output_folders, require_comparable
     from malt_data.schemas.spec import EvalSpec
-    from malt_data.trainers.questions import seen_by
+    from malt_data.storage.team import seen_by
 
     plans: list[Plan] = []
     for path, folder in zip(teams or (None,), output_folders(teams, out), strict=True):
@@ -283,13 +283,19 @@ def _run(plans: "list[Plan]") -> list[dict[str, Any]]:
 def _read_team(path: Path | None) -> "Team | None":
     if path is None:
         return None
-    from malt_data.trainers.team import read_team
+    from malt_data.storage.team import read_team
 
     return read_team(path)
 
 
 def _settings_of(team: "Team | None") -> dict[str, Any]:
-    return {} if team is None else {"model": team.model, **team.sampling}
+    """Return what an evaluation takes from a team file, which may have settings of builds too."""
+    from malt_data.schemas.spec import EvalSpec
+
+    if team is None:
+        return {}
+    known = {name: team.sampling[name] for name in EvalSpec.model_fields if name in team.sampling}
+    return {"model": team.model, **known}
 
 
 def _print_results(

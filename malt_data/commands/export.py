@@ -36,13 +36,13 @@ def _formats() -> tuple[str, ...]:
 
 
 def _strategies() -> tuple[str, ...]:
-    from malt_data.exporters.selection import Strategy
+    from malt_data.schemas.exports import Strategy
 
     return get_args(Strategy)
 
 
 def _positives() -> tuple[str, ...]:
-    from malt_data.exporters.selection import Positives
+    from malt_data.schemas.exports import Positives
 
     return get_args(Positives)
 

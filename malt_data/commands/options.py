@@ -7,8 +7,6 @@ from typing import Any
 
 import click
 
-from malt_data.errors import SpecError
-
 Decorator = Callable[[Any], Any]
 
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -72,12 +70,9 @@ def read_config(path: Path | None) -> dict[str, Any]:
     """Return the settings in a `--config` file, or no settings if there is no file."""
     if path is None:
         return {}
-    from malt_data.storage.documents import read_toml
+    from malt_data.storage.documents import read_settings_file
 
-    try:
-        return read_toml(path)
-    except (OSError, ValueError) as error:
-        raise SpecError(f"{path} is not valid TOML: {error}") from None
+    return read_settings_file(path)
 
 
 def combine(*decorators: Decorator) -> Decorator:

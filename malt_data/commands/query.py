@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from malt_data.commands.arguments import forest_and_ids, open_for_command
-from malt_data.commands.options import LazyChoice, forest_argument, json_option
+from malt_data.commands.options import forest_argument, json_option
 from malt_data.commands.output import console, note, print_json, say
 from malt_data.display import clean
 from malt_data.errors import ForestError, SpecError
@@ -17,18 +17,12 @@ if TYPE_CHECKING:
     from malt_data.storage.query import Source
 
 
-def _row_formats() -> tuple[str, ...]:
-    from malt_data.report.terminal import ROW_FORMATS
-
-    return ("table", *ROW_FORMATS)
-
-
 @click.command()
 @click.argument("args", nargs=-1, required=True, metavar="[FOREST] QUERY")
 @click.option(
     "--format",
     "form",
-    type=LazyChoice(_row_formats),
+    type=click.Choice(["table", "csv", "json", "jsonl", "parquet"]),
     help="Output format.  [default: table on a terminal, else csv]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Same as --format json.")
@@ -45,9 +39,9 @@ def sql(args: tuple[str, ...], form: str | None, as_json: bool) -> None:
     malt-data sql results "FROM flips"
     malt-data sql my-forest "FROM pairs" --format parquet > pairs.parquet
     """
+    from malt_data.commands.isolated import isolated
     from malt_data.evaluation.results import open_results
     from malt_data.schemas import layout
-    from malt_data.storage.query import isolated
 
     if len(args) > 2:
         raise click.UsageError("Give [FOREST] QUERY, with the SQL in quotes.")

@@ -90,7 +90,7 @@ def train(
     """
     from malt_data.commands.progress import Progress
     from malt_data.forests.forest import default_folder
-    from malt_data.trainers.recipe import read_settings
+    from malt_data.trainers.recipe import read_recipe
     from malt_data.trainers.train import train as train_role
 
     if no_baselines and role != "all":
@@ -99,9 +99,9 @@ def train(
         raise click.UsageError("--role all starts with SFT: leave out --stage dpo and --adapter.")
     if stage == "dpo" and adapter is None:
         raise click.UsageError("DPO starts from an SFT adapter: pass --adapter FOLDER.")
-    settings = read_settings(config, recipe).seeded(seed)
+    chosen = read_recipe(recipe, config).seeded(seed)
     if no_baselines:
-        settings = settings.model_copy(update={"baselines": False})
+        chosen = chosen.updated(baselines=False)
     source = dataset or str(default_folder())
     with Progress(f"{role} {stage or ''}".strip()) as progress:
         records = train_role(
@@ -110,7 +110,7 @@ def train(
             out,
             stage=stage,
             adapter=adapter,
-            settings=settings,
+            recipe=chosen,
             on_progress=progress.update,
             note=progress.note,
             **options,
@@ -128,7 +128,7 @@ def _push(repo: str, out: Path, *, whole_team: bool) -> None:
     """Push an adapter to `repo`, or each of a team's to `repo`-ROLE."""
     from malt_data.publish.push import push_adapter
     from malt_data.schemas import layout
-    from malt_data.trainers.team import read_team
+    from malt_data.storage.team import read_team
 
     folders = {"": str(out)}
     if whole_team:

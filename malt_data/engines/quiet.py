@@ -18,7 +18,7 @@ def quiet_libraries(*, datasets: bool = False) -> Iterator[None]:
     rows: Any = importlib.import_module("datasets") if datasets else None
 
     def silent(*args: Any, **kwargs: Any) -> Any:
-        return bar(*args, **kwargs, disable=True)
+        return bar(*args, **{**kwargs, "disable": True})  # nested calls pass it too
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     downloads = not hub.are_progress_bars_disabled()

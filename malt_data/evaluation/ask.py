@@ -13,7 +13,7 @@ from malt_data.errors import EvalError
 from malt_data.evaluation.play import Memo, Turn, play
 from malt_data.evaluation.settings import Setting, require_adapters
 from malt_data.evaluation.vote import ballots, majority
-from malt_data.graders import AUTO, KINDS, Grader
+from malt_data.graders import AUTO, Grader, require_grader, require_kind
 from malt_data.prompts.resolve import resolve_sampling
 from malt_data.questions.fields import MAX_CHOICES
 from malt_data.schemas.forest import Question
@@ -70,8 +70,9 @@ def _question(text: str, choices: Sequence[str], spec: EvalSpec) -> Question:
             f"A multiple-choice question needs 2 to {MAX_CHOICES} different choices, not "
             f"{len(shown)}: pass --choice TEXT once for each."
         )
+    require_grader(spec.grader)
     free = spec.kind or "numeric" if spec.grader == AUTO else spec.grader
-    kind = "choice" if shown else "numeric" if KINDS[free].lettered else free
+    kind = "choice" if shown else "numeric" if require_kind(free).lettered else free
     name = question_id(text, shown)
     return Question(name, "asked", "", text, shown, "", kind, None, "{}")
 

@@ -17,7 +17,7 @@ from malt_data.errors import EvalError, SpecError
 from malt_data.schemas.model import Field, Model
 from malt_data.schemas.roles import ROLES, Role
 from malt_data.schemas.team import AdapterSet, AdapterSets
-from malt_data.storage.documents import read_toml
+from malt_data.storage.documents import read_settings_file
 
 VOTES = 3
 """Passes of a `+mv` setting (MALT §4.1)."""
@@ -67,10 +67,7 @@ def find_settings(names: list[str], path: str | Path | None = None) -> list[Sett
         resources.files(__package__).joinpath("settings.toml").read_text("utf-8")
     )
     if path is not None:
-        try:
-            tables |= read_toml(Path(path))
-        except (OSError, ValueError) as error:
-            raise SpecError(f"{path} is not valid TOML: {error}") from None
+        tables |= read_settings_file(path, "settings file")
     if not names:
         raise SpecError(f"No setting was given. Choose one or more of {', '.join(tables)}.")
     return [_setting(name, tables) for name in dict.fromkeys(names)]

@@ -9,14 +9,9 @@ distributed over parts, and a seed gives the same rows everywhere.
     ['ungraded', 'identical', 'truncated', 'strategy']
 """
 
-from typing import Literal
-
 from malt_data.exporters.fit import UNFIT
-from malt_data.schemas.exports import Config
+from malt_data.schemas.exports import Config, Positives, Strategy
 from malt_data.schemas.model import Field, Model
-
-Strategy = Literal["all", "best_worst", "one"]
-Positives = Literal["all", "paired", "mixed"]
 
 
 class Selection(Model):

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from malt_data.errors import ForestError
+from malt_data.errors import ForestError, SpecError
 from malt_data.forests.forest import Forest
 from malt_data.graders import Grader, extract_answer, grade_columns, graded_as
 from malt_data.schemas.roles import ROLES
@@ -32,7 +32,13 @@ class Golds:
         with Grader() as grader:
             for row in forest.questions().collect().iter_rows(named=True):
                 gold, choices = row["gold"], row["choices"]
-                kind = graded_as(row["kind"], grader_name)
+                try:
+                    kind = graded_as(row["kind"], grader_name)
+                except SpecError as error:
+                    raise ForestError(
+                        f"Question {row['question_id']} cannot be graded: {error} A newer "
+                        "malt-data may know it: pip install -U malt-data"
+                    ) from None
                 if grader.grade(gold, gold, kind, choices) != "right":
                     raise ForestError(
                         f"The gold {gold!r} of question {row['question_id']} cannot be graded as "

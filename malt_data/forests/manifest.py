@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from malt_data.errors import ForestError, SpecError
+from malt_data.graders import require_grader
 from malt_data.schemas import layout
 from malt_data.schemas.manifest import CURRENT, Manifest
 from malt_data.schemas.versions import check
@@ -28,7 +29,9 @@ def read_manifest(folder: Path) -> Manifest:
         ) from None
     check(data.get("schema"), str(path))
     try:
-        return Manifest.model_validate(data)
+        manifest = Manifest.model_validate(data)
+        require_grader(manifest.labels.grader)
+        return manifest
     except SpecError as error:
         raise ForestError(f"{path} is not a valid manifest: {error}") from None
 

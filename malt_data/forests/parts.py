@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from malt_data.errors import SpecError
+from malt_data.graders import require_grader
 from malt_data.schemas.forest import NODES
 from malt_data.schemas.versions import check, upgrade
-from malt_data.storage.parquet import LABELS, Footer, read_table
+from malt_data.storage.parquet import LABELS, Footer, corrupt, read_table
 from malt_data.storage.parts import Parts, retry_missing
 
 TREES_PER_PART = 100
@@ -21,6 +23,8 @@ _CLOCK_TICK_NS = 100_000_000
 
 class NodeParts(Parts):
     """The part files of a forest's nodes."""
+
+    full_size = TREES_PER_PART
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -64,9 +68,11 @@ class NodeParts(Parts):
 
     def _check(self, path: Path, footer: Footer) -> None:
         check(footer.stamp, str(path))
-
-    def _share_of_a_part(self, path: Path) -> float:
-        return self._size(path) / TREES_PER_PART
+        if footer.labels is not None:
+            try:
+                require_grader(footer.labels.grader)
+            except SpecError as error:
+                raise corrupt(path, error) from None
 
     def _merged(self, paths: Sequence[Path]) -> pa.Table | None:
         labels = {self.footer(path).labels for path in paths}

@@ -12,7 +12,7 @@ question's own choices) and `math` (structure, exact values, then math-verify in
 
 from malt_data.graders.extract import extract_answer
 from malt_data.graders.grader import AUTO, Grader, grade_columns, graded_as, graders, require_grader
-from malt_data.graders.kinds import KINDS, Kind, Unusable, Verdict
+from malt_data.graders.kinds import KINDS, Kind, Unusable, Verdict, require_kind
 
 __all__ = [
     "AUTO",
@@ -26,4 +26,5 @@ __all__ = [
     "graded_as",
     "graders",
     "require_grader",
+    "require_kind",
 ]

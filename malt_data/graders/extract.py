@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from malt_data.graders.formulas import last_match
-from malt_data.graders.kinds import KINDS, Kind
+from malt_data.graders.kinds import Kind, require_kind
 
 MAX_ANSWER = 2_000  # anything longer is not an answer; graders read at most 500
 _BOXES_JOINED = 16
@@ -57,7 +57,7 @@ def extract_answer(text: str, kind: str, choices: Sequence[str] | None = None) -
 
     kind: one of KINDS.
     """
-    text, rules = _final_turn(text), KINDS[kind]
+    text, rules = _final_turn(text), require_kind(kind)
     steps: tuple[Callable[[], tuple[bool, str | None]], ...] = (
         lambda: _after_marker(text, rules),
         lambda: _last_boxes(text),

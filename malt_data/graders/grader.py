@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from malt_data.errors import SpecError
-from malt_data.graders.kinds import KINDS, Verdict
+from malt_data.graders.kinds import KINDS, Verdict, require_kind
 from malt_data.graders.pool import Pool
 
 AUTO = "auto"
@@ -35,10 +35,10 @@ def require_grader(name: str) -> None:
 def graded_as(kind: str, grader: str) -> str:
     """Return the kind that `grader` uses for answers to a question of `kind`.
 
-    Raises SpecError for an unknown grader.
+    Raises SpecError for an unknown grader or kind.
     """
     require_grader(grader)
-    return kind if grader == AUTO else grader
+    return require_kind(kind).name if grader == AUTO else grader
 
 
 def grade_columns(answer: str | None, verdict: str, *, leaf: bool) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class Grader:
         """Return the verdict if it takes microseconds, None if `grade` must use a worker."""
         if answer is None:
             return "wrong"
-        grade_quickly = KINDS[kind].quick
+        grade_quickly = require_kind(kind).quick
         if not KINDS[kind].slow:
             return grade_quickly(answer, gold, choices or ())
         key = _key(answer, gold, kind, choices)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from malt_data.errors import SpecError
 from malt_data.graders import algebra, choice, math, numeric
 from malt_data.graders.formulas import (
     PROSE,
@@ -243,3 +244,10 @@ KINDS: dict[str, Kind] = {
         ),
     )
 }
+
+
+def require_kind(name: str) -> Kind:
+    """Return the kind called `name`; raise SpecError if there is none."""
+    if name not in KINDS:
+        raise SpecError(f"Unknown kind {name!r}. Choose one of: {', '.join(KINDS)}.")
+    return KINDS[name]

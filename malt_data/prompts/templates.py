@@ -19,7 +19,7 @@ from malt_data.engines import Messages
 from malt_data.errors import SpecError
 from malt_data.graders import KINDS
 from malt_data.schemas.roles import ROLES
-from malt_data.storage.documents import read_toml
+from malt_data.storage.documents import read_settings_file
 
 Prompts = Mapping[str, Mapping[str, Mapping[str, str]]]
 """kind → role → {"user": template, "system": template (optional)}."""
@@ -47,13 +47,7 @@ def load_prompts(
     builtin = _builtin("prompts.toml") | _builtin(builtin_file)
     if path is None:
         return builtin
-    try:
-        overrides = read_toml(Path(path))
-    except OSError as error:
-        raise SpecError(f"Prompts file {path} cannot be read: {error.strerror}.") from None
-    except ValueError as error:
-        raise SpecError(f"Prompts file {path} is not valid TOML: {error}.") from None
-    return merge_prompts(builtin, overrides, str(path))
+    return merge_prompts(builtin, read_settings_file(path, "prompts file"), str(path))
 
 
 def _builtin(file: str) -> dict[str, dict[str, dict[str, str]]]:

@@ -14,6 +14,7 @@ import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from malt_data.errors import HubError, SpecError
@@ -144,9 +145,18 @@ class _RepoUpdate:
     replace: bool
     dry_run: bool
 
+    @cached_property
+    def local(self) -> dict[str, tuple[str, str]]:
+        """path → the hashes that the Hub may list for it."""
+        return {path: _hashes(content) for path, content in self.files.items()}
+
+    @cached_property
+    def synced(self) -> list[dict[str, list[str]]]:
+        """The states that this copy was in sync with before the first attempt."""
+        return synced_states(self.folder, self.repo)
+
     def attempt(self) -> Pushed:
-        local = {path: _hashes(content) for path, content in self.files.items()}
-        synced = synced_states(self.folder, self.repo)
+        local, synced = self.local, self.synced
         sha, remote = self._head()
         added = [path for path in local if remote.get(path) not in local[path]]
         removed = [path for path in remote if path not in local]

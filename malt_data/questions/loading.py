@@ -19,8 +19,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from malt_data.errors import QuestionsError, SpecError
-from malt_data.graders import AUTO, KINDS, Grader, Unusable, extract_answer, require_grader
+from malt_data.errors import QuestionsError
+from malt_data.graders import (
+    AUTO,
+    KINDS,
+    Grader,
+    Unusable,
+    extract_answer,
+    require_grader,
+    require_kind,
+)
 from malt_data.questions.candidates import (
     Candidate,
     Refusal,
@@ -93,8 +101,8 @@ def load_questions(
     """
     source, names = str(source), _names(fields or {})
     require_grader(grader)
-    if kind is not None and kind not in KINDS:
-        raise SpecError(f"Unknown kind {kind!r}. Choose one of: {', '.join(KINDS)}.")
+    if kind is not None:
+        require_kind(kind)
     opened = open_source(source, split=split, limit=limit)
     refused: list[Refusal] = []
     columns: list[str] = []

@@ -17,8 +17,6 @@ from malt_data.display import clean, escape, fold
 from malt_data.forests.facts import find_tree
 from malt_data.forests.forest import Forest
 
-ROW_FORMATS = ("csv", "json", "jsonl", "parquet")
-"""Formats of `write_rows`."""
 _MAX_ROWS = 100
 _WIDEST_NAME = 100
 

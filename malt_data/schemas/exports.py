@@ -20,6 +20,9 @@ STAMP = b"export/1"
 
 SPLITS = ("train", "validation")
 
+Strategy = Literal["all", "best_worst", "one"]
+Positives = Literal["all", "paired", "mixed"]
+
 
 def _column(name: str, kind: pa.DataType, doc: str) -> pa.Field:
     return pa.field(name, kind, metadata={"doc": doc})

@@ -9,7 +9,7 @@ malt_data.errors.SpecError: n: Input should be greater than or equal to 1 (got 0
 
 import difflib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -28,11 +28,25 @@ class Model(BaseModel):
 
     if not TYPE_CHECKING:  # for type checkers the fields are the signature
 
-        def __init__(self, **values: Any) -> None:
+        def __init__(self, /, **values: Any) -> None:
             try:
                 super().__init__(**values)
             except ValidationError as error:
                 raise SpecError(_explain(error, type(self).model_fields)) from None
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            raise SpecError(f"{type(self).__name__} is immutable: use updated({name}=…) for a copy")
+
+        @classmethod
+        def model_validate(cls, values: Any, **options: Any) -> Self:
+            try:
+                return super().model_validate(values, **options)
+            except ValidationError as error:  # not even a mapping
+                raise SpecError(_explain(error, cls.model_fields)) from None
+
+    def updated(self, **changes: Any) -> Self:
+        """Return a copy with some values changed; raise SpecError if they are invalid."""
+        return type(self)(**{name: getattr(self, name) for name in self.model_fields_set} | changes)
 
 
 def _explain(error: ValidationError, known: Iterable[str]) -> str:

@@ -106,10 +106,6 @@ class LabelSpec(GraderSpec):
 class Labels(LabelSpec):
     """How a forest was graded and labelled."""
 
-    def updated(self, **changes: Any) -> "Labels":
-        """Return a copy with some settings changed; raise SpecError for invalid values."""
-        return Labels(**{name: getattr(self, name) for name in Labels.model_fields} | changes)
-
     def footer(self) -> bytes:
         """Return the JSON that is stored in the footer of a part."""
         return self.model_dump_json().encode()

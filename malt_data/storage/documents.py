@@ -12,6 +12,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from malt_data.errors import SpecError
+
 _MIB = 2**20
 LARGEST_JSON = 64 * _MIB
 LARGEST_TOML = 1 * _MIB
@@ -34,6 +36,19 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ValueError(_too_deep()) from None
     _refuse_depth(tables)
     return tables
+
+
+def read_settings_file(path: str | Path, what: str = "config file") -> dict[str, Any]:
+    """Return the tables of a TOML file that a user wrote; raise SpecError if it cannot be used.
+
+    what: the sort of file, for the message.
+    """
+    try:
+        return read_toml(Path(path))
+    except OSError as error:
+        raise SpecError(f"The {what} {path} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise SpecError(f"The {what} {path} is not valid TOML: {error}.") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -42,6 +42,9 @@ T = TypeVar("T")
 class Parts(ABC):
     """The part files of one folder. Footers are cached until their file changes."""
 
+    full_size: int
+    """The size up to which `compact` merges parts."""
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._footers: dict[Path, tuple[tuple[int, int], Footer]] = {}
@@ -128,16 +131,16 @@ class Parts(ABC):
                 return
             self._tidy()
             batch: list[Path] = []
-            filled = 0.0
+            filled = 0
             for path in self.paths():
-                share = self._share_of_a_part(path)
-                if share >= 0.5:
+                size = self._size(path)
+                if size >= self.full_size // 2:
                     continue
                 batch.append(path)
-                filled += share
-                if filled >= 1:
+                filled += size
+                if filled >= self.full_size:
                     self._merge(batch)
-                    batch, filled = [], 0.0
+                    batch, filled = [], 0
             if len(batch) > 1:
                 self._merge(batch)
 
@@ -146,8 +149,8 @@ class Parts(ABC):
         """Raise if a part is of another kind or newer than this code."""
 
     @abstractmethod
-    def _share_of_a_part(self, path: Path) -> float:
-        """Return how full a part is, from 0 to 1."""
+    def _size(self, path: Path) -> int:
+        """Return the size of a part, in the unit of `full_size`."""
 
     @abstractmethod
     def _merged(self, paths: Sequence[Path]) -> pa.Table | None:

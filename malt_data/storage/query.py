@@ -5,15 +5,11 @@ inside a WITH. The Parquet files are registered as Arrow datasets, then external
 and the configuration locked. This makes `LIMIT 10` slower; full scans take the same time.
 
 A hostile query can still exhaust memory (`repeat('x', 3000000000)` ignores DuckDB's limit), so the
-command line runs queries in a child process with a memory limit: `isolated`.
+command line runs queries in a child process with a memory limit (commands/isolated.py).
 """
 
-import os
 import re
-import signal
-import sys
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any, Protocol
 
@@ -21,7 +17,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from malt_data.errors import MaltError, QueryError, from_os_error
+from malt_data.errors import QueryError
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "python_enable_replacements": "false",
@@ -62,11 +58,25 @@ def connect(source: Source) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(":memory:", config=_CONFIG)
     for name, table in source.tables().items():
         connection.register(name, table)
-    views = resources.files("malt_data.schemas").joinpath("views")
-    for name in ("judgement", *source.views):
-        connection.execute(views.joinpath(f"{name}.sql").read_text("utf-8"))
+    _create_views(connection, ("judgement", *source.views))
     lock_down(connection)
     return connection
+
+
+def _create_views(connection: duckdb.DuckDBPyConnection, names: Sequence[str]) -> None:
+    """Create views that build on each other, in whatever order they are listed."""
+    folder = resources.files("malt_data.schemas").joinpath("views")
+    missing = [folder.joinpath(f"{name}.sql").read_text("utf-8") for name in names]
+    while missing:
+        waiting: list[str] = []
+        for sql in missing:
+            try:
+                connection.execute(sql)
+            except duckdb.CatalogException:  # builds on one that is not there yet
+                if len(missing) == len(waiting) + 1:
+                    raise
+                waiting.append(sql)
+        missing = waiting
 
 
 def lock_down(connection: duckdb.DuckDBPyConnection) -> None:
@@ -119,60 +129,6 @@ def _is_supported(kind: Any, supported: set[str]) -> bool:
         return kind.id in supported
     nested = [child for _, child in kind.children if not isinstance(child, int)]  # array size
     return all(_is_supported(child, supported) for child in nested)
-
-
-def isolated(work: Callable[[], None], gibibytes: int = 16) -> int:
-    """Run `work` in a child process with a memory limit; return its exit code.
-
-    The caller survives whatever happens to the child: a MaltError is printed as one line on
-    stderr, death by a signal raises QueryError. Ctrl-C kills the child.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if child == 0:
-        _run_child(work, gibibytes)
-    try:
-        _, status = os.waitpid(child, 0)
-    except KeyboardInterrupt:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        raise
-    if os.WIFSIGNALED(status):
-        name = signal.Signals(os.WTERMSIG(status)).name
-        raise QueryError(
-            f"The query was killed ({name}), probably because it needs more than {gibibytes} GiB "
-            "of memory. Select fewer rows or columns, or aggregate."
-        )
-    return os.waitstatus_to_exitcode(status)
-
-
-def _run_child(work: Callable[[], None], gibibytes: int) -> None:
-    import resource
-
-    limit = gibibytes * 2**30
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    code = 1
-    try:
-        work()
-        sys.stdout.flush()
-        code = 0
-    except MaltError as error:
-        print(f"Error: {error}", file=sys.stderr)  # noqa: T201
-        code = error.exit_code
-    except BrokenPipeError:  # the reader (head) has quit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = 0
-    except OSError as error:
-        print(f"Error: {from_os_error(error)}", file=sys.stderr)  # noqa: T201
-    except MemoryError:
-        print("Error: The query ran out of memory. Select fewer rows.", file=sys.stderr)  # noqa: T201
-    except BaseException:  # noqa: BLE001 - a bug: show it, but never return to the parent's code
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
 
 
 def _explain(error: duckdb.Error, source: Source) -> str:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from malt_data.errors import SpecError, TrainError, one_line
 from malt_data.trainers.data import Data
-from malt_data.trainers.recipe import Settings
+from malt_data.trainers.recipe import Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -74,11 +74,11 @@ def load_adapter(base: Any, adapter: str) -> Any:
         ) from None
 
 
-def make_lora(settings: Settings) -> Any:
+def make_lora(recipe: Recipe) -> Any:
     """Return PEFT's LoraConfig; raise SpecError for an invalid key or value."""
     import peft
 
     try:
-        return peft.LoraConfig(**settings.lora_arguments())
+        return peft.LoraConfig(**recipe.lora_arguments())
     except (TypeError, ValueError) as error:
         raise SpecError(f"[lora] {one_line(error)}") from None

@@ -8,7 +8,7 @@ import jinja2
 from malt_data.display import clean
 from malt_data.exporters.selection import REASONS
 from malt_data.storage.provenance import version
-from malt_data.trainers.recipe import Settings
+from malt_data.trainers.recipe import Recipe
 
 
 def render_adapter_card(record: dict[str, Any]) -> str:
@@ -23,7 +23,7 @@ def render_adapter_card(record: dict[str, Any]) -> str:
         pipeline_tag="text-generation",
         tags=["malt-data", "malt", record["role"], record["stage"], "lora", "trl"],
     )
-    settings = Settings(**record["settings"])
+    recipe = Recipe(**record["settings"])
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
     )
@@ -36,9 +36,9 @@ def render_adapter_card(record: dict[str, Any]) -> str:
         version=version(),
         record=record,
         arguments={
-            **settings.arguments(record["stage"], record["rows"]),
+            **recipe.arguments(record["stage"], record["rows"]),
             "max_length": record["max_length"],
         },
-        lora=settings.lora_arguments(),
+        lora=recipe.lora_arguments(),
         reasons=REASONS,
     )

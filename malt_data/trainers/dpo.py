@@ -26,8 +26,8 @@ def train_dpo(
 ) -> dict[str, Any]:
     """Train a role's DPO adapter into `out`, starting from `adapter`; return its record.
 
-    options: model, settings, max_steps, other_model and note of `prepare`. Raises TrainError,
-    SpecError or HubError before the first step if data, model, adapter, settings or disk space are
+    options: model, recipe, max_steps, other_model and note of `prepare`. Raises TrainError,
+    SpecError or HubError before the first step if data, model, adapter, recipe or disk space are
     unsuitable.
     """
     task = prepare(role, "dpo", dataset, out, adapter=adapter, **options)
@@ -71,3 +71,7 @@ def require_reference(model: Any) -> None:
         for weight, ref in pairs
     ):
         raise TrainError("The reference policy is not the adapter that training starts from.")
+
+
+if __name__ == "__main__":
+    raise SystemExit("Run: python -m malt_data train --stage dpo …")

@@ -11,7 +11,7 @@ are taken from recipes/malt.toml.
 
     >>> epochs(400), epochs(2_000), epochs(50_000)
     (10, 4, 1)
-    >>> read_settings(None, "dpo-nll").arguments("dpo", 400)["loss_type"]
+    >>> read_recipe("dpo-nll").arguments("dpo", 400)["loss_type"]
     ['sigmoid', 'sft']
 """
 
@@ -24,7 +24,7 @@ from typing import Any, Literal
 from malt_data.errors import SpecError
 from malt_data.schemas.model import Model
 from malt_data.schemas.roles import ROLES
-from malt_data.storage.documents import read_toml
+from malt_data.storage.documents import read_settings_file
 
 Stage = Literal["sft", "dpo"]
 STAGES: tuple[Stage, ...] = ("sft", "dpo")
@@ -34,7 +34,7 @@ BASE = "malt"
 """The paper's recipe, which all others override."""
 
 
-class Settings(Model):
+class Recipe(Model):
     """The content of a recipe or `--config` file; missing keys are those of the paper's recipe."""
 
     trainer: dict[str, Any] = {}
@@ -74,13 +74,13 @@ class Settings(Model):
         """The seed of weights and data order."""
         return int(self.arguments("sft", 1)["seed"])
 
-    def seeded(self, seed: int | None) -> "Settings":
+    def seeded(self, seed: int | None) -> "Recipe":
         """Return these settings with another seed in every stage; None leaves them unchanged."""
         if seed is None or all(self.arguments(stage, 1)["seed"] == seed for stage in STAGES):
             return self  # unchanged, because finished runs are recognised by their settings
-        return self.overridden_by(Settings(trainer={"seed": seed}))
+        return self.overridden_by(Recipe(trainer={"seed": seed}))
 
-    def overridden_by(self, other: "Settings") -> "Settings":
+    def overridden_by(self, other: "Recipe") -> "Recipe":
         """Return these settings overridden by `other`, key by key.
 
         A key in the `[trainer]` of `other` applies to both stages, so it also overrides `[sft]` and
@@ -92,7 +92,7 @@ class Settings(Model):
             values[stage] = kept
         for key, value in other.model_dump(exclude_unset=True).items():
             values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
-        return Settings(**values)
+        return Recipe(**values)
 
 
 def recipes() -> list[str]:
@@ -102,22 +102,22 @@ def recipes() -> list[str]:
     return [BASE, *(name for name in names if name != BASE)]
 
 
-def read_settings(config: str | Path | None, recipe: str = BASE) -> Settings:
-    """Return a recipe (a name or a TOML file), overridden by the TOML file `config`.
+def read_recipe(name: str = BASE, overrides: str | Path | None = None) -> Recipe:
+    """Return a recipe (a name or a TOML file), overridden by the TOML file `overrides`.
 
     Raises SpecError if either is invalid.
     """
-    if recipe == BASE:
-        chosen = Settings()
-    elif recipe in recipes():
-        chosen = _read_builtin(recipe)
-    elif recipe.endswith(".toml") or Path(recipe).is_file():
-        chosen = _read(Path(recipe))
+    if name == BASE:
+        recipe = Recipe()
+    elif name in recipes():
+        recipe = _read_builtin(name)
+    elif name.endswith(".toml") or Path(name).is_file():
+        recipe = _read(Path(name))
     else:
         raise SpecError(
-            f"Unknown recipe {recipe!r}. Choose from {', '.join(recipes())}, or pass a TOML file."
+            f"Unknown recipe {name!r}. Choose from {', '.join(recipes())}, or pass a TOML file."
         )
-    return chosen if config is None else chosen.overridden_by(_read(Path(config)))
+    return recipe if overrides is None else recipe.overridden_by(_read(Path(overrides)))
 
 
 def epochs(rows: int) -> int:
@@ -126,19 +126,18 @@ def epochs(rows: int) -> int:
 
 
 @cache
-def _base() -> Settings:
+def _base() -> Recipe:
     return _read_builtin(BASE)
 
 
-def _read_builtin(name: str) -> Settings:
+def _read_builtin(name: str) -> Recipe:
     file = resources.files(__package__).joinpath("recipes", f"{name}.toml")
-    return Settings.model_validate(tomllib.loads(file.read_text("utf-8")))
+    return Recipe.model_validate(tomllib.loads(file.read_text("utf-8")))
 
 
-def _read(path: Path) -> Settings:
+def _read(path: Path) -> Recipe:
+    values = read_settings_file(path, "recipe")
     try:
-        return Settings.model_validate(read_toml(path))
+        return Recipe.model_validate(values)
     except SpecError as error:
         raise SpecError(f"{path}: {error}") from None
-    except (OSError, ValueError) as error:
-        raise SpecError(f"{path} is not valid TOML: {error}") from None

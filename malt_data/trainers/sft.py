@@ -31,8 +31,8 @@ def train_sft(
 
     adapter: a folder or a Hub repo to start from; None: a new LoRA on the base model. role: SHARED
     trains one adapter on the rows of all roles, which the trainer shuffles. options: model,
-    settings, max_steps, other_model and note of `prepare`. Raises TrainError, SpecError or HubError
-    before the first step if data, model, settings or disk space are unsuitable.
+    recipe, max_steps, other_model and note of `prepare`. Raises TrainError, SpecError or HubError
+    before the first step if data, model, recipe or disk space are unsuitable.
     """
     task = prepare(role, "sft", dataset, out, adapter=adapter, **options)
     if record := task.finished():
@@ -42,7 +42,7 @@ def train_sft(
     from trl.trainer.sft_trainer import SFTTrainer
 
     policy = base if adapter is None else load_adapter(base, adapter)
-    lora = make_lora(task.settings) if adapter is None else None
+    lora = make_lora(task.recipe) if adapter is None else None
     arguments = task.config(SFTConfig)
     return task.train(
         lambda: SFTTrainer(
@@ -55,3 +55,7 @@ def train_sft(
         ),
         on_progress,
     )
+
+
+if __name__ == "__main__":
+    raise SystemExit("Run: python -m malt_data train --stage sft …")

@@ -1,7 +1,6 @@
-"""Train a whole team by the recipe; read and write its `team.toml` (schemas/team.py).
+"""Train a whole team by the recipe.
 
-    train_team("me/trees@v1", "team")
-    read_team("team/team.toml").adapters["verifier"]     # 'team/verifier_dpo'
+    train_team("me/trees@v1", "team")     # writes team/team.toml and an adapter per stage
 
 `malt-data build --team team.toml` grows the next forest with the team (iterated MALT, §A.8.1), or,
 with `--adapters sft`, the next round of STaR.
@@ -11,42 +10,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-
 from malt_data.engines.quiet import quiet_libraries
 from malt_data.errors import SpecError
 from malt_data.schemas import layout
-from malt_data.schemas.team import BASELINES, Team, table_of
-from malt_data.storage.documents import read_toml
-from malt_data.storage.files import write_text
+from malt_data.schemas.team import BASELINES, Team
+from malt_data.storage.team import parse_team, write_team
 from malt_data.trainers.base import model_of
 from malt_data.trainers.baselines import train_baselines
 from malt_data.trainers.data import load_rows
 from malt_data.trainers.dpo import train_dpo
-from malt_data.trainers.recipe import Settings, Stage
+from malt_data.trainers.recipe import Recipe, Stage
 from malt_data.trainers.sft import train_sft
-
-
-def read_team(path: str | Path) -> Team:
-    """Read a team.toml and resolve adapters next to it; raise SpecError if it is invalid."""
-    path = Path(path)
-    team = _read(path)
-
-    def resolve(adapters: dict[str, str]) -> dict[str, str]:
-        return {
-            role: str(path.parent / name) if (path.parent / name).exists() else name
-            for role, name in adapters.items()
-        }
-
-    return team.model_copy(
-        update={table_of(name): resolve(adapters) for name, adapters in team.by_set().items()}
-    )
-
-
-def write_team(path: Path, team: Team) -> None:
-    """Write team.toml, without empty tables."""
-    values = team.model_dump(exclude_none=True)
-    write_text(path, tomli_w.dumps({key: value for key, value in values.items() if value != {}}))
 
 
 def train_team(
@@ -56,7 +30,7 @@ def train_team(
     stage: Stage | None = None,
     model: str | None = None,
     other_model: bool = False,
-    settings: Settings | None = None,
+    recipe: Recipe | None = None,
     note: Callable[[str], None] = lambda _: None,
     **options: Any,
 ) -> Mapping[str, dict[str, Any]]:
@@ -66,13 +40,13 @@ def train_team(
     see baselines.py. Finished stages are skipped. All data is checked before the first stage
     starts. options: max_steps and on_progress of `train_sft` and `train_dpo`. Raises their errors.
     """
-    out, settings = Path(out), settings or Settings()
-    stages = settings.stages(stage)
+    out, recipe = Path(out), recipe or Recipe()
+    stages = recipe.stages(stage)
     with quiet_libraries(datasets=True):
         data = {f"{role}_{each}": load_rows(dataset, role, each) for role, each in stages}
     first = next(iter(data.values()))
     name = model_of(first, model, other_model)
-    options |= {"model": name, "other_model": other_model, "settings": settings, "note": note}
+    options |= {"model": name, "other_model": other_model, "recipe": recipe, "note": note}
     # Use one commit for all stages, even if others are pushed meanwhile.
     source = dataset if first.commit is None else first.pinned
     records = {}
@@ -89,12 +63,12 @@ def train_team(
     sft = {role: f"{role}_sft" for role in adapters}
     sampling = first.report.sampling if first.report else {}
     team = Team(
-        model=name, seed=settings.seed, adapters=adapters, sft=sft, sampling=sampling,
+        model=name, seed=recipe.seed, adapters=adapters, sft=sft, sampling=sampling,
         data={key: record["data"] for key, record in records.items()},
     )  # fmt: skip
     team = _with(team, *_existing_baselines(out / layout.TEAM))
     write_team(out / layout.TEAM, team)
-    if settings.baselines and stage is None:
+    if recipe.baselines and stage is None:
         baselines, tables = train_baselines(source, out, records, **options)
         sources = {key: record["data"] for key, record in baselines.items()}
         write_team(out / layout.TEAM, _with(team, tables, sources))
@@ -109,18 +83,9 @@ def _with(team: Team, tables: Mapping[str, dict[str, str]], data: Mapping[str, s
 def _existing_baselines(path: Path) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
     """Return the baselines in the team.toml of an earlier run, and their data."""
     try:
-        team = _read(path)
+        team = parse_team(path)
     except SpecError:  # missing or invalid: the new file replaces it
         return {}, {}
     tables: dict[str, dict[str, str]] = {name: team.by_set()[name] for name in BASELINES}
     folders = {folder for adapters in tables.values() for folder in adapters.values()}
     return tables, {key: data for key, data in team.data.items() if key in folders}
-
-
-def _read(path: Path) -> Team:
-    try:
-        return Team.model_validate(read_toml(path))
-    except SpecError as error:
-        raise SpecError(f"{path}: {error}") from None
-    except (OSError, ValueError) as error:
-        raise SpecError(f"{path} is not a valid team file: {error}") from None

@@ -23,14 +23,14 @@ from malt_data.engines.quiet import quiet_libraries
 from malt_data.errors import SpecError, TrainError, one_line
 from malt_data.storage.documents import read_json
 from malt_data.storage.files import write_errors, write_text
+from malt_data.storage.team import QUESTIONS, questions_of
 from malt_data.trainers.base import load_base, model_of
 from malt_data.trainers.card import render_adapter_card
 from malt_data.trainers.costs import CostLogger, costs, last_values
 from malt_data.trainers.curves import plot_curves
 from malt_data.trainers.data import Data, load_rows
 from malt_data.trainers.fitting import fit_rows
-from malt_data.trainers.questions import QUESTIONS, questions_of
-from malt_data.trainers.recipe import Settings, Stage
+from malt_data.trainers.recipe import Recipe, Stage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,7 +52,7 @@ class Task:
     stage: Stage
     data: Data
     model: str
-    settings: Settings
+    recipe: Recipe
     plan: dict[str, Any]
     out: Path
     note: Callable[[str], None] = lambda _: None
@@ -92,8 +92,8 @@ class Task:
     def load(self) -> "tuple[Task, Any, PreTrainedTokenizerBase]":
         """Load model and tokenizer; return them with the task reduced to the rows that fit."""
         with quiet_libraries(datasets=True):
-            model, tokenizer = load_base(self.model, self.settings.quantize)
-            arguments = self.settings.arguments(self.stage, len(self.data.train))
+            model, tokenizer = load_base(self.model, self.recipe.quantize)
+            arguments = self.recipe.arguments(self.stage, len(self.data.train))
             max_length = arguments.get("max_length")
             data, facts = fit_rows(self.data, tokenizer, model.config, max_length, self.note)
         return replace(self, data=data, fitted=facts), model, tokenizer
@@ -102,7 +102,7 @@ class Task:
         """Return TRL's config object; raise SpecError for an invalid key or value."""
         import torch
 
-        arguments = self.settings.arguments(self.stage, len(self.data.train))
+        arguments = self.recipe.arguments(self.stage, len(self.data.train))
         arguments["max_length"] = self.fitted["max_length"]
         arguments["output_dir"] = str(self.out / CHECKPOINTS)
         if self.plan["max_steps"] is not None:
@@ -135,7 +135,7 @@ def prepare(
     out: str | Path,
     *,
     model: str | None = None,
-    settings: Settings | None = None,
+    recipe: Recipe | None = None,
     max_steps: int | None = None,
     other_model: bool = False,
     note: Callable[[str], None] = lambda _: None,
@@ -146,7 +146,7 @@ def prepare(
     note: called with a line about rows that are left out. more: further entries of the plan. Raises
     TrainError, SpecError or HubError if data and model are unsuitable.
     """
-    chosen = settings or Settings()
+    chosen = recipe or Recipe()
     with quiet_libraries(datasets=True):
         data = load_rows(dataset, role, stage)
     name = model_of(data, model, other_model)
@@ -244,9 +244,7 @@ def write_metrics(out: Path, history: list[dict[str, Any]]) -> None:
     write_text(out / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
 
 
-def plan_of(
-    data: Data, model: str, settings: Settings, stage: Stage, **more: Any
-) -> dict[str, Any]:
+def plan_of(data: Data, model: str, recipe: Recipe, stage: Stage, **more: Any) -> dict[str, Any]:
     """Return what identifies a training run; a run with a different plan is not resumed."""
     other = {"sft": "dpo", "dpo": "sft"}[stage]
     return {
@@ -254,7 +252,7 @@ def plan_of(
         "config": data.config,
         "rows": len(data.train),
         "model": model,
-        "settings": settings.model_dump(exclude={other, "generator_dpo", "baselines"}),
+        "recipe": recipe.model_dump(exclude={other, "generator_dpo", "baselines"}),
         "stage": stage,
         **more,
     }

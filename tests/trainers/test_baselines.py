@@ -14,9 +14,9 @@ from malt_data.exporters.export import export
 from malt_data.exporters.selection import Selection
 from malt_data.schemas.exports import RECIPE, config_named
 from malt_data.schemas.roles import ROLES
-from malt_data.trainers.questions import seen_by
-from malt_data.trainers.recipe import Settings
-from malt_data.trainers.team import read_team, train_team
+from malt_data.storage.team import read_team, seen_by
+from malt_data.trainers.recipe import Recipe
+from malt_data.trainers.team import train_team
 
 pytestmark = [
     pytest.mark.model,
@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning:torch"),
 ]
 
-SHORT = Settings(sft={"max_steps": 1}, dpo={"max_steps": 2})
+SHORT = Recipe(sft={"max_steps": 1}, dpo={"max_steps": 2})
 ALL_ROWS = Selection(validation=0, keep_truncated=True)
 LONG = {role: f"{role}_sft_long" for role in ROLES}
 
@@ -55,9 +55,9 @@ def test_a_team_of_before_gets_its_baselines_on_equal_terms(tmp_path: Path) -> N
 
     def train(**more: Any) -> Any:
         notes.clear()
-        return train_team(source, out, note=notes.append, **{"settings": SHORT, **more})
+        return train_team(source, out, note=notes.append, **{"recipe": SHORT, **more})
 
-    train(settings=SHORT.model_copy(update={"baselines": False}))
+    train(recipe=SHORT.model_copy(update={"baselines": False}))
     assert set(weights(out)) == {config.name for config in RECIPE}
     assert not read_team(path).sft_long
     assert read_team(path).seed == 0
@@ -70,7 +70,7 @@ def test_a_team_of_before_gets_its_baselines_on_equal_terms(tmp_path: Path) -> N
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):  # in the middle of the baselines
-        train(watch=interrupt)
+        train(on_progress=interrupt)
     assert read_team(path).adapters["refiner"] == str(out / "refiner_dpo")
     assert not read_team(path).sft_long
     records = train()
@@ -111,7 +111,7 @@ def test_a_team_of_before_gets_its_baselines_on_equal_terms(tmp_path: Path) -> N
     assert read_team(path).adapters["generator"] == str(out / "generator_sft")
 
     own = SHORT.model_copy(update={"generator_dpo": True, "baselines": False})
-    train(settings=own)  # the team's own now, and the baseline's still
+    train(recipe=own)  # the team's own now, and the baseline's still
     assert read_team(path).adapters["generator"] == str(out / "generator_dpo")
     assert read_team(path).lone == {"generator": str(out / "generator_dpo")}
 

@@ -14,10 +14,10 @@ from malt_data.exporters.selection import Selection
 from malt_data.forests.forest import Forest
 from malt_data.schemas.exports import config_named
 from malt_data.trainers.dpo import train_dpo
-from malt_data.trainers.recipe import Settings
+from malt_data.trainers.recipe import Recipe
 from malt_data.trainers.sft import train_sft
 
-SETTINGS = Settings(
+SETTINGS = Recipe(
     trainer={
         "per_device_train_batch_size": 4,
         "per_device_eval_batch_size": 16,  # all at once: TRL's mean is one over batches
@@ -45,7 +45,7 @@ def forest(tmp_path_factory: pytest.TempPathFactory) -> Forest:
 @pytest.fixture(scope="module")
 def sft(tmp_path_factory: pytest.TempPathFactory, forest: Forest) -> Path:
     out = tmp_path_factory.mktemp("sft") / "refiner"
-    train_sft("refiner", str(forest.folder), out, settings=SETTINGS, max_steps=5)
+    train_sft("refiner", str(forest.folder), out, recipe=SETTINGS, max_steps=5)
     return out
 
 
@@ -66,7 +66,7 @@ def test_dpo_raises_margin_and_accuracy_on_held_out_pairs(
 ) -> None:
     out = tmp_path / "dpo"
     folder = str(forest.folder)
-    train_dpo("refiner", folder, out, adapter=str(sft), settings=SETTINGS, max_steps=5)
+    train_dpo("refiner", folder, out, adapter=str(sft), recipe=SETTINGS, max_steps=5)
     margins = held_out(out, "eval_rewards/margins")
     assert margins[0] == pytest.approx(0, abs=1e-3)
     assert margins[-1] > 0.05, margins
@@ -93,7 +93,7 @@ def test_vllm_loads_the_adapter_as_it_is(
         }
     )
     out = tmp_path / "v"
-    train_sft("refiner", str(forest.folder), out, settings=settings, max_steps=2)
+    train_sft("refiner", str(forest.folder), out, recipe=settings, max_steps=2)
     source = resolve(EMBEDDED, print)
     tokenizer: Any = transformers.AutoTokenizer.from_pretrained(source)
     messages = [{"role": "user", "content": "Question 3 of 0?"}]

@@ -20,7 +20,7 @@ from malt_data.exporters.selection import Selection
 from malt_data.forests.forest import Forest
 from malt_data.schemas.exports import config_named
 from malt_data.trainers.dpo import train_dpo
-from malt_data.trainers.recipe import Settings
+from malt_data.trainers.recipe import Recipe
 from malt_data.trainers.sft import train_sft
 
 pytestmark = [
@@ -30,7 +30,7 @@ pytestmark = [
 ]
 
 CONTEXT = 320
-SMALL = Settings(trainer={"per_device_train_batch_size": 2})
+SMALL = Recipe(trainer={"per_device_train_batch_size": 2})
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def forest(tmp_path_factory: pytest.TempPathFactory, tiny: str) -> Forest:
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory: pytest.TempPathFactory, forest: Forest) -> str:
     out = tmp_path_factory.mktemp("sft") / "verifier"
-    train_sft("verifier", str(forest.folder), out, max_steps=1, settings=SMALL)
+    train_sft("verifier", str(forest.folder), out, max_steps=1, recipe=SMALL)
     return str(out)
 
 
@@ -152,10 +152,10 @@ def test_what_was_left_out_is_noted_recorded_and_on_the_card(
 def test_data_of_which_nothing_fits_is_refused_before_anything_is_written(
     forest: Forest, tmp_path: Path
 ) -> None:
-    settings = Settings(trainer={"max_length": 8})
+    settings = Recipe(trainer={"max_length": 8})
     with pytest.raises(TrainError, match=r"no row of verifier_sft fits .*\d+ too_long.*max_length"):
-        train_sft("verifier", str(forest.folder), tmp_path / "out", settings=settings)
-    settings = Settings(sft={"max_length": "long"})
+        train_sft("verifier", str(forest.folder), tmp_path / "out", recipe=settings)
+    settings = Recipe(sft={"max_length": "long"})
     with pytest.raises(SpecError, match=r"max_length.*got 'long'"):
-        train_sft("verifier", str(forest.folder), tmp_path / "out", settings=settings)
+        train_sft("verifier", str(forest.folder), tmp_path / "out", recipe=settings)
     assert not (tmp_path / "out").exists()

@@ -17,9 +17,9 @@ from malt_data.exporters.export import export
 from malt_data.exporters.selection import Selection
 from malt_data.forests.forest import Forest
 from malt_data.schemas.exports import config_named
-from malt_data.trainers import recipe, training
+from malt_data.trainers import training
 from malt_data.trainers.dpo import train_dpo
-from malt_data.trainers.recipe import BASE, Settings, read_settings, recipes
+from malt_data.trainers.recipe import BASE, STAGES, Recipe, read_recipe, recipes
 from malt_data.trainers.sft import train_sft
 
 pytestmark = [
@@ -43,8 +43,8 @@ def forest(tmp_path_factory: pytest.TempPathFactory) -> Forest:
 def sft(tmp_path_factory: pytest.TempPathFactory, forest: Forest) -> Path:
     """An adapter that differs from the base model, and was evaluated at its end."""
     out = tmp_path_factory.mktemp("sft") / "verifier"
-    settings = Settings(sft={"learning_rate": 3e-2})
-    train_sft("verifier", str(forest.folder), out, settings=settings, max_steps=3)
+    settings = Recipe(sft={"learning_rate": 3e-2})
+    train_sft("verifier", str(forest.folder), out, recipe=settings, max_steps=3)
     return out
 
 
@@ -67,8 +67,8 @@ def test_the_first_loss_is_the_one_that_the_recipe_says(
     whole = tmp_path / "whole.toml"  # all rows in one batch: what is logged can be recomputed
     whole.write_text("[trainer]\nper_device_train_batch_size = 64\n")
     out = tmp_path / "dpo"
-    settings = read_settings(whole, name)
-    train_dpo("verifier", str(forest.folder), out, adapter=str(sft), settings=settings, max_steps=2)
+    settings = read_recipe(name, whole)
+    train_dpo("verifier", str(forest.folder), out, adapter=str(sft), recipe=settings, max_steps=2)
     first, second = (line for line in logged(out) if "loss" in line)
     rows = seen[0].train_dataset
     tokens = sum(len(ids) for ids in rows["chosen_ids"])
@@ -87,39 +87,37 @@ def test_the_first_loss_is_the_one_that_the_recipe_says(
 def test_a_config_overrides_the_recipe_and_the_recipe_the_papers(tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text("[trainer]\nbeta = 0.7\n[lora]\nr = 4\n")
-    dpo = read_settings(config, "dpo-norm").arguments("dpo", 100)
+    dpo = read_recipe("dpo-norm", config).arguments("dpo", 100)
     assert (dpo["loss_type"], dpo["beta"]) == (["sigmoid_norm"], 0.7)
-    assert read_settings(None, "dpo-norm").arguments("dpo", 100)["beta"] == 5.0
-    assert read_settings(config, "dpo-norm").lora_arguments()["r"] == 4
-    assert read_settings(config, str(config)) == read_settings(config)
+    assert read_recipe("dpo-norm").arguments("dpo", 100)["beta"] == 5.0
+    assert read_recipe("dpo-norm", config).lora_arguments()["r"] == 4
+    assert read_recipe(str(config), config) == read_recipe(overrides=config)
     with pytest.raises(SpecError, match=r"Unknown recipe 'dpo-nil'\. Choose from malt, .*dpo-nll"):
-        read_settings(None, "dpo-nil")
-    seeded = read_settings(None, "dpo-nll").seeded(3)
-    assert [seeded.arguments(stage, 1)["seed"] for stage in recipe.STAGES] == [3, 3]
-    assert Settings().seeded(0) == Settings()  # a training begun without --seed is the same one
+        read_recipe("dpo-nil")
+    seeded = read_recipe("dpo-nll").seeded(3)
+    assert [seeded.arguments(stage, 1)["seed"] for stage in STAGES] == [3, 3]
+    assert Recipe().seeded(0) == Recipe()  # a training begun without --seed is the same one
 
 
 def test_a_loss_that_trl_does_not_know_is_named(forest: Forest, sft: Path, tmp_path: Path) -> None:
-    settings = Settings(dpo={"loss_type": ["sigmod"]})
+    settings = Recipe(dpo={"loss_type": ["sigmod"]})
     with pytest.raises(SpecError, match=r"\[dpo\] Unknown loss type: sigmod"):
-        train_dpo(
-            "verifier", str(forest.folder), tmp_path / "o", adapter=str(sft), settings=settings
-        )
+        train_dpo("verifier", str(forest.folder), tmp_path / "o", adapter=str(sft), recipe=settings)
 
 
 def test_every_recipe_opens_with_its_command_and_is_named_by_help() -> None:
     said = CliRunner().invoke(main, ["train", "--help"]).output
     assert recipes()[0] == BASE
     for name in recipes():
-        text = (resources.files(recipe.__package__) / "recipes" / f"{name}.toml").read_text()
+        text = (resources.files("malt_data.trainers") / "recipes" / f"{name}.toml").read_text()
         assert text.startswith(f"# malt-data train --role all --recipe {name} --out ")
         assert name in said
 
 
 def test_sft_from_an_adapter_begins_at_its_loss(forest: Forest, sft: Path, tmp_path: Path) -> None:
-    settings = Settings(trainer={"eval_on_start": True})
+    recipe = Recipe(trainer={"eval_on_start": True})
     out = tmp_path / "more"
-    options: dict[str, Any] = {"settings": settings, "max_steps": 1}
+    options: dict[str, Any] = {"recipe": recipe, "max_steps": 1}
     record = train_sft("verifier", str(forest.folder), out, adapter=str(sft), **options)
     train_sft("verifier", str(forest.folder), tmp_path / "fresh", **options)
     begun = [
@@ -148,8 +146,8 @@ def test_a_record_says_what_the_training_cost(sft: Path) -> None:
 def test_a_resumed_training_adds_up_seconds_and_tokens(
     forest: Forest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = Settings(trainer={"save_steps": 2, "eval_strategy": "no"})
-    options: dict[str, Any] = {"settings": settings, "max_steps": 4}
+    recipe = Recipe(trainer={"save_steps": 2, "eval_strategy": "no"})
+    options: dict[str, Any] = {"recipe": recipe, "max_steps": 4}
     whole = train_sft("verifier", str(forest.folder), tmp_path / "a", **options)
 
     def interrupt(done: int, total: int) -> None:
@@ -158,7 +156,7 @@ def test_a_resumed_training_adds_up_seconds_and_tokens(
 
     out = tmp_path / "b"
     with pytest.raises(KeyboardInterrupt):
-        train_sft("verifier", str(forest.folder), out, watch=interrupt, **options)
+        train_sft("verifier", str(forest.folder), out, on_progress=interrupt, **options)
     state = json.loads((out / "checkpoints" / "checkpoint-2" / "trainer_state.json").read_text())
     before = state["log_history"][-1]
     record = train_sft("verifier", str(forest.folder), out, **options)

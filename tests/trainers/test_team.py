@@ -9,7 +9,7 @@ from malt_data.cli import main
 from malt_data.commands.build import _team_settings
 from malt_data.errors import SpecError
 from malt_data.schemas.team import Team
-from malt_data.trainers.team import read_team, write_team
+from malt_data.storage.team import read_team, write_team
 
 SAMPLING = {
     "temperature": 0.7,

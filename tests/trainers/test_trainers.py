@@ -27,11 +27,12 @@ from malt_data.forests.forest import Forest, open_forest
 from malt_data.prompts.templates import render
 from malt_data.schemas.exports import RECIPE, config_named
 from malt_data.schemas.team import Team
+from malt_data.storage.team import read_team, write_team
 from malt_data.trainers import training
 from malt_data.trainers.dpo import require_reference, train_dpo
-from malt_data.trainers.recipe import Settings, epochs, read_settings
+from malt_data.trainers.recipe import Recipe, epochs, read_recipe
 from malt_data.trainers.sft import train_sft
-from malt_data.trainers.team import read_team, train_team, write_team
+from malt_data.trainers.team import train_team
 
 pytestmark = [
     pytest.mark.model,
@@ -40,7 +41,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning:torch"),
 ]
 
-FAST = Settings(
+FAST = Recipe(
     trainer={"per_device_train_batch_size": 4, "save_steps": 2, "max_length": 256},
     baselines=False,  # test_baselines.py
 )
@@ -62,7 +63,7 @@ def forest(tmp_path_factory: pytest.TempPathFactory, tiny: str) -> Forest:
 @pytest.fixture(scope="module")
 def sft(tmp_path_factory: pytest.TempPathFactory, forest: Forest) -> Path:
     out = tmp_path_factory.mktemp("sft") / "verifier"
-    train_sft("verifier", str(forest.folder), out, settings=FAST, max_steps=3)
+    train_sft("verifier", str(forest.folder), out, recipe=FAST, max_steps=3)
     return out
 
 
@@ -108,7 +109,7 @@ def test_the_loss_is_on_the_completion_and_the_prompt_is_what_build_sent(
 
     engine = asyncio.run(TransformersEngine.open(tiny))
     with pytest.raises(Captured):
-        train_sft(role, str(forest.folder), tmp_path / "out", settings=FAST)
+        train_sft(role, str(forest.folder), tmp_path / "out", recipe=FAST)
     trainer = caught[0]
     data = training_rows(forest, f"{role}_sft")
     rows = list(trainer.train_dataset)
@@ -133,7 +134,7 @@ def test_dpo_sees_the_same_prompts_and_both_texts(
 
     engine = asyncio.run(TransformersEngine.open(tiny))
     with pytest.raises(Captured):
-        train_dpo(role, str(forest.folder), tmp_path / "o", adapter=str(sft), settings=FAST)
+        train_dpo(role, str(forest.folder), tmp_path / "o", adapter=str(sft), recipe=FAST)
     trainer = caught[0]
     data = training_rows(forest, f"{role}_dpo")
     for row, source in list(zip(trainer.train_dataset, data, strict=True))[:12]:
@@ -195,7 +196,7 @@ def test_the_saved_adapter_is_the_trained_one_and_the_reference_stays(
     settings = FAST.model_copy(update={"dpo": {"learning_rate": 1e-2}})
     out = tmp_path / "dpo"
     record = train_dpo(
-        "verifier", str(forest.folder), out, adapter=str(sft), settings=settings, max_steps=4
+        "verifier", str(forest.folder), out, adapter=str(sft), recipe=settings, max_steps=4
     )
     assert record["adapter"] == str(sft)
     first = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
@@ -224,7 +225,7 @@ def test_a_reference_that_is_none_is_noticed(
     forest: Forest, sft: Path, tmp_path: Path, caught: list[Any]
 ) -> None:
     with pytest.raises(Captured):
-        train_dpo("verifier", str(forest.folder), tmp_path / "o", adapter=str(sft), settings=FAST)
+        train_dpo("verifier", str(forest.folder), tmp_path / "o", adapter=str(sft), recipe=FAST)
     model = caught[0].model
     require_reference(model)
     weights = dict(model.named_parameters())
@@ -241,13 +242,13 @@ def test_a_finished_training_is_left_as_it_is_and_another_one_refused(
     forest: Forest, sft: Path, tmp_path: Path
 ) -> None:
     before = (sft / "adapter_model.safetensors").stat().st_mtime_ns
-    train_sft("verifier", str(forest.folder), sft, settings=FAST, max_steps=3)
+    train_sft("verifier", str(forest.folder), sft, recipe=FAST, max_steps=3)
     assert (sft / "adapter_model.safetensors").stat().st_mtime_ns == before
     with pytest.raises(TrainError, match=r"a different max_steps \(3, now 4\).*--out"):
-        train_sft("verifier", str(forest.folder), sft, settings=FAST, max_steps=4)
+        train_sft("verifier", str(forest.folder), sft, recipe=FAST, max_steps=4)
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(TrainError, match="contains other files"):
-        train_sft("verifier", str(forest.folder), tmp_path, settings=FAST)
+        train_sft("verifier", str(forest.folder), tmp_path, recipe=FAST)
 
 
 def test_killed_and_resumed_ends_with_the_same_metrics(forest: Forest, tmp_path: Path) -> None:
@@ -307,7 +308,7 @@ def test_a_team_is_trained_in_order_and_grows_the_next_forest(
     out = tmp_path / "team"
     forest = open_forest(shutil.copytree(forest.folder, tmp_path / "own"))  # to be added to
     notes: list[str] = []
-    records = train_team(str(forest.folder), out, settings=FAST, max_steps=1, note=notes.append)
+    records = train_team(str(forest.folder), out, recipe=FAST, max_steps=1, note=notes.append)
     assert list(records) == [config.name for config in RECIPE]
     assert records["refiner_dpo"]["adapter"] == str(out / "refiner_sft")
     team = read_team(out / "team.toml")
@@ -319,14 +320,14 @@ def test_a_team_is_trained_in_order_and_grows_the_next_forest(
     }
     assert team.data["verifier_dpo"] == str(forest.folder)
     stamps = {p: p.stat().st_mtime_ns for p in out.glob("*/adapter_model.safetensors")}
-    train_team(str(forest.folder), out, settings=FAST, max_steps=1)
+    train_team(str(forest.folder), out, recipe=FAST, max_steps=1)
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
 
     more = FAST.model_copy(update={"generator_dpo": True})  # §5.2
     with pytest.raises(TrainError, match=r"malt-data export .* --role generator --format dpo"):
-        train_team(str(forest.folder), out, settings=more, max_steps=1)
+        train_team(str(forest.folder), out, recipe=more, max_steps=1)
     export(forest, config_named("generator_dpo"))
-    records = train_team(str(forest.folder), out, settings=more, max_steps=1)
+    records = train_team(str(forest.folder), out, recipe=more, max_steps=1)
     assert records["generator_dpo"]["adapter"] == str(out / "generator_sft")
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
     team = read_team(out / "team.toml")
@@ -354,7 +355,7 @@ def test_what_cannot_be_trained_is_said_first(
 
     def refused(said: str, train: Any, *words: Any, kind: Any = TrainError, **more: Any) -> None:
         with pytest.raises(kind, match=said):
-            train(*words, out, **{"settings": FAST, **more})
+            train(*words, out, **{"recipe": FAST, **more})
         assert not out.exists() or not any(out.iterdir())
 
     adapter = {"adapter": str(sft)}
@@ -365,10 +366,10 @@ def test_what_cannot_be_trained_is_said_first(
     refused("was sampled by .*--other-model", train_sft, "verifier", folder, model="other")
     refused("is not a dataset", train_sft, "verifier", str(tmp_path / "none"))
     refused("could not be loaded", train_dpo, "verifier", folder, adapter=str(tmp_path))
-    wrong = Settings(trainer={"lerning_rate": 1})
-    refused("lerning_rate", train_sft, "verifier", folder, settings=wrong, kind=SpecError)
-    wrong = Settings(lora={"rank": 1})
-    refused("rank", train_sft, "verifier", folder, settings=wrong, kind=SpecError)
+    wrong = Recipe(trainer={"lerning_rate": 1})
+    refused("lerning_rate", train_sft, "verifier", folder, recipe=wrong, kind=SpecError)
+    wrong = Recipe(lora={"rank": 1})
+    refused("rank", train_sft, "verifier", folder, recipe=wrong, kind=SpecError)
     parquet = tmp_path / "foreign"
     parquet.mkdir()
     (parquet / "train-0.parquet").write_bytes((forest.folder / "questions.parquet").read_bytes())
@@ -385,23 +386,23 @@ def test_a_full_disk_is_said_first(
     full = shutil._ntuple_diskusage(100, 99, 1)
     monkeypatch.setattr("malt_data.trainers.training.shutil.disk_usage", lambda _: full)
     with pytest.raises(TrainError, match="MiB free, but training needs"):
-        train_sft("verifier", str(forest.folder), tmp_path / "out", settings=FAST)
+        train_sft("verifier", str(forest.folder), tmp_path / "out", recipe=FAST)
 
 
 def test_settings_come_from_toml(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_text("[trainer]\nlearning_rate = 1e-3\n[dpo]\nbeta = 0.5\n[lora]\nr = 4\n")
-    settings = read_settings(path)
+    settings = read_recipe(overrides=path)
     assert settings.arguments("sft", 100)["learning_rate"] == 1e-3
     assert settings.arguments("sft", 100)["num_train_epochs"] == epochs(100) == 10
     assert settings.arguments("dpo", 100)["beta"] == 0.5
-    assert Settings().arguments("dpo", 100)["beta"] == 0.2  # §A.9
+    assert Recipe().arguments("dpo", 100)["beta"] == 0.2  # §A.9
     path.write_text("[trainers]\n")
     with pytest.raises(SpecError, match="unknown setting 'trainers'"):
-        read_settings(path)
+        read_recipe(overrides=path)
     path.write_text("[")
     with pytest.raises(SpecError, match="not valid TOML"):
-        read_settings(path)
+        read_recipe(overrides=path)
 
 
 def test_a_team_file_is_checked(tmp_path: Path) -> None:
