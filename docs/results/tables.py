@@ -1,4 +1,4 @@
-"""Make the tables and figures of evaluations anew, from what their folders hold; no model is asked.
+"""Recreate the tables and figures of evaluations from the data in their folders, without a model.
 
 python docs/results/tables.py docs/results/*/*/
 """

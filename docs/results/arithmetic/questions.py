@@ -2,8 +2,8 @@
 
     python docs/results/arithmetic/questions.py questions.jsonl
 
-Every sum and product is asked in one order only, so that none of the held-out ones is a training
-question turned around.
+Every sum and product appears in one order only, so that no held-out question is a training question
+with its operands swapped.
 """
 
 import itertools

@@ -1,6 +1,6 @@
 #!/bin/sh
-# The whole circle on two cores, twice: questions, trees, training sets, adapters, evaluation.
-# Every step is left as it is where it is done, and goes on where it was interrupted.
+# The complete experiment on two cores, in two rounds: questions, trees, training sets, adapters,
+# evaluation. To resume it after an interruption, run it again; finished steps are skipped.
 #
 #     sh docs/results/arithmetic/run.sh [FOLDER]
 set -eu
@@ -20,7 +20,7 @@ malt-data eval --questions questions.jsonl --team team/team.toml --concurrency 1
     --against malt+mv --figures --markdown --out first >first.md
 cat first.md
 
-# Second round: trees of the team of the first, as it was after SFT.
+# Second round: trees of the first round's team after SFT.
 sed 's/_dpo"/_sft"/' team/team.toml >team/sft.toml
 malt-data build --out forest2 --questions questions.jsonl --team team/sft.toml \
     --temperature 1.0 --max-tokens 20 --concurrency 192

@@ -1,9 +1,9 @@
-"""Write the questions of the experiment: sums of three numbers, for the start, training and test.
+"""Write the questions of the experiment: sums of three numbers for start.py, training and test.
 
     python docs/results/steps/questions.py start.jsonl questions.jsonl
 
-No two questions have the same three numbers in another order, so that none of the held-out ones is
-a training question turned around.
+No two questions have the same three numbers, in any order, so that no held-out question is a
+training question with its numbers reordered.
 """
 
 import itertools

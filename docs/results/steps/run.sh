@@ -1,6 +1,6 @@
 #!/bin/sh
-# The whole circle on two cores: questions, base model, trees, training sets, adapters, evaluation.
-# Every step is left as it is where it is done, and goes on where it was interrupted.
+# The complete experiment on two cores: questions, base model, trees, training sets, adapters,
+# evaluation. To resume it after an interruption, run it again; finished steps are skipped.
 #
 #     sh docs/results/steps/run.sh [FOLDER]
 set -eu
@@ -30,16 +30,16 @@ evaluate --team team/team.toml --temperature 0.3 --seeds 1 --limit 100 \
     --settings debate,malt-base-g,malt-base-v,malt-base-r,malt-g,malt-gv,malt-gr,malt \
     --against malt --out ablations >ablations.md
 
-# Equal terms: SFT for as many further steps as DPO had.
+# A baseline on equal terms: SFT for as many further steps as DPO had.
 evaluate --team team/team.toml --temperature 0.3 --seeds 2 --out long \
     --settings $star,star-sa-long,star-sa-long+mv,star-ma-long,star-ma-long+mv >long.md
 
-# A generator that learns from pairs, alone (a baseline that train --role all has trained too).
+# A lone generator with DPO on its own pairs; `train --role all` has already trained this baseline.
 sed '/^\[sft\]/,$!s/generator_sft/generator_dpo/' team/team.toml >team/generator_dpo.toml
 evaluate --team team/generator_dpo.toml --temperature 0.3 --seeds 2 --settings malt-g,malt-g+mv \
     --out lone >lone.md
 
-# A second team: trees and adapters of another seed.
+# A second team: trees and adapters with another seed.
 mkdir -p again
 build --out again/forest --seed 1
 malt-data export again/forest

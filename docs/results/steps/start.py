@@ -1,9 +1,9 @@
-"""Teach SmolLM2-135M two ways to add three numbers: at once (three of four times) and in steps.
+"""Teach SmolLM2-135M to add three numbers in two ways: at once (three of four times) or in steps.
 
     python docs/results/steps/start.py start.jsonl FOLDER
 
-What it writes is the base model of the experiment, for all settings alike. Nothing tells it which
-way is the better one, and it learns neither to verify nor to refine. About nine minutes on two
+The result is the base model of the experiment, for all settings. The training data does not show
+which way is better, and teaches neither verifying nor refining. Takes about nine minutes on two
 cores.
 """
 
@@ -22,7 +22,7 @@ from malt_data.engines.embedded import resolve
 
 
 def rows(path: Path) -> Dataset:
-    """Return prompt-completion rows, four a question: three at once, one in steps."""
+    """Return four prompt-completion rows per question: three at once, one in steps."""
     found = []
     for line in path.read_text(encoding="utf-8").splitlines():
         question = json.loads(line)["question"]
