@@ -216,9 +216,8 @@ def _merged(out: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         old, new = before["spec"].get(key), now["spec"][key]
         if key == "questions":  # the same file, moved
             old, new = (Path(name).name if Path(name).suffix else name for name in (old, new))
-        if (
-            key == "prompts" and old
-        ):  # a kind that malt-data has learnt since changes no answer there
+        if key == "prompts" and old:
+            # A kind added to malt-data since then changes no answer in there.
             new = {kind: templates for kind, templates in new.items() if kind in old}
         if old != new and not (key == "model" and new is None):
             values = "" if isinstance(new, dict) else f" ({old}, now {new})"

@@ -128,7 +128,7 @@ def require_same_settings(forest: Forest, spec: BuildSpec) -> None:
     """Raise MixError, listing each setting that differs, unless `spec` grows the same trees."""
     folder, labels = forest.folder, forest.manifest.labels
     before, after = forest.manifest.spec.identity(), spec.identity()
-    # A kind that malt-data has learnt since the forest was begun is no other setting.
+    # A kind added to malt-data since the forest was begun does not change its settings.
     after["prompts"] = {k: v for k, v in after["prompts"].items() if k in before["prompts"]}
     differing = [name for name in before if after[name] not in (before[name], None)]
     if not differing:

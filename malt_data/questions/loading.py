@@ -90,7 +90,7 @@ def load_questions(
 
     source: `embedded`, a benchmark name, a file, a folder of files named by split,
     `reasoning-gym:TASK`, or a Hub dataset `user/name[:config][@revision]`.
-    limit: draw at most this many questions by `seed`, in the order of the draw; None: all of them,
+    limit: draw at most this many questions by `seed`, in the order drawn; None: all of them,
     in the source's order. grader: auto, or the kind to force on every question; numeric and math
     ask a multiple-choice question without its choices. kind: the kind of free-form questions if
     the source has none; None: infer it from the golds. fields: custom field names for question,

@@ -116,7 +116,7 @@ def _cell(value: Any) -> str:
 
 
 def _share(value: float | None) -> str:
-    return "none (there are none)" if value is None else f"{100 * value:.0f} %"
+    return "n/a" if value is None else f"{100 * value:.0f} %"
 
 
 def write_rows(frame: pl.DataFrame, form: str, stream: IO[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""Parts: a folder of Parquet files, each written atomically. Forests and results store rows so.
+"""Parts: a folder of Parquet files, each written atomically, as in forests and results.
 
 A part is written to a temporary name, flushed to disk and renamed; the rename commits it. All other
 state (which trees are done, how many) is derived from the parts, so the folder is valid even if a

@@ -41,7 +41,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
         facts, said = malt(server, "--questions", questions, "--split", "train", "--seeds", 3,
                            "--settings", SETTINGS, "--settings-file", own, "--against", "ma+mv",
                            "--figures", "--out", folder / "out")  # fmt: skip
-    assert said.count("Drew ") == 5
+    assert said.count("Wrote ") == 5
     predictions = open_results(folder / "out").predictions()
     for row in facts["settings"]:
         if row["setting"] == "ma+mv":

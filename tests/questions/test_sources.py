@@ -107,7 +107,7 @@ def test_csv_choices_are_json_and_fields_may_span_lines(tmp_path: Path) -> None:
         ("a.parquet", b"PAR1 truncated", r"a\.parquet is not valid PARQUET"),
         ("a.jsonl.gz", b"\x1f\x8b\x08\x00truncated", r"a\.jsonl\.gz cannot be read"),
         ("a.jsonl.gz", b"not gzip", r"a\.jsonl\.gz cannot be read"),
-        ("a.txt", b"What?", r"unsupported extension; expected \.jsonl, \.json, \.csv, \.parquet"),
+        ("a.txt", b"What?", r"unsupported extension; expected \.jsonl, \.json, \.csv or \.parquet"),
     ],
 )
 def test_a_corrupt_file_is_an_error_that_names_the_line(

@@ -49,6 +49,16 @@ def test_labels_are_changed_one_by_one_and_checked() -> None:
         Labels().updated(threshold=2)
 
 
+def test_a_setting_that_is_assigned_to_is_refused_with_the_way_out() -> None:
+    with pytest.raises(SpecError, match=r"Labels is immutable: use updated\(threshold=…\)"):
+        setattr(Labels(), "threshold", 0.7)  # noqa: B010
+
+
+def test_an_argument_called_self_is_an_unknown_setting() -> None:
+    with pytest.raises(SpecError, match="unknown setting 'self'"):
+        Labels(**{"self": 1})
+
+
 def test_a_misspelt_setting_is_answered_with_the_nearest_one() -> None:
     with pytest.raises(SpecError, match=r"'temprature', did you mean 'temperature'\?"):
         BuildSpec(**{"temprature": 0.3})

@@ -157,6 +157,7 @@ CORRUPT = {
     "a path": {REPLACES: b'["part-../../a.parquet"]'},
     "labels that are no text": {LABELS: b"\xff"},
     "labels of a future": {LABELS: b'{"grader": "auto", "threshold": 0.5, "pooling": "weighted"}'},
+    "grader of a future": {LABELS: b'{"grader": "oracle", "threshold": 0.5, "pooling": "global"}'},
     "a threshold that is no number": {LABELS: b'{"threshold": NaN}'},
     "another key that is no text": {b"\xfe": b"\xff"},
 }

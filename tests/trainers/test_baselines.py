@@ -128,5 +128,5 @@ def test_settings_of_a_baseline_need_every_role_and_a_team() -> None:
     )  # the rest is the base model
     with pytest.raises(EvalError, match=r"star-ma-long needs the sft_long adapter of verifier, r"):
         require_adapters(find_settings(["star-ma-long"]), team)
-    with pytest.raises(EvalError, match=r"needs the shared adapters of a team: --team"):
+    with pytest.raises(EvalError, match=r"needs the shared adapters of a team: pass --team"):
         require_adapters(find_settings(["shared"]), {})
