@@ -1,6 +1,6 @@
-"""Commands in real processes that die by SIGKILL just before their k-th change of the file system.
+"""Run commands in processes that SIGKILL themselves before their k-th file-system change.
 
-Each is forked from a server that has imported what they need, so that one costs no second.
+They are forked from a server with all imports done, so each takes less than a second.
 
     ended = start(["relabel", "forest", "--threshold", "0.7"], log, kill_at=5)
     ended.wait()     # -9
@@ -28,7 +28,7 @@ _FORK.set_forkserver_preload(
 
 @dataclass(frozen=True)
 class Running:
-    """A command at work; what it prints goes to `log`."""
+    """A running command; its output goes to `log`."""
 
     process: BaseProcess
     log: Path
@@ -45,12 +45,12 @@ class Running:
 
     @property
     def calls(self) -> int:
-        """How often it changed the file system, once it has ended by itself."""
+        """Number of file-system changes, once it has ended by itself."""
         return int(self.log.with_suffix(".calls").read_text())
 
 
 def start(command: list[object], log: Path, kill_at: int = 0) -> Running:
-    """Start `malt-data COMMAND`; kill_at: before which change it dies, 0: never."""
+    """Start `malt-data COMMAND`; kill_at: the change before which to die, 0 for never."""
     arguments = ([str(word) for word in command], str(log), kill_at)
     process = _FORK.Process(target=_main, args=arguments)
     process.start()

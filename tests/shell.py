@@ -1,11 +1,12 @@
-"""The command line many times over for the price of one start: a process that forks itself.
+"""Run the command line many times with a single start-up: a process that forks itself.
 
     with Shell() as shell:
         done = shell.run(["stats"], tmp_path)
         done.code, done.out, done.err
 
-The process imports what the commands import and uses none of it, so that a forked child is like a
-fresh `malt-data`: its own output, working folder, exit code, and death where it hangs.
+The process imports what the commands import but does not use it, so a forked child behaves like a
+new `malt-data` process, with its own output, working directory and exit code. Calls that hang are
+killed.
 """
 
 import json
@@ -21,12 +22,12 @@ from pathlib import Path
 from typing import Any, Self
 
 SECONDS = 60
-"""After these a call hangs; the slowest takes a few."""
+"""Timeout of a call; the slowest takes a few seconds."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """What a call left. code: None where it hung."""
+    """The result of a call. code: None if it hung."""
 
     code: int | None
     out: str

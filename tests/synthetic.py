@@ -1,4 +1,4 @@
-"""Forests of known content, written through the same functions as a build's."""
+"""Create forests with known content through the functions that a build uses."""
 
 import random
 from pathlib import Path
@@ -22,9 +22,9 @@ def make_forest(
     folder: Path, trees: int = 5, n: tuple[int, int, int] = (2, 3, 2), seed: int = 0,
     timeouts: float = 0.0, **spec: Any,
 ) -> Forest:  # fmt: skip
-    """Write a forest of `trees` trees whose answers are right about half the time, by `seed`.
+    """Write a forest of `trees` trees in which about half of the answers are right, by `seed`.
 
-    timeouts: the share of answers that the grader could not decide.
+    timeouts: fraction of answers that the grader could not decide.
     """
     source = random.Random(seed)
     golds = [str(source.randrange(100)) for _ in range(trees)]
@@ -44,7 +44,7 @@ def make_forest(
 
 
 def begin(forest: Forest, beginnings: list[str]) -> None:
-    """Set one of the beginnings before every node's text, in turn."""
+    """Prefix every node's text with one of the beginnings, in turn."""
     for path in forest.parts.paths():
         table = pq.read_table(path, partitioning=None)
         texts = [

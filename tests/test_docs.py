@@ -1,7 +1,7 @@
-"""The examples in docstrings do what they say, and all that names the version names one.
+"""Docstring examples work, and the version is the same everywhere.
 
-Only what begins with `>>>` is executed; an example that needs a file, an engine or the Hub stands
-there as plain indented code.
+Only lines starting with `>>>` are executed; examples that need a file, an engine or the Hub are
+plain indented code.
 """
 
 import doctest
@@ -22,13 +22,13 @@ WITH_EXAMPLES = sorted(
 
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
-def test_every_example_gives_what_it_shows(name: str) -> None:
+def test_every_docstring_example_runs(name: str) -> None:
     found = doctest.testmod(import_module(name))
     assert found.attempted
     assert not found.failed, "see the output above"
 
 
-def test_the_version_is_the_same_wherever_it_is_named() -> None:
+def test_the_version_is_the_same_everywhere() -> None:
     version = malt_data.__version__
     assert metadata.version("malt-data") == version
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))["version"] == version

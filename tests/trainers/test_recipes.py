@@ -53,7 +53,7 @@ def logged(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", recipes())
-def test_the_first_loss_is_the_one_that_the_recipe_says(
+def test_the_first_loss_is_that_of_the_recipe(
     forest: Forest, sft: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
@@ -99,7 +99,7 @@ def test_a_config_overrides_the_recipe_and_the_recipe_the_papers(tmp_path: Path)
     assert Settings().seeded(0) == Settings()  # a training begun without --seed is the same one
 
 
-def test_a_loss_that_trl_does_not_know_is_named(forest: Forest, sft: Path, tmp_path: Path) -> None:
+def test_an_unknown_loss_is_named(forest: Forest, sft: Path, tmp_path: Path) -> None:
     settings = Settings(dpo={"loss_type": ["sigmod"]})
     with pytest.raises(SpecError, match=r"\[dpo\] Unknown loss type: sigmod"):
         train_dpo(
@@ -107,16 +107,16 @@ def test_a_loss_that_trl_does_not_know_is_named(forest: Forest, sft: Path, tmp_p
         )
 
 
-def test_every_recipe_opens_with_its_command_and_is_named_by_help() -> None:
-    said = CliRunner().invoke(main, ["train", "--help"]).output
+def test_every_recipe_starts_with_its_command_and_is_in_the_help() -> None:
+    message = CliRunner().invoke(main, ["train", "--help"]).output
     assert recipes()[0] == BASE
     for name in recipes():
         text = (resources.files(recipe.__package__) / "recipes" / f"{name}.toml").read_text()
         assert text.startswith(f"# malt-data train --role all --recipe {name} --out ")
-        assert name in said
+        assert name in message
 
 
-def test_sft_from_an_adapter_begins_at_its_loss(forest: Forest, sft: Path, tmp_path: Path) -> None:
+def test_sft_from_an_adapter_starts_at_its_loss(forest: Forest, sft: Path, tmp_path: Path) -> None:
     settings = Settings(trainer={"eval_on_start": True})
     out = tmp_path / "more"
     options: dict[str, Any] = {"settings": settings, "max_steps": 1}
@@ -133,7 +133,7 @@ def test_sft_from_an_adapter_begins_at_its_loss(forest: Forest, sft: Path, tmp_p
     assert f"| started from | {sft} |" in (out / "README.md").read_text()
 
 
-def test_a_record_says_what_the_training_cost(sft: Path) -> None:
+def test_a_record_has_the_cost_of_the_training(sft: Path) -> None:
     record = json.loads((sft / "training.json").read_text())
     assert record["tokens"] == record["metrics"]["num_tokens"] > 0
     assert 0 < record["seconds"] < 600
