@@ -209,7 +209,7 @@ class Hub:
         for name in ("http_proxy", "https_proxy", "all_proxy"):
             kept.pop(name, None)
             kept.pop(name.upper(), None)
-        outcome = {
+        environment = {
             "HF_ENDPOINT": self.url,
             "HF_HOME": str(home),
             "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -219,11 +219,11 @@ class Hub:
             **({"HF_TOKEN": token} if token else {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}),
             **({} if self.xet else {"HF_HUB_DISABLE_XET": "1"}),
         }
-        return kept | outcome
+        return kept | environment
 
-    def fail(self, **outcome: Any) -> None:
+    def fail(self, **fault: Any) -> None:
         """Add a fault; see `Fault`."""
-        self.faults.append(Fault(**outcome))
+        self.faults.append(Fault(**fault))
 
     def commits(self, kind: str, name: str, revision: str = "main") -> list[Commit]:
         """Return the commits of a revision, newest first."""
@@ -503,10 +503,10 @@ class Hub:
         blob = head.tree.get(path)
         if blob is None:
             raise _no_entry(path, head)
-        outcome = {"X-Repo-Commit": head.oid, "ETag": f'"{blob.oid}"'}
+        headers = {"X-Repo-Commit": head.oid, "ETag": f'"{blob.oid}"'}
         if blob.content is not None:
-            return _ranged(request, blob.content, outcome)
-        outcome |= {
+            return _ranged(request, blob.content, headers)
+        headers |= {
             "X-Linked-ETag": f'"{blob.sha256}"',
             "X-Linked-Size": str(blob.size),
             "Location": f"{self.cdn}/{blob.sha256}",
@@ -514,8 +514,8 @@ class Hub:
         xet_hash = self._xet_hashes.get(blob.sha256 or "")
         if self.xet and xet_hash:
             token = f"{self.url}/api/{repo.kind}s/{repo.name}/xet-read-token/{head.oid}"
-            outcome |= {"X-Xet-Hash": xet_hash, "Link": f'<{token}>; rel="xet-auth"'}
-        return Answer(b"Found. Redirecting", 302, outcome)
+            headers |= {"X-Xet-Hash": xet_hash, "Link": f'<{token}>; rel="xet-auth"'}
+        return Answer(b"Found. Redirecting", 302, headers)
 
     # -- uploads and commits -------------------------------------------------------------------
 
@@ -523,13 +523,13 @@ class Hub:
         repo = self._own_repo(request)
         tree = _resolve(repo, request.groups["rev"]).tree
         files = []
-        for asked in request.json()["files"]:
-            path = asked["path"]
-            large = path.endswith(LFS_NAMES) or asked["size"] > self.regular
-            outcome = {"path": path, "uploadMode": "lfs" if large else "regular"}
+        for file in request.json()["files"]:
+            path = file["path"]
+            large = path.endswith(LFS_NAMES) or file["size"] > self.regular
+            entry = {"path": path, "uploadMode": "lfs" if large else "regular"}
             if path in tree:
-                outcome["oid"] = tree[path].sha256 or tree[path].oid
-            files.append({**outcome, "shouldIgnore": False})
+                entry["oid"] = tree[path].sha256 or tree[path].oid
+            files.append({**entry, "shouldIgnore": False})
         return Answer({"files": files})
 
     def _commit(self, request: Request) -> Answer:
@@ -584,13 +584,13 @@ class Hub:
     def _lfs_batch(self, request: Request) -> Answer:
         repo = self._own_repo(request)
         objects = []
-        for asked in request.json()["objects"]:
-            outcome: dict[str, Any] = {"oid": asked["oid"], "size": asked["size"]}
-            if not self._has(asked["oid"]):
+        for item in request.json()["objects"]:
+            entry: dict[str, Any] = {"oid": item["oid"], "size": item["size"]}
+            if not self._has(item["oid"]):
                 verify = f"{self.url}/{repo.path}.git/info/lfs/objects/verify"
-                upload = f"{self.cdn}/{asked['oid']}"
-                outcome["actions"] = {"upload": {"href": upload}, "verify": {"href": verify}}
-            objects.append(outcome)
+                upload = f"{self.cdn}/{item['oid']}"
+                entry["actions"] = {"upload": {"href": upload}, "verify": {"href": verify}}
+            objects.append(entry)
         return Answer({"transfer": "basic", "objects": objects})
 
     def _lfs_verify(self, request: Request) -> Answer:
@@ -646,13 +646,17 @@ class Hub:
     def _xet_token(self, request: Request) -> Answer:
         mode = request.groups["mode"]
         _ = self._own_repo(request) if mode == "write" else self._repo(request)
-        outcome = {"casUrl": f"{self.url}/cas", "accessToken": mode, "exp": int(time.time()) + 3600}
-        headers = {
-            "X-Xet-Cas-Url": str(outcome["casUrl"]),
-            "X-Xet-Access-Token": mode,
-            "X-Xet-Token-Expiration": str(outcome["exp"]),
+        credentials = {
+            "casUrl": f"{self.url}/cas",
+            "accessToken": mode,
+            "exp": int(time.time()) + 3600,
         }
-        return Answer(outcome, 200, headers)
+        headers = {
+            "X-Xet-Cas-Url": str(credentials["casUrl"]),
+            "X-Xet-Access-Token": mode,
+            "X-Xet-Token-Expiration": str(credentials["exp"]),
+        }
+        return Answer(credentials, 200, headers)
 
     def _cas_token(self, request: Request, *modes: str) -> None:
         if request.headers.get("authorization") not in [f"Bearer {mode}" for mode in modes]:
@@ -692,26 +696,26 @@ class Hub:
             raise RefusedError(404, "no such file")
         size = sum(term[3] for term in terms)
         span = _span(request, size) or (0, size)
-        expected: list[Term] = []
+        requested: list[Term] = []
         at = skipped = 0
         for term in terms:
             if at < span[1] and at + term[3] > span[0]:
-                skipped = skipped if expected else span[0] - at
-                expected.append(term)
+                skipped = skipped if requested else span[0] - at
+                requested.append(term)
             at += term[3]
         fetch: dict[str, list[Any]] = {}
-        for xorb, first, end, _ in expected:
+        for xorb, first, end, _ in requested:
             offsets = _chunk_offsets((self._xorbs / xorb).read_bytes())
-            outcome = {
+            location = {
                 "range": {"start": first, "end": end},
                 "url": f"{self.cdn}/xorbs/{xorb}",
                 "url_range": {"start": offsets[first], "end": offsets[end] - 1},
             }
-            if outcome not in fetch.setdefault(xorb, []):
-                fetch[xorb].append(outcome)
+            if location not in fetch.setdefault(xorb, []):
+                fetch[xorb].append(location)
         listed = [
             {"hash": xorb, "unpacked_length": length, "range": {"start": first, "end": end}}
-            for xorb, first, end, length in expected
+            for xorb, first, end, length in requested
         ]
         return Answer({"offset_into_first_range": skipped, "terms": listed, "fetch_info": fetch})
 
@@ -851,12 +855,12 @@ def _span(request: Request, size: int) -> tuple[int, int] | None:
 
 
 def _ranged(request: Request, content: bytes, headers: Mapping[str, str]) -> Answer:
-    outcome = {"Accept-Ranges": "bytes", **headers}
+    range_headers = {"Accept-Ranges": "bytes", **headers}
     span = _span(request, len(content))
     if span is None:
-        return Answer(content, 200, outcome)
-    outcome["Content-Range"] = f"bytes {span[0]}-{span[1] - 1}/{len(content)}"
-    return Answer(content[span[0] : span[1]], 206, outcome)
+        return Answer(content, 200, range_headers)
+    range_headers["Content-Range"] = f"bytes {span[0]}-{span[1] - 1}/{len(content)}"
+    return Answer(content[span[0] : span[1]], 206, range_headers)
 
 
 def _xet_hex(raw: bytes) -> str:
