@@ -134,13 +134,14 @@ def test_config_settings_are_applied_or_refused(
     server: OpenAIServer, words: list[Any], tmp_path: Path
 ) -> None:
     config = tmp_path / "c.toml"
-    config.write_text('split = "train"\nseed = 7\n')
+    config.write_text('split = "train"\n')
     rest = [*words[:2], *words[4:], "--settings", "sa", "--config", config]
     facts, _ = malt(server, *rest)  # without --split
     assert facts["played"] == 12
-    config.write_text('split = "train"\nshard = "1/4"\n')
-    _, message = malt(server, *rest, code=2)
-    assert "no shard" in message
+    for name, value in {"shard": '"1/4"', "seed": "7"}.items():
+        config.write_text(f'split = "train"\n{name} = {value}\n')
+        _, message = malt(server, *rest, code=2)
+        assert f"unknown setting '{name}'" in message
 
 
 @pytest.mark.parametrize("name", ["eval.json", "questions.parquet", "completions"])

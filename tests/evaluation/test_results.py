@@ -40,7 +40,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
         facts, message = malt(server, "--questions", questions, "--split", "train", "--seeds", 3,
                            "--settings", SETTINGS, "--settings-file", own, "--against", "ma+mv",
                            "--figures", "--out", folder / "out")  # fmt: skip
-    assert message.count("Drew ") == 5
+    assert message.count("Wrote ") == 5
     predictions = open_results(folder / "out").predictions()
     for row in facts["settings"]:
         if row["setting"] == "ma+mv":
@@ -149,9 +149,12 @@ def test_cost_ratios_are_relative_to_the_single_agent_or_the_cheapest(
 ) -> None:
     shutil.copytree(out, tmp_path / "out")
     if baseline != "sa":  # of what is left, two agents are the cheapest
-        for path in [tmp_path / "out" / "predictions.parquet", *(tmp_path / "out").glob("c*/*")]:
-            accuracy_table = pq.read_table(path)
-            pq.write_table(accuracy_table.filter(pc.field("setting") != "sa"), path)
+        for path in [
+            tmp_path / "out" / "predictions.parquet",
+            *(tmp_path / "out").glob("c*/*.parquet"),
+        ]:
+            table = pq.read_table(path)
+            pq.write_table(table.filter(pc.field("setting") != "sa"), path)
     results = open_results(tmp_path / "out")
     rows = {row["setting"]: row for row in results.sql("FROM cost").to_dicts()}
     units = results.predictions().group_by("setting").agg(pl.len())

@@ -72,7 +72,7 @@ def test_different_wordings_of_a_choice_count_together() -> None:
 def test_settings_by_name() -> None:
     assert find_settings(["sa+mv"])[0] == Setting(name="sa+mv", turns=("generator",), votes=3)
     assert [s.name for s in find_settings(["sa", "sa", "ma"])] == ["sa", "ma"]
-    with pytest.raises(SpecError, match=r"no setting 'moa'.*debate"):
+    with pytest.raises(SpecError, match=r"Unknown setting 'moa'.*debate"):
         find_settings(["moa"])
 
 

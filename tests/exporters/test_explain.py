@@ -300,8 +300,8 @@ def test_an_unknown_id_is_a_one_line_error(forest: Forest) -> None:
         (f"{tree}/g9",): f"has no node '{tree}/g9'",
         (f"{tree[:8]}/g0",): "has no node",
         (f"{tree}/",): "has no node",
-        ("",): "is no node",
-        (good, ""): "'' is no node",
+        ("",): "is not a node",
+        (good, ""): "'' is not a node",
         (good, f"{other}/g0"): f"is not a node of tree {tree}",
         (good, "zzz"): f"'zzz' is not a node of tree {tree}",
     }.items():

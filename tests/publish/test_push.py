@@ -523,7 +523,7 @@ def test_a_full_disk_while_pulling(lfs: Hub, forest: Forest, tmp_path: Path) -> 
     assert run.returncode == 1
     assert "Traceback" not in run.stderr
     assert "could not be read or written" in run.stderr
-    assert "Free some space" in run.stderr
+    assert "free disk space" in run.stderr
     assert len(run.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
     malt(lfs, "pull", REPO, "--out", tmp_path / "out", home="full")
