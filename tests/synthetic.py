@@ -33,8 +33,9 @@ def make_forest(
         Question(question_id(text, None), "made", "train", text, None, gold, "numeric", None, "{}")
         for text, gold in zip(texts, golds, strict=True)
     ]
-    settings = {"n_generator": n[0], "n_verifier": n[1], "n_refiner": n[2]}
-    made = resolve_sampling(BuildSpec(engine="openai", model="m", **settings, **spec), None)
+    settings = {"engine": "openai", "model": "m",
+                "n_generator": n[0], "n_verifier": n[1], "n_refiner": n[2]}  # fmt: skip
+    made = resolve_sampling(BuildSpec(**settings | spec), None)
     facts = {"source": "made", "split": "train", "license": "mit", "refused": {"no gold": 1}}
     forest = create_forest(folder, made, questions, facts)
     for question in questions:

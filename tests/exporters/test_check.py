@@ -200,7 +200,7 @@ def test_a_row_is_too_long_from_the_first_token_above_the_limit(
     assert lengths[0] < lengths[-1]
     assert check(folder, tokenizer, lengths[-1])["problems"] == []
     message = problem(check(folder, tokenizer, lengths[-1] - 1))
-    assert f"{lengths.count(lengths[-1])} rows of more than {lengths[-1] - 1} tokens" in message
+    assert f"{lengths.count(lengths[-1])} rows have more than {lengths[-1] - 1} tokens" in message
     assert f" {len(lengths)} rows" in problem(check(folder, tokenizer, lengths[0] - 1))
 
 
@@ -223,7 +223,7 @@ def test_an_empty_text_to_learn(tokenizer: Any, tmp_path: Path, text: str) -> No
     retell(forest, {"v2": text})
     facts = check(write(forest, "verifier_value", tmp_path / "out"), tokenizer)
     message = facts["problems"][0]  # blanks merge with the end of the prompt too
-    assert message.startswith("verifier_value: 6 rows with an empty text to learn")
+    assert message.startswith("verifier_value: 6 rows have an empty text to learn")
 
 
 def test_an_empty_rejected_text_is_allowed(tokenizer: Any, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_an_older_team_gets_its_compute_matched_baselines(tmp_path: Path) -> Non
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):  # in the middle of the baselines
-        train(watch=interrupt)
+        train(on_progress=interrupt)
     assert read_team(path).adapters["refiner"] == str(out / "refiner_dpo")
     assert not read_team(path).sft_long
     records = train()
@@ -87,7 +87,7 @@ def test_an_older_team_gets_its_compute_matched_baselines(tmp_path: Path) -> Non
     assert shared["rows"] == sum(records[f"{role}_sft"]["rows"] for role in ROLES)
     assert "every role" in (out / "shared_sft" / "README.md").read_text()
 
-    assert not team.lone  # for want of pairs, which is said, with the way to get them
+    assert not team.lone  # without pairs; a note says how to get them
     assert any("malt-lone" in n and "--role generator --format dpo" in n for n in notes)
     adapters, seen = read_team(path).by_set(), seen_by(read_team(path))
     require_adapters(find_settings(["star-sa-long", "star-ma-long+mv", "shared+mv"]), adapters)
@@ -102,7 +102,7 @@ def test_an_older_team_gets_its_compute_matched_baselines(tmp_path: Path) -> Non
     plan.write_text(json.dumps(json.loads(plan.read_text()) | {"max_steps": 9}))
     trained = weights(out)
     records = train()
-    assert any("begun with 9 steps; 2 would be equal" in note for note in notes)
+    assert any("started with 9 steps, but 2 would match" in note for note in notes)
     assert weights(out).items() - trained.items() == {
         ("generator_dpo", weights(out)["generator_dpo"])
     }
@@ -128,5 +128,5 @@ def test_baseline_settings_need_a_team_with_every_role() -> None:
     )  # the rest is the base model
     with pytest.raises(EvalError, match=r"star-ma-long needs the sft_long adapter of verifier, r"):
         require_adapters(find_settings(["star-ma-long"]), team)
-    with pytest.raises(EvalError, match=r"needs the shared adapters of a team: --team"):
+    with pytest.raises(EvalError, match=r"needs the shared adapters of a team: pass --team"):
         require_adapters(find_settings(["shared"]), {})

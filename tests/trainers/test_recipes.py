@@ -96,7 +96,7 @@ def test_a_config_overrides_the_recipe_and_the_recipe_the_papers(tmp_path: Path)
         read_settings(None, "dpo-nil")
     seeded = read_settings(None, "dpo-nll").seeded(3)
     assert [seeded.arguments(stage, 1)["seed"] for stage in recipe.STAGES] == [3, 3]
-    assert Settings().seeded(0) == Settings()  # a training begun without --seed is the same one
+    assert Settings().seeded(0) == Settings()  # a training started without --seed is the same one
 
 
 def test_an_unknown_loss_is_named(forest: Forest, sft: Path, tmp_path: Path) -> None:
@@ -122,13 +122,13 @@ def test_sft_from_an_adapter_starts_at_its_loss(forest: Forest, sft: Path, tmp_p
     options: dict[str, Any] = {"settings": settings, "max_steps": 1}
     record = train_sft("verifier", str(forest.folder), out, adapter=str(sft), **options)
     train_sft("verifier", str(forest.folder), tmp_path / "fresh", **options)
-    begun = [
+    losses = [
         next(line["eval_loss"] for line in logged(folder) if "eval_loss" in line)
         for folder in (out, tmp_path / "fresh")
     ]
     ended = [line["eval_loss"] for line in logged(sft) if "eval_loss" in line][-1]
-    assert begun[0] == pytest.approx(ended, abs=1e-3)
-    assert abs(begun[1] - ended) > 0.05
+    assert losses[0] == pytest.approx(ended, abs=1e-3)
+    assert abs(losses[1] - ended) > 0.05
     assert record["adapter"] == str(sft)
     assert f"| started from | {sft} |" in (out / "README.md").read_text()
 
@@ -158,7 +158,7 @@ def test_a_resumed_training_adds_up_seconds_and_tokens(
 
     out = tmp_path / "b"
     with pytest.raises(KeyboardInterrupt):
-        train_sft("verifier", str(forest.folder), out, watch=interrupt, **options)
+        train_sft("verifier", str(forest.folder), out, on_progress=interrupt, **options)
     state = json.loads((out / "checkpoints" / "checkpoint-2" / "trainer_state.json").read_text())
     before = state["log_history"][-1]
     record = train_sft("verifier", str(forest.folder), out, **options)
