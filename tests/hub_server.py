@@ -1,4 +1,4 @@
-"""A small Hugging Face Hub on 127.0.0.1 for the real clients: what the project uses, no more.
+"""A small Hugging Face Hub on 127.0.0.1 for the real clients, with what the project uses.
 
 It speaks the Hub's protocol over both upload paths: LFS, and Xet with a small CAS of its own
 (hf_xet's `local://DIR` locks its folder to one process at a time, so two clients, or a client and
@@ -44,7 +44,7 @@ Term = tuple[str, int, int, int]  # a part of a file: xorb, its chunks from-to, 
 
 @dataclass(frozen=True)
 class User:
-    """Whom a token belongs to. `write`: it may write to the user's own repos and the `orgs`'."""
+    """The owner of a token. `write`: it can write to the repos of the user and of `orgs`."""
 
     name: str
     write: bool = False
@@ -109,7 +109,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Request:
-    """A request as it arrived; `target` is its path, still quoted, with no query."""
+    """A received request; `target` is its quoted path without the query."""
 
     method: str
     target: str
@@ -127,7 +127,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """`content` is bytes, or what becomes JSON (without spaces: DuckDB's parser wants none)."""
+    """`content`: bytes, or a value to send as JSON (without spaces, for DuckDB's parser)."""
 
     content: object = b""
     status: int = 200
@@ -141,7 +141,7 @@ class Answer:
 
 
 class RefusedError(Exception):
-    """A request that is answered by an error, as the Hub says it: in the headers and the body."""
+    """An error response in the form of the Hub's, with headers and body."""
 
     def __init__(self, status: int, message: str, code: str = "", **headers: str) -> None:
         super().__init__(message)
@@ -185,7 +185,7 @@ class Hub:
 
     @property
     def cdn(self) -> str:
-        """Where large files lie: another host name, so that clients drop their token there."""
+        """URL of large files, on another host name, so that clients do not send their token."""
         return f"http://localhost:{self.port}/cdn"
 
     def __enter__(self) -> Self:
@@ -204,12 +204,12 @@ class Hub:
             raise RuntimeError("the test server itself failed:\n" + "\n".join(self._errors))
 
     def environment(self, home: Path, token: str | None = "hf_writer") -> dict[str, str]:
-        """Return what a client process needs to see this Hub only, with its caches in `home`."""
+        """Return an environment in which clients only use this Hub, with caches in `home`."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
         for name in ("http_proxy", "https_proxy", "all_proxy"):
             kept.pop(name, None)
             kept.pop(name.upper(), None)
-        told = {
+        environment = {
             "HF_ENDPOINT": self.url,
             "HF_HOME": str(home),
             "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -219,11 +219,11 @@ class Hub:
             **({"HF_TOKEN": token} if token else {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}),
             **({} if self.xet else {"HF_HUB_DISABLE_XET": "1"}),
         }
-        return kept | told
+        return kept | environment
 
-    def fail(self, **told: Any) -> None:
-        """Order a fault, in the words of `Fault`."""
-        self.faults.append(Fault(**told))
+    def fail(self, **fault: Any) -> None:
+        """Add a fault; see `Fault`."""
+        self.faults.append(Fault(**fault))
 
     def commits(self, kind: str, name: str, revision: str = "main") -> list[Commit]:
         """Return the commits of a revision, newest first."""
@@ -238,14 +238,14 @@ class Hub:
         return sorted(self._repos)
 
     def stored(self) -> int:
-        """Return the bytes that the large files take: LFS objects and Xet's xorbs."""
+        """Return the size of all large files: LFS objects and Xet's xorbs."""
         places = (self._objects, self._xorbs)
         return sum(file.stat().st_size for place in places for file in place.iterdir())
 
     # -- one request ---------------------------------------------------------------------------
 
     def respond(self, request: Request) -> Answer | None:
-        """Return the answer; None closes the connection without one."""
+        """Return the response; None closes the connection without one."""
         with self._lock:
             self.requests.append((request.method, request.target))
             self.bodies.append(request.body)
@@ -302,17 +302,17 @@ class Hub:
         return user
 
     def _repo(self, request: Request) -> Repo:
-        """Return the repo that a path names, where the user may see it."""
+        """Return the repo of a path, if the user can read it."""
         kind = request.groups.get("kind", "model").removesuffix("s") or "model"
         repo, user = self._repos.get((kind, request.groups["id"])), self._user(request)
         allowed = (user.name, *user.orgs) if user else ()
         if repo is None or (repo.private and repo.name.split("/")[0] not in allowed):
-            status, said = (404, "Repository not found") if user else (401, NO_USER)
-            raise RefusedError(status, said, "RepoNotFound")
+            status, output = (404, "Repository not found") if user else (401, NO_USER)
+            raise RefusedError(status, output, "RepoNotFound")
         return repo
 
     def _own_repo(self, request: Request) -> Repo:
-        """Return the repo that a path names, where the user may write to it."""
+        """Return the repo of a path, if the user can write to it."""
         repo = self._repo(request)
         # Whoever may read a repo may propose changes to it.
         proposed = request.flag("create_pr") or request.groups.get("rev", "").startswith("refs/pr/")
@@ -349,8 +349,8 @@ class Hub:
         repo = Repo(kind, name, asked.get("visibility") == "private")
         url = f"{self.url}/{repo.path}"
         if (kind, name) in self._repos:
-            said = f"You already created this {kind} repo"
-            return Answer({"error": said, "url": url}, 409, {"X-Error-Message": said})
+            output = f"You already created this {kind} repo"
+            return Answer({"error": output, "url": url}, 409, {"X-Error-Message": output})
         self._repos[kind, name] = repo
         attributes = b"".join(b"*%s filter=lfs -text\n" % end.encode() for end in LFS_NAMES)
         tree = {".gitattributes": _git_blob(attributes)}
@@ -503,10 +503,10 @@ class Hub:
         blob = head.tree.get(path)
         if blob is None:
             raise _no_entry(path, head)
-        told = {"X-Repo-Commit": head.oid, "ETag": f'"{blob.oid}"'}
+        headers = {"X-Repo-Commit": head.oid, "ETag": f'"{blob.oid}"'}
         if blob.content is not None:
-            return _ranged(request, blob.content, told)
-        told |= {
+            return _ranged(request, blob.content, headers)
+        headers |= {
             "X-Linked-ETag": f'"{blob.sha256}"',
             "X-Linked-Size": str(blob.size),
             "Location": f"{self.cdn}/{blob.sha256}",
@@ -514,8 +514,8 @@ class Hub:
         xet_hash = self._xet_hashes.get(blob.sha256 or "")
         if self.xet and xet_hash:
             token = f"{self.url}/api/{repo.kind}s/{repo.name}/xet-read-token/{head.oid}"
-            told |= {"X-Xet-Hash": xet_hash, "Link": f'<{token}>; rel="xet-auth"'}
-        return Answer(b"Found. Redirecting", 302, told)
+            headers |= {"X-Xet-Hash": xet_hash, "Link": f'<{token}>; rel="xet-auth"'}
+        return Answer(b"Found. Redirecting", 302, headers)
 
     # -- uploads and commits -------------------------------------------------------------------
 
@@ -523,13 +523,13 @@ class Hub:
         repo = self._own_repo(request)
         tree = _resolve(repo, request.groups["rev"]).tree
         files = []
-        for asked in request.json()["files"]:
-            path = asked["path"]
-            large = path.endswith(LFS_NAMES) or asked["size"] > self.regular
-            told = {"path": path, "uploadMode": "lfs" if large else "regular"}
+        for file in request.json()["files"]:
+            path = file["path"]
+            large = path.endswith(LFS_NAMES) or file["size"] > self.regular
+            entry = {"path": path, "uploadMode": "lfs" if large else "regular"}
             if path in tree:
-                told["oid"] = tree[path].sha256 or tree[path].oid
-            files.append({**told, "shouldIgnore": False})
+                entry["oid"] = tree[path].sha256 or tree[path].oid
+            files.append({**entry, "shouldIgnore": False})
         return Answer({"files": files})
 
     def _commit(self, request: Request) -> Answer:
@@ -584,13 +584,13 @@ class Hub:
     def _lfs_batch(self, request: Request) -> Answer:
         repo = self._own_repo(request)
         objects = []
-        for asked in request.json()["objects"]:
-            told: dict[str, Any] = {"oid": asked["oid"], "size": asked["size"]}
-            if not self._has(asked["oid"]):
+        for item in request.json()["objects"]:
+            entry: dict[str, Any] = {"oid": item["oid"], "size": item["size"]}
+            if not self._has(item["oid"]):
                 verify = f"{self.url}/{repo.path}.git/info/lfs/objects/verify"
-                upload = f"{self.cdn}/{asked['oid']}"
-                told["actions"] = {"upload": {"href": upload}, "verify": {"href": verify}}
-            objects.append(told)
+                upload = f"{self.cdn}/{item['oid']}"
+                entry["actions"] = {"upload": {"href": upload}, "verify": {"href": verify}}
+            objects.append(entry)
         return Answer({"transfer": "basic", "objects": objects})
 
     def _lfs_verify(self, request: Request) -> Answer:
@@ -628,8 +628,10 @@ class Hub:
             return blob.content
         sha256 = blob.sha256 or ""
         if not self._has(sha256):
-            said = "Your push was rejected because an LFS pointer points to a file that is missing"
-            raise RefusedError(400, said)
+            output = (
+                "Your push was rejected because an LFS pointer points to a file that is missing"
+            )
+            raise RefusedError(400, output)
         if sha256 not in self._xet_hashes:
             return (self._objects / sha256).read_bytes()
         parts = []
@@ -644,13 +646,17 @@ class Hub:
     def _xet_token(self, request: Request) -> Answer:
         mode = request.groups["mode"]
         _ = self._own_repo(request) if mode == "write" else self._repo(request)
-        told = {"casUrl": f"{self.url}/cas", "accessToken": mode, "exp": int(time.time()) + 3600}
-        headers = {
-            "X-Xet-Cas-Url": str(told["casUrl"]),
-            "X-Xet-Access-Token": mode,
-            "X-Xet-Token-Expiration": str(told["exp"]),
+        credentials = {
+            "casUrl": f"{self.url}/cas",
+            "accessToken": mode,
+            "exp": int(time.time()) + 3600,
         }
-        return Answer(told, 200, headers)
+        headers = {
+            "X-Xet-Cas-Url": str(credentials["casUrl"]),
+            "X-Xet-Access-Token": mode,
+            "X-Xet-Token-Expiration": str(credentials["exp"]),
+        }
+        return Answer(credentials, 200, headers)
 
     def _cas_token(self, request: Request, *modes: str) -> None:
         if request.headers.get("authorization") not in [f"Bearer {mode}" for mode in modes]:
@@ -676,7 +682,7 @@ class Hub:
         return Answer({"result": 1})
 
     def _known_chunk(self, request: Request) -> Answer:
-        """Answer the question whether a chunk is here already, by the shard that tells where."""
+        """Answer whether a chunk already exists, with the shard that locates it."""
         self._cas_token(request, "read", "write")
         shard = self._known.get(request.groups["hash"])
         if shard is None:
@@ -690,26 +696,26 @@ class Hub:
             raise RefusedError(404, "no such file")
         size = sum(term[3] for term in terms)
         span = _span(request, size) or (0, size)
-        wanted: list[Term] = []
+        requested: list[Term] = []
         at = skipped = 0
         for term in terms:
             if at < span[1] and at + term[3] > span[0]:
-                skipped = skipped if wanted else span[0] - at
-                wanted.append(term)
+                skipped = skipped if requested else span[0] - at
+                requested.append(term)
             at += term[3]
         fetch: dict[str, list[Any]] = {}
-        for xorb, first, end, _ in wanted:
+        for xorb, first, end, _ in requested:
             offsets = _chunk_offsets((self._xorbs / xorb).read_bytes())
-            told = {
+            location = {
                 "range": {"start": first, "end": end},
                 "url": f"{self.cdn}/xorbs/{xorb}",
                 "url_range": {"start": offsets[first], "end": offsets[end] - 1},
             }
-            if told not in fetch.setdefault(xorb, []):
-                fetch[xorb].append(told)
+            if location not in fetch.setdefault(xorb, []):
+                fetch[xorb].append(location)
         listed = [
             {"hash": xorb, "unpacked_length": length, "range": {"start": first, "end": end}}
-            for xorb, first, end, length in wanted
+            for xorb, first, end, length in requested
         ]
         return Answer({"offset_into_first_range": skipped, "terms": listed, "fetch_info": fetch})
 
@@ -791,7 +797,7 @@ def _add_commit(
     who: str,
     tree: Mapping[str, Blob],
 ) -> str:
-    """Add a commit and move `ref` to it; return its id, which no other commit of the repo has."""
+    """Add a commit and move `ref` to it; return its id, which is unique in the repo."""
     tree = dict(sorted(tree.items()))
     what = [repo.path, ref, len(repo.commits), title, [(p, b.oid) for p, b in tree.items()]]
     oid = hashlib.sha1(json.dumps(what).encode()).hexdigest()
@@ -803,7 +809,7 @@ def _add_commit(
 
 
 def _resolve(repo: Repo, revision: str) -> Commit:
-    """Return the commit that a branch, a tag, a whole ref or (the start of) an id names."""
+    """Return the commit of a branch, a tag, a full ref, or a (prefix of an) id."""
     for ref in (f"refs/heads/{revision}", f"refs/tags/{revision}", revision):
         if ref in repo.refs:
             return repo.commits[repo.refs[ref]]
@@ -836,7 +842,7 @@ def _no_entry(path: str, head: Commit, message: str = "Entry not found") -> Refu
 
 
 def _span(request: Request, size: int) -> tuple[int, int] | None:
-    """Return the bytes from-to of the Range header, None where there is none."""
+    """Return (first, last) byte of the Range header; None if there is none."""
     found = re.fullmatch(r"bytes=(\d*)-(\d*)", request.headers.get("range", ""))
     if not found:
         return None
@@ -849,16 +855,16 @@ def _span(request: Request, size: int) -> tuple[int, int] | None:
 
 
 def _ranged(request: Request, content: bytes, headers: Mapping[str, str]) -> Answer:
-    told = {"Accept-Ranges": "bytes", **headers}
+    range_headers = {"Accept-Ranges": "bytes", **headers}
     span = _span(request, len(content))
     if span is None:
-        return Answer(content, 200, told)
-    told["Content-Range"] = f"bytes {span[0]}-{span[1] - 1}/{len(content)}"
-    return Answer(content[span[0] : span[1]], 206, told)
+        return Answer(content, 200, range_headers)
+    range_headers["Content-Range"] = f"bytes {span[0]}-{span[1] - 1}/{len(content)}"
+    return Answer(content[span[0] : span[1]], 206, range_headers)
 
 
 def _xet_hex(raw: bytes) -> str:
-    """Return the hash that `raw` begins with as Xet writes it: four little-endian numbers."""
+    """Return the hash at the start of `raw` in Xet's notation: four little-endian numbers."""
     return "".join(f"{number:016x}" for number in struct.unpack_from("<4Q", raw))
 
 
@@ -894,7 +900,7 @@ def _read_shard(shard: bytes) -> tuple[list[tuple[str, str, list[Term]]], dict[s
 
 
 def _dedup_answer(head: bytes, xorbs: bytes) -> bytes:
-    """Return a shard of no file, with the footer that clients want in an answer."""
+    """Return a shard without files, with the footer that clients require in a response."""
     body = head + struct.pack("<Q", 200) + SHARD_MARK + xorbs + SHARD_MARK
     now = int(time.time())
     tables = (len(body), 0) * 3  # no lookup tables: the client makes its own
@@ -902,7 +908,7 @@ def _dedup_answer(head: bytes, xorbs: bytes) -> bytes:
 
 
 def _chunk_offsets(xorb: bytes) -> list[int]:
-    """Return where each chunk of a xorb begins, and where the last one ends."""
+    """Return the start of each chunk of a xorb, and the end of the last one."""
     offsets, at = [0], 0
     while at + 8 <= len(xorb) and xorb[at : at + 7] != b"XETBLOB":
         at += 8 + int.from_bytes(xorb[at + 1 : at + 4], "little")
@@ -911,7 +917,7 @@ def _chunk_offsets(xorb: bytes) -> list[int]:
 
 
 def _chunk(xorb: bytes, at: int) -> bytes:
-    """Return one chunk, unpacked: stored, LZ4, or LZ4 after its bytes were grouped by four."""
+    """Return one decompressed chunk: stored, LZ4, or LZ4 with bytes grouped by four."""
     packed, scheme = int.from_bytes(xorb[at + 1 : at + 4], "little"), xorb[at + 4]
     size = int.from_bytes(xorb[at + 5 : at + 8], "little")
     content = xorb[at + 8 : at + 8 + packed]

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 
 def write_adapter(folder: Path, seed: int = 0) -> str:
-    """Write one with random weights, strong enough to change every answer; return its name."""
+    """Write an adapter with random weights that change every answer; return its name."""
     folder.mkdir()
     config = {
         "peft_type": "LORA",

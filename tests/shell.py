@@ -1,4 +1,4 @@
-"""The command line many times over for the price of one start: a process that forks itself.
+"""Run the command line many times with a single start-up: a process that forks itself.
 
     with Shell() as shell:
         done = shell.run(["stats"], tmp_path)
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Self
 
 SECONDS = 60
-"""After these a call hangs; the slowest takes a few."""
+"""Timeout of a call; the slowest takes a few seconds."""
 
 LONG = 120
 """The same for `malt`, whose calls do real work on a machine that may be busy."""
@@ -34,7 +34,7 @@ LONG = 120
 
 @dataclass(frozen=True)
 class Done:
-    """What a call left. code: None where it hung."""
+    """The result of a call. code: None if it hung."""
 
     code: int | None
     out: str

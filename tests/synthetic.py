@@ -22,7 +22,7 @@ def make_forest(
     folder: Path, trees: int = 5, n: tuple[int, int, int] = (2, 3, 2), seed: int = 0,
     timeouts: float = 0.0, **spec: Any,
 ) -> Forest:  # fmt: skip
-    """Write a forest of `trees` trees whose answers are right about half the time, by `seed`.
+    """Write a forest of `trees` trees in which about half of the answers are right, by `seed`.
 
     timeouts: the fraction of answers on which the grader timed out.
     """

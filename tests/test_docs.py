@@ -1,7 +1,7 @@
-"""The examples in docstrings do what they say, pages name what exists, the version is one.
+"""Docstring examples work, pages name what exists, the version is the same everywhere.
 
-Only what begins with `>>>` is executed; an example that needs a file, an engine or the Hub stands
-there as plain indented code.
+Only lines starting with `>>>` are executed; examples that need a file, an engine or the Hub are
+plain indented code.
 """
 
 import ast
@@ -25,7 +25,7 @@ WITH_EXAMPLES = sorted(
 
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
-def test_every_example_gives_what_it_shows(name: str) -> None:
+def test_every_docstring_example_runs(name: str) -> None:
     found = doctest.testmod(import_module(name))
     assert found.attempted
     assert not found.failed, "see the output above"
@@ -73,7 +73,7 @@ def test_modules_that_a_page_names_can_be_imported(page: Path) -> None:
         pkgutil.resolve_name(name)
 
 
-def test_the_version_is_the_same_wherever_it_is_named() -> None:
+def test_the_version_is_the_same_everywhere() -> None:
     version = malt_data.__version__
     assert metadata.version("malt-data") == version
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))["version"] == version

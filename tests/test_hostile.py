@@ -1,4 +1,4 @@
-"""Hostile input at the command line: one clean sentence each, nothing written, no traceback."""
+"""Hostile input on the command line: a one-line error, nothing written, no traceback."""
 
 import asyncio
 import datetime
@@ -63,12 +63,12 @@ def tree(folder: Path) -> dict[str, int]:
 
 
 def judge(done: Done, codes: tuple[int, ...] = (1, 2)) -> str:
-    """Fail unless the call ended as it should; return what it said on stderr."""
-    said = done.err + done.out
+    """Check the exit code and output of a call; return its stderr."""
+    output = done.err + done.out
     assert done.code is not None, "it hangs"
-    assert "Traceback" not in said, said[-3000:]
-    assert "panicked" not in said, said[-3000:]
-    assert done.code in codes, (done.code, said[-3000:])
+    assert "Traceback" not in output, output[-3000:]
+    assert "panicked" not in output, output[-3000:]
+    assert done.code in codes, (done.code, output[-3000:])
     assert not RAW.search(done.err), repr(done.err[:3000])
     assert not RAW.search(done.out), repr(done.out[:3000])
     assert all(len(line) < 2 * LONGEST for line in done.err.splitlines())
@@ -79,9 +79,9 @@ def judge(done: Done, codes: tuple[int, ...] = (1, 2)) -> str:
 
 def refused(shell: Shell, words: list[Any], folder: Path) -> str:
     before = tree(folder)
-    told = judge(shell.run(words, folder))
+    result = judge(shell.run(words, folder))
     assert tree(folder) == before
-    return told
+    return result
 
 
 # --- TOML: configs, prompts, settings, teams, recipes ------------------------------------------
@@ -129,7 +129,7 @@ def test_toml(shell: Shell, planted: Path, tmp_path: Path, name: str) -> None:
     ids=lambda words: words[0] + words[-1],
 )
 @pytest.mark.parametrize("name", ["lists", "dotted", "escaped escape", "latin"])
-def test_toml_of_every_sort(
+def test_invalid_toml_for_every_option(
     shell: Shell, planted: Path, tmp_path: Path, words: list[str], name: str
 ) -> None:
     file = tmp_path / "c.toml"
@@ -169,11 +169,11 @@ CONFIGS = {
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config[:30])
 def test_config(shell: Shell, tmp_path: Path, config: str) -> None:
     (tmp_path / "c.toml").write_text(config)
-    told = refused(shell, ["build", "--config", "c.toml", "--out", "new"], tmp_path)
-    assert CONFIGS[config] in told
+    result = refused(shell, ["build", "--config", "c.toml", "--out", "new"], tmp_path)
+    assert CONFIGS[config] in result
 
 
-def test_a_template_in_two_tables_is_refused_where_one_is_no_template(
+def test_a_template_that_is_not_text_is_refused_in_either_table(
     shell: Shell, tmp_path: Path
 ) -> None:
     (tmp_path / "team.toml").write_text(
@@ -236,14 +236,16 @@ def test_flags(shell: Shell, planted: Path, words: list[str]) -> None:
               ["verify", "x"], ["export"], ["pull", "x"], ["eval", "--questions", "no"]],
     ids=" ".join,
 )  # fmt: skip
-def test_a_folder_that_is_gone(shell: Shell, tmp_path: Path, words: list[str]) -> None:
+def test_a_current_directory_that_no_longer_exists(
+    shell: Shell, tmp_path: Path, words: list[str]
+) -> None:
     folder = tmp_path / "gone"
     folder.mkdir()
     judge(shell.run(words, folder), (0, 1, 2))
 
 
 @pytest.mark.parametrize("name", ["line\nbreak", "\x1b[31m", "\u202egp.", "a b'\""])
-def test_a_folder_of_an_odd_name_is_printed_clean(
+def test_a_folder_with_control_characters_in_its_name_is_printed_escaped(
     shell: Shell, planted: Path, tmp_path: Path, name: str
 ) -> None:
     words = ["export", planted / "forest", "--role", "refiner", "--format", "sft", "--out", name]
@@ -303,7 +305,7 @@ def test_questions(shell: Shell, tmp_path: Path, name: str) -> None:
      pa.duration("s"), pa.time64("us")],
     ids=str,
 )  # fmt: skip
-def test_dates_that_python_has_none_of(shell: Shell, tmp_path: Path, kind: pa.DataType) -> None:
+def test_dates_outside_pythons_range(shell: Shell, tmp_path: Path, kind: pa.DataType) -> None:
     number, width = (2**31 - 1, pa.int32()) if kind == pa.date32() else (2**60, pa.int64())
     value = pa.array([number], width)
     table = pa.table({"question": ["q"], "answer": ["x y z"], "at": value.view(kind)})
@@ -387,7 +389,7 @@ def test_names_and_values_of_columns(shell: Shell, planted: Path, form: str, que
 # --- through Python ----------------------------------------------------------------------------
 
 
-def test_halves_of_characters_are_kept_out_of_a_forest(tmp_path: Path) -> None:
+def test_lone_surrogates_are_kept_out_of_a_forest(tmp_path: Path) -> None:
     rows = [
         {"question": "q", "answer": "1", "split": "\ud83d", "source": "\ude00", "note": "\ud83d"},
         {"question": "", "answer": "1", "split": "\ud83d", "id": "\ud83d\x1b[31m"},
@@ -430,7 +432,7 @@ def test_every_type_of_duckdb_prints_in_every_format(planted: Path, value: str) 
         assert written.tell()
 
 
-def test_a_type_that_polars_lacks_comes_as_duckdb_writes_it(planted: Path) -> None:
+def test_types_that_polars_lacks_are_cast_to_text(planted: Path) -> None:
     query = "SELECT INTERVAL 1 DAY, MAP {'a': 1}, '101'::BIT, DATE '2020-01-02', sum(1)"
     row = open_forest(planted / "forest").sql(query).row(0)
     assert row == ("1 day", "{a=1}", "101", datetime.date(2020, 1, 2), 1)
@@ -457,7 +459,7 @@ ANSWERS: dict[str, Any] = {
 
 
 class Hostile(OpenAIServer):
-    """Answers the first request with `bytes`, all others as it should."""
+    """Answers the first request with `bytes`, all others correctly."""
 
     first: Any = None
 
@@ -477,7 +479,7 @@ async def _ask(server: OpenAIServer) -> Completion:
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_a_bad_answer_costs_one_request(name: str) -> None:
+def test_an_invalid_response_costs_one_request(name: str) -> None:
     with Hostile() as server:
         server.first = ANSWERS[name]
         assert asyncio.run(_ask(server)).text == "seed 1 sample 0"
@@ -492,23 +494,26 @@ def test_a_reason_can_be_stored(reason: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["\ud800", ESCAPES, MEGABYTE])
-def test_a_model_of_no_usable_name_is_refused(name: str) -> None:
-    with OpenAIServer(models=[name]) as server, pytest.raises(EngineDown, match="--model") as told:
+def test_a_model_with_an_unusable_name_is_refused(name: str) -> None:
+    with (
+        OpenAIServer(models=[name]) as server,
+        pytest.raises(EngineDown, match="--model") as result,
+    ):
         asyncio.run(_ask(server))
-    assert not RAW.search(str(told.value))
-    assert len(str(told.value)) < 2 * LONGEST
+    assert not RAW.search(str(result.value))
+    assert len(str(result.value)) < 2 * LONGEST
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 418, 429, 500])
 @pytest.mark.parametrize("message", [ESCAPES, MEGABYTE, "\ud800"], ids=["escapes", "long", "half"])
-def test_what_a_server_says_is_quoted_clean(status: int, message: str) -> None:
+def test_server_messages_are_quoted_escaped(status: int, message: str) -> None:
     with (
         OpenAIServer(refuse=lambda _: Fault(status, message)) as server,
-        pytest.raises(EngineError) as told,
+        pytest.raises(EngineError) as result,
     ):
         asyncio.run(_ask(server))
-    assert not RAW.search(str(told.value))
-    assert len(str(told.value)) < 2 * LONGEST
+    assert not RAW.search(str(result.value))
+    assert len(str(result.value)) < 2 * LONGEST
 
 
 # --- the Hub -----------------------------------------------------------------------------------
@@ -532,7 +537,7 @@ def hub_shell(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sh
 
 
 def publish(hub: Hub, name: str, files: dict[str, bytes]) -> None:
-    """Make a dataset repo of `files`, whatever they are called."""
+    """Create a dataset repo with `files`, whatever their names."""
     repo = hub._repos["dataset", name] = Repo("dataset", name, private=False)
     tree = {path: _git_blob(content) for path, content in files.items()}
     _add_commit(repo, "refs/heads/main", None, "made", "", "ann", tree)
@@ -544,8 +549,8 @@ def test_a_repo_with_hostile_file_names(
 ) -> None:
     manifest = (planted / "forest" / "forest.json").read_bytes()
     publish(hub, "ann/evil", {"forest.json": manifest, path: b"evil"})
-    told = refused(hub_shell, ["pull", "ann/evil", "--out", "new"], tmp_path)
-    assert "ann/evil on the Hub has a file with an unsafe path" in told
+    result = refused(hub_shell, ["pull", "ann/evil", "--out", "new"], tmp_path)
+    assert "ann/evil on the Hub has a file with an unsafe path" in result
     judge(hub_shell.run(["stats", "hf://datasets/ann/evil"], tmp_path), (0, 1))
     assert tree(tmp_path) == {}
 
@@ -562,7 +567,7 @@ def test_a_repo_with_a_hostile_manifest(
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
-def test_rows_are_clean_on_a_terminal(planted: Path, form: str) -> None:
+def test_rows_are_escaped_on_a_terminal(planted: Path, form: str) -> None:
     ours, theirs = os.openpty()
     query = "SELECT chr(27) || chr(8238) || '[31m' AS \"a\u202e\""
     words = [sys.executable, "-m", "malt_data", "sql", "forest", query, "--format", form]

@@ -1,4 +1,4 @@
-"""The test Hub is right if the real clients get back what they put there, by both upload paths.
+"""The test Hub works if the real clients get back what they upload, by both upload paths.
 
 Every client is a fresh process, for huggingface_hub and datasets read their environment when they
 are imported. A client prints what it saw as JSON, and the test compares that with what it wrote.
@@ -82,7 +82,7 @@ def start(
 
 
 def seen_by(client: subprocess.Popen[str]) -> dict[str, Any]:
-    """Return what a client said on its last line."""
+    """Return the last line that a client printed."""
     out, err = client.communicate(timeout=60)
     assert client.returncode == 0, err
     return json.loads(out.splitlines()[-1])  # type: ignore[no-any-return]
@@ -135,7 +135,7 @@ PUSH = """
 """
 
 
-def test_a_dataset_comes_back_by_every_client(hub: Hub, data: Path, tmp_path: Path) -> None:
+def test_a_dataset_round_trips_through_every_client(hub: Hub, data: Path, tmp_path: Path) -> None:
     pushed = run(hub, tmp_path / "home", PUSH, data)
 
     wrote = contents(data)
@@ -193,7 +193,7 @@ def _tables(data: Path) -> Sequence[str]:
     return [f.relative_to(data).with_suffix("").as_posix() for f in data.rglob("*.parquet")]
 
 
-def test_unchanged_files_do_not_travel_again(hub: Hub, data: Path, tmp_path: Path) -> None:
+def test_unchanged_files_are_not_uploaded_again(hub: Hub, data: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     first = run(hub, home, PUSH, data)
     assert hub.uploaded > (data / "README.md").stat().st_size
@@ -281,7 +281,7 @@ def test_a_stale_parent_is_refused_and_refs_keep_their_commits(
     assert lfs_hub.commits("dataset", NAME, "refs/pr/1")[1].oid == seen["pull_oid"]
 
 
-def test_a_model_folder_comes_back(hub: Hub, tmp_path: Path) -> None:
+def test_a_model_folder_round_trips(hub: Hub, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     (folder / "sub").mkdir(parents=True)
     (folder / "adapter_model.safetensors").write_bytes(bytes(range(256)) * 700)
@@ -312,7 +312,7 @@ def test_a_model_folder_comes_back(hub: Hub, tmp_path: Path) -> None:
     assert {path: stored[path] for path in contents(folder)} == contents(folder)
 
 
-def test_a_relabelled_table_is_mostly_there_already(tmp_path: Path) -> None:
+def test_a_relabelled_table_is_mostly_deduplicated(tmp_path: Path) -> None:
     """Under Xet alone, and for a client that has never seen the first version."""
     with Hub(tmp_path / "hub", xet=True) as hub:
         file = tmp_path / "data/n.parquet"
@@ -391,7 +391,7 @@ def test_who_may_read_and_write(lfs_hub: Hub, tmp_path: Path) -> None:
     assert lfs_hub.commits("dataset", "ann/open")[0].who == "dora"
 
 
-def test_faults_come_as_they_were_ordered(lfs_hub: Hub, tmp_path: Path) -> None:
+def test_faults_occur_as_configured(lfs_hub: Hub, tmp_path: Path) -> None:
     run(lfs_hub, tmp_path / "home", 'api.create_repo(name, repo_type="dataset"); say()')
     lfs_hub.fail(method="POST", path="/commit/", status=503, headers={"Retry-After": "0"})
     lfs_hub.fail(method="POST", path="/commit/", close=True)
@@ -415,7 +415,7 @@ def test_faults_come_as_they_were_ordered(lfs_hub: Hub, tmp_path: Path) -> None:
     assert [path for _, path in lfs_hub.requests].count("/api/datasets/ann/x/preupload/main") == 7
 
 
-def test_a_readme_that_is_no_yaml_is_refused(lfs_hub: Hub, tmp_path: Path) -> None:
+def test_a_readme_with_invalid_yaml_is_refused(lfs_hub: Hub, tmp_path: Path) -> None:
     seen = run(
         lfs_hub,
         tmp_path / "home",
@@ -432,7 +432,7 @@ def test_a_readme_that_is_no_yaml_is_refused(lfs_hub: Hub, tmp_path: Path) -> No
     assert seen["card"] == {"license": "mit"}
 
 
-def test_a_tree_is_told_in_pages_with_the_last_commits(hub: Hub, tmp_path: Path) -> None:
+def test_a_tree_is_listed_in_pages_with_the_last_commits(hub: Hub, tmp_path: Path) -> None:
     hub.page = 2
     data = tmp_path / "data"
     write_table(data / "p/q/t.parquet", 100)

@@ -1,4 +1,4 @@
-"""What the README and docs/ show is what happens: commands, the session, Python."""
+"""The commands, the session and the Python code in README and docs/ work as shown."""
 
 import os
 import re
@@ -26,7 +26,7 @@ def fenced(page: Path, language: str) -> list[str]:
 
 
 def lines_of_code(page: Path) -> Iterator[str]:
-    """Yield the lines of blocks that a reader would type: indented ones, and behind `$`."""
+    """Yield the lines that a reader would type: indented blocks, and lines after `$`."""
     for body in fenced(page, "console"):
         yield from (line[2:] for line in body.splitlines() if line.startswith("$ "))
     rest = FENCE.sub("", page.read_text("utf-8"))
@@ -34,7 +34,7 @@ def lines_of_code(page: Path) -> Iterator[str]:
 
 
 def calls(lines: Iterator[str]) -> Iterator[list[str]]:
-    """Yield the words behind each `malt-data`; one in quotes may go over several lines."""
+    """Yield the arguments of each `malt-data` call; quoted ones may span several lines."""
     open_call = ""
     for line in lines:
         if not open_call and not line.startswith("malt-data "):
@@ -72,7 +72,7 @@ HELP_CALLS = [
     [words for _, words in PAGE_CALLS + HELP_CALLS],
     ids=[name for name, _ in PAGE_CALLS + HELP_CALLS],
 )
-def test_every_command_line_shown_is_one_that_parses(words: list[str]) -> None:
+def test_every_command_line_shown_parses(words: list[str]) -> None:
     command = cli.main.commands[words[0]]
     context = click.Context(command, info_name=words[0])
     given, left, _ = command.make_parser(context).parse_args(words[1:])
@@ -85,7 +85,7 @@ def test_every_command_line_shown_is_one_that_parses(words: list[str]) -> None:
 
 
 def test_no_command_line_is_overlooked() -> None:
-    """A block in another form would go untested: compare with a count by other means."""
+    """Compare with an independent count, as blocks in another form would not be tested."""
     for page in PAGES:
         shown = re.findall(r"^(?:    |\$ )malt-data ", page.read_text("utf-8"), re.MULTILINE)
         assert len(shown) == sum(name.startswith(f"{page.relative_to(ROOT)}:")
@@ -96,7 +96,7 @@ def test_no_command_line_is_overlooked() -> None:
 @pytest.mark.parametrize(
     "words", [words for _, words in PAGE_CALLS if words[0] == "sql" and "docs/" in words[1]]
 )
-def test_queries_of_results_that_come_along_give_rows(words: list[str]) -> None:
+def test_queries_on_included_results_return_rows(words: list[str]) -> None:
     run = malt(words, ROOT)
     assert len(run.stdout.splitlines()) > 1
 
@@ -121,7 +121,7 @@ def malt(words: list[str], folder: Path, seconds: int = 60) -> subprocess.Comple
 
 
 def settled(output: str) -> list[str]:
-    """Return what is the same in every run."""
+    """Return the reproducible lines of an output, sorted, because SQL guarantees no order."""
     lines = [line.rstrip() for line in output.splitlines() if ", ETA " not in line]
     for pattern, kept in VARIES:
         lines = [re.sub(pattern, kept, line) for line in lines]
@@ -129,8 +129,8 @@ def settled(output: str) -> list[str]:
 
 
 @pytest.mark.model
-def test_the_session_goes_as_it_is_shown(tmp_path: Path) -> None:
-    """It takes a few minutes, as the README says: the forest is grown for real."""
+def test_the_session_runs_as_shown(tmp_path: Path) -> None:
+    """This grows a real forest and takes a few minutes, as the README says."""
     (session,) = fenced(README, "console")
     for part in session.split("$ malt-data ")[1:]:
         command, _, shown = part.partition("\n")
@@ -144,8 +144,8 @@ def test_the_session_goes_as_it_is_shown(tmp_path: Path) -> None:
 # --- Python ---------------------------------------------------------------------------------------
 
 
-def test_the_python_blocks_run_one_after_the_other(tmp_path: Path) -> None:
-    """`hf://datasets/me/trees` is a push of the same forest to the tests' own Hub."""
+def test_the_python_blocks_run_in_order(tmp_path: Path) -> None:
+    """`hf://datasets/me/trees` is the same forest, pushed to the test Hub."""
     make_forest(tmp_path / "forest", trees=20)
     code = "\n".join(fenced(README, "python"))
     assert "hf://datasets/me/trees" in code

@@ -55,8 +55,8 @@ def plan_build(
         "trees_done": len(questions) - todo,
         "trees_to_grow": todo,
         "requests": todo * (1 + g + g * v),
-        "completions": todo * spec.nodes_a_tree,
-        "completion_tokens_at_most": todo * spec.nodes_a_tree * (spec.max_tokens or 0),
+        "completions": todo * spec.nodes_per_tree,
+        "completion_tokens_at_most": todo * spec.nodes_per_tree * (spec.max_tokens or 0),
     }
 
 

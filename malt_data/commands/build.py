@@ -125,7 +125,7 @@ def build(
     if dry_run:
         print_facts(plan_build(spec, folder, prompts_file=prompts_file), as_json)
         return
-    with BuildProgress(spec.nodes_a_tree) as progress:
+    with BuildProgress(spec.nodes_per_tree) as progress:
         report = build_forest(
             spec,
             folder,

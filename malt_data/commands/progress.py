@@ -73,12 +73,12 @@ class Progress:
 class BuildProgress(Progress):
     """Progress of a build, in completions."""
 
-    def __init__(self, nodes_a_tree: int) -> None:
+    def __init__(self, nodes_per_tree: int) -> None:
         super().__init__("build")
-        self._nodes_a_tree = nodes_a_tree
+        self._nodes_per_tree = nodes_per_tree
 
     def on_progress(self, report: "BuildReport") -> None:
-        total = (report.asked - report.before - report.elsewhere) * self._nodes_a_tree
+        total = (report.asked - report.before - report.elsewhere) * self._nodes_per_tree
         self.update(report.completions, total, _state(report), " completions")
 
 

@@ -48,7 +48,7 @@ def _stages() -> tuple[str, ...]:
     default="malt",
     metavar="NAME|FILE",
     show_default=True,
-    help="Training recipe: malt, dpo-nll, dpo-norm, dpo-anchored or a TOML file.",
+    help="malt, dpo-nll, dpo-norm, dpo-anchored, or a TOML file.",
 )
 @click.option(
     "--config",

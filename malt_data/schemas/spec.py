@@ -65,7 +65,7 @@ class TreeSpec(Model):
         )
 
     @property
-    def nodes_a_tree(self) -> int:
+    def nodes_per_tree(self) -> int:
         """Nodes per tree; n + n² + n³ if all roles have the same branching (*MALT* §4.2)."""
         g, v, r = self.branching
         return g + g * v + g * v * r

@@ -1,4 +1,4 @@
-"""What the tests of evaluations share: a model that answers by chance, questions, the command."""
+"""Shared by the tests of evaluations: a model with random answers, questions, the command."""
 
 import json
 import random
@@ -10,14 +10,14 @@ from shell import malt as run_malt
 
 
 def answer(messages: list[dict[str, str]], seed: int | None, sample: int) -> str:
-    """Say right, wrong or nothing: the same chat and seed say the same."""
+    """Answer right, wrong or not at all, determined by chat and seed."""
     source = random.Random(f"{messages[-1]['content']}{seed}")
     number = source.choice([3, 3, 4, 5])
     return source.choice([f"Final Answer: {number}"] * 4 + ["I do not know."])
 
 
 def write_questions(path: Path) -> Path:
-    """Write twelve questions, the gold of each 3."""
+    """Write twelve questions whose gold answer is 3."""
     lines = [{"question": f"What is {i} + {3 - i}?", "answer": "3"} for i in range(12)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
@@ -36,5 +36,5 @@ def malt(
 
 
 def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows of a table without what differs between two runs."""
+    """Return the rows of a table without columns that differ between runs."""
     return [{key: row[key] for key in row if key != "seconds"} for row in rows]

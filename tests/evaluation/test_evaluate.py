@@ -69,11 +69,11 @@ def test_every_setting_recomputed_from_its_completions(
         votes = [last_answer(rows, p) for p in sorted({row["pass"] for row in rows})]
         counts = Counter(vote for vote in votes if vote is not None)
         best = [v for v in votes if v is not None and counts[v] == max(counts.values())]
-        wanted = best[0] if best else None
+        expected = best[0] if best else None
         found = predictions[key]
         assert found["votes"] == votes
-        assert found["answer"] == wanted
-        assert found["correct"] is (wanted == "3")
+        assert found["answer"] == expected
+        assert found["correct"] is (expected == "3")
         assert found["completion_tokens"] == sum(row["completion_tokens"] for row in rows)
         shape = Counter((row["pass"], row["role"]) for row in rows)
         assert shape == shape_of(key[0])
@@ -117,7 +117,7 @@ def adapter_of(setting: str, role: str) -> str | None:
     return role[0] if trained else None
 
 
-def test_no_gold_reaches_a_prompt_and_prompts_are_the_builds(
+def test_no_prompt_contains_the_gold_answer_and_prompts_are_those_of_builds(
     server: OpenAIServer, tmp_path: Path
 ) -> None:
     path = tmp_path / "q.jsonl"
@@ -138,7 +138,7 @@ def test_no_gold_reaches_a_prompt_and_prompts_are_the_builds(
     assert {json.dumps(m, ensure_ascii=False) for m in sent} == {row["messages"] for row in rows}
 
 
-def test_the_same_again_killed_or_not_gives_the_same_table(
+def test_a_repeated_or_killed_evaluation_gives_the_same_table(
     server: OpenAIServer, questions: Path, tmp_path: Path
 ) -> None:
     words = ["--questions", questions, "--split", "train", "--settings", "sa+mv,ma,debate",
@@ -174,35 +174,37 @@ def test_questions_that_were_trained_on_are_refused(
              "--team", team, "--out", tmp_path / "out"]  # fmt: skip
     for stage in ("g-sft", "v-sft", "r-sft"):
         (tmp_path / stage).mkdir()
-    _, said = malt(server, *words, code=1)
-    assert "1 of the 12 questions are in the team's training data" in said
-    assert seen in said
+    _, message = malt(server, *words, code=1)
+    assert "1 of the 12 questions are in the team's training data" in message
+    assert seen in message
     assert not server.requests
-    facts, said = malt(server, *words, "--allow-seen")
+    facts, message = malt(server, *words, "--allow-seen")
     assert facts["played"] == 12
     assert json.loads((tmp_path / "out" / "eval.json").read_text())["seen"] == 1
-    assert "10 adapters (e.g. " in said  # only v says what it was trained on
+    assert "10 adapters (e.g. " in message  # only v says what it was trained on
 
 
-def test_what_cannot_be_is_said(server: OpenAIServer, questions: Path, tmp_path: Path) -> None:
+def test_invalid_requests_are_clear_errors(
+    server: OpenAIServer, questions: Path, tmp_path: Path
+) -> None:
     common = ["--questions", questions, "--split", "train", "--seeds", 1, "--out", tmp_path / "out"]
-    _, said = malt(server, *common, "--settings", "malt", code=1)
-    assert "needs the team adapters" in said
-    _, said = malt(server, *common, "--settings", "moa", code=2)
-    assert "Unknown setting 'moa'" in said
-    _, said = malt(server, *common, "--settings", "sa,ma", "--against", "sa+mv", code=1)
-    assert "sa+mv was not evaluated. Choose from sa, ma" in said
+    _, message = malt(server, *common, "--settings", "malt", code=1)
+    assert "needs the team adapters" in message
+    _, message = malt(server, *common, "--settings", "moa", code=2)
+    assert "Unknown setting 'moa'" in message
+    _, message = malt(server, *common, "--settings", "sa,ma", "--against", "sa+mv", code=1)
+    assert "sa+mv was not evaluated. Choose from sa, ma" in message
     assert not server.requests
     malt(server, *common, "--settings", "sa")
-    _, said = malt(server, *common, "--settings", "sa", "--temperature", "0.9", code=1)
-    assert "a different temperature (0.3, now 0.9)" in said
+    _, message = malt(server, *common, "--settings", "sa", "--temperature", "0.9", code=1)
+    assert "a different temperature (0.3, now 0.9)" in message
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.txt").write_text("years of work")
-    _, said = malt(server, *common[:-1], tmp_path / "thesis", "--settings", "sa", code=1)
-    assert "contains other files" in said
+    _, message = malt(server, *common[:-1], tmp_path / "thesis", "--settings", "sa", code=1)
+    assert "contains other files" in message
 
 
-def test_a_difference_and_its_p_against_hand_made_data() -> None:
+def test_compare_on_hand_made_data() -> None:
     rows = [
         {"setting": name, "seed": seed, "question_id": str(q), "correct": right}
         for seed in range(2)
@@ -237,7 +239,7 @@ def test_ask_answers_turn_by_turn(server: OpenAIServer, team: Path) -> None:
     assert "needs the team adapters" in run.stderr
 
 
-def test_ask_takes_choices_and_the_kind_that_the_team_was_trained_for(
+def test_ask_uses_choices_or_the_kind_that_the_team_was_trained_for(
     server: OpenAIServer, tmp_path: Path
 ) -> None:
     server.answer = lambda messages, seed, sample: "Final Answer: (B)"
@@ -250,8 +252,10 @@ def test_ask_takes_choices_and_the_kind_that_the_team_was_trained_for(
         assert run.returncode == 0, run.stderr
         return json.loads(run.stdout), server.requests[-1].body["messages"][-1]["content"]
 
-    said, prompt = ask("Who barks?", "--choice", "a cat", "--choice", "a dog", "--setting", "sa+mv")
-    assert (said["answer"], said["votes"]) == ("(B)", ["(B)"] * 3)
+    message, prompt = ask(
+        "Who barks?", "--choice", "a cat", "--choice", "a dog", "--setting", "sa+mv"
+    )
+    assert (message["answer"], message["votes"]) == ("(B)", ["(B)"] * 3)
     assert "A. a cat\nB. a dog" in prompt
     _, prompt = ask("What is 1 + 1?", "--setting", "sa")
     assert "<expression>" in prompt

@@ -1,4 +1,4 @@
-"""One folder holds one evaluation: what may be added, and what is refused."""
+"""A folder belongs to one evaluation: what can be added, and what is refused."""
 
 import json
 from collections.abc import Iterator
@@ -42,14 +42,14 @@ def write_team(folder: Path) -> Path:
 def test_another_model_behind_the_same_address_is_refused(words: list[Any]) -> None:
     for name, settings, code in (("good", "sa", 0), ("good", "sa,ma", 0), ("bad", "sa+mv", 1)):
         with OpenAIServer(answer, models=(name,)) as server:
-            _, said = malt(server, *words, "--settings", settings, model=None, code=code)
-    assert "a different model (good, now bad)" in said
+            _, message = malt(server, *words, "--settings", settings, model=None, code=code)
+    assert "a different model (good, now bad)" in message
     results = open_results(words[-1])
     assert results.manifest["spec"]["model"] == "good"
     assert results.settings == ["sa", "ma"]
 
 
-def test_other_golds_and_newly_trained_adapters_are_refused(
+def test_changed_golds_and_retrained_adapters_are_refused(
     server: OpenAIServer, words: list[Any], tmp_path: Path
 ) -> None:
     team = write_team(tmp_path / "team")
@@ -61,18 +61,18 @@ def test_other_golds_and_newly_trained_adapters_are_refused(
     assert results.settings == ["sa", "malt", "ma"]
     assert len(results.manifest["runs"]) == 3
     (team.parent / "v" / "adapter_model.safetensors").write_text("other weights")
-    _, said = malt(server, *words, "--settings", "malt+mv", "--team", team, code=1)
-    assert "v, which has been retrained since" in said
+    _, message = malt(server, *words, "--settings", "malt+mv", "--team", team, code=1)
+    assert "v, which has been retrained since" in message
     asked = len(server.requests)
     path = Path(words[1])
     path.write_text(path.read_text().replace('"answer": "3"', '"answer": "5"'))
-    _, said = malt(server, *words, "--settings", "sa,ma+mv", code=1)
-    assert "a different gold answer to question" in said
-    assert "(3, now 5)" in said
+    _, message = malt(server, *words, "--settings", "sa,ma+mv", code=1)
+    assert "a different gold answer to question" in message
+    assert "(3, now 5)" in message
     assert not [r for r in server.requests[asked:] if "messages" in r.body]
 
 
-def test_the_same_questions_in_another_place_are_the_same(
+def test_a_moved_question_file_counts_as_the_same(
     server: OpenAIServer, words: list[Any], tmp_path: Path
 ) -> None:
     malt(server, *words, "--settings", "sa")
@@ -82,7 +82,7 @@ def test_the_same_questions_in_another_place_are_the_same(
     assert facts["played"] == 12
 
 
-def test_a_wrong_model_does_not_settle_the_folder(
+def test_a_failed_first_run_does_not_fix_the_model_of_the_folder(
     server: OpenAIServer, words: list[Any], tmp_path: Path
 ) -> None:
     server.fail_every, server.faults = 1, ("404",)
@@ -92,11 +92,11 @@ def test_a_wrong_model_does_not_settle_the_folder(
     assert facts["played"] == 12
 
 
-def test_settings_that_were_asked_differently_are_not_mixed_up(
+def test_settings_with_different_questions_are_compared_on_shared_ones(
     server: OpenAIServer, words: list[Any]
 ) -> None:
     malt(server, *words, "--settings", "sa", "--seeds", 4, "--limit", 3)
-    facts, said = malt(server, *words, "--settings", "sa,ma", "--against", "sa")
+    facts, message = malt(server, *words, "--settings", "sa,ma", "--against", "sa")
     predictions = (
         open_results(words[-1]).predictions().with_columns(pl.col("correct").fill_null(False))
     )
@@ -112,31 +112,27 @@ def test_settings_that_were_asked_differently_are_not_mixed_up(
     assert mine.height == 12 + 9  # three questions under each of three other seeds
     assert rows["sa"]["mean"] == pytest.approx(mine["correct"].mean())
     assert rows["sa"]["low"] <= rows["sa"]["mean"] <= rows["sa"]["high"]
-    assert f"sa {mine['question_id'].n_unique()} × 4, ma 12 × 1" in said
+    assert f"sa {mine['question_id'].n_unique()} × 4, ma 12 × 1" in message
 
 
-def test_what_fails_is_said_whatever_it_is_compared_with(
-    server: OpenAIServer, words: list[Any]
-) -> None:
+def test_failures_are_reported_in_a_comparison(server: OpenAIServer, words: list[Any]) -> None:
     malt(server, *words, "--settings", "sa")
     server.fail_every, server.faults = 1, ("400",)
-    facts, said = malt(server, *words, "--settings", "sa,debate", "--against", "sa", code=1)
-    assert "12 questions failed" in said
+    facts, message = malt(server, *words, "--settings", "sa,debate", "--against", "sa", code=1)
+    assert "12 questions failed" in message
     assert [row["setting"] for row in facts["settings"]] == ["sa"]
     assert facts["played"] == 0
 
 
-def test_rows_that_are_no_questions_are_counted(
-    server: OpenAIServer, words: list[Any], tmp_path: Path
-) -> None:
+def test_refused_rows_are_counted(server: OpenAIServer, words: list[Any], tmp_path: Path) -> None:
     with Path(words[1]).open("a") as file:
         file.write('{"question": "Why?", "answer": ""}\n' * 3)
-    _, said = malt(server, *words, "--settings", "sa")
-    assert "3 questions refused" in said
+    _, message = malt(server, *words, "--settings", "sa")
+    assert "3 questions refused" in message
     assert sum(open_results(words[-1]).manifest["questions"]["refused"].values()) == 3
 
 
-def test_what_a_config_asks_is_done_or_refused(
+def test_config_settings_are_applied_or_refused(
     server: OpenAIServer, words: list[Any], tmp_path: Path
 ) -> None:
     config = tmp_path / "c.toml"
@@ -153,36 +149,36 @@ def test_what_a_config_asks_is_done_or_refused(
 
 @pytest.mark.parametrize("name", ["eval.json", "questions.parquet", "completions"])
 @pytest.mark.parametrize("content", ["", "{}", "garbage"])
-def test_a_torn_file_is_named(
+def test_a_corrupt_file_is_named(
     server: OpenAIServer, words: list[Any], name: str, content: str
 ) -> None:
     malt(server, *words, "--settings", "sa")
     path = next(Path(words[-1]).glob(f"{name}/*.parquet"), Path(words[-1]) / name)
     path.write_text(content)
-    _, said = malt(server, *words, "--settings", "sa,ma", code=1)
-    assert path.name in said
-    assert "again" in said or "new folder" in said
+    _, message = malt(server, *words, "--settings", "sa,ma", code=1)
+    assert path.name in message
+    assert "again" in message or "new folder" in message
 
 
-def test_a_newer_schema_is_not_taken_for_ours(server: OpenAIServer, words: list[Any]) -> None:
+def test_a_newer_schema_is_refused(server: OpenAIServer, words: list[Any]) -> None:
     malt(server, *words, "--settings", "sa")
     path = Path(words[-1]) / "eval.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": "eval/2"}))
-    _, said = malt(server, *words, "--settings", "sa", code=1)
-    assert "has schema eval/2, but this malt-data reads eval/1" in said
+    _, message = malt(server, *words, "--settings", "sa", code=1)
+    assert "has schema eval/2, but this malt-data reads eval/1" in message
 
 
-def test_a_folder_that_cannot_be_made_is_said(
+def test_a_folder_that_cannot_be_created_is_a_clear_error(
     server: OpenAIServer, words: list[Any], tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
-    _, said = malt(server, *words[:-1], tmp_path / "file" / "out", "--settings", "sa", code=1)
-    assert "could not be written" in said
+    _, message = malt(server, *words[:-1], tmp_path / "file" / "out", "--settings", "sa", code=1)
+    assert "could not be written" in message
 
 
-def test_tokens_that_no_engine_counted_are_not_none_of_them(words: list[Any]) -> None:
+def test_missing_token_counts_are_not_zero(words: list[Any]) -> None:
     with OpenAIServer(answer, models=(), usage=False) as server:
-        facts, said = malt(server, *words, "--settings", "sa,ma", "--figures")
+        facts, message = malt(server, *words, "--settings", "sa,ma", "--figures")
     assert {row["prompt_tokens"] for row in facts["settings"]} == {None}
-    assert "cost.svg" not in said
-    assert "turns.svg" in said
+    assert "cost.svg" not in message
+    assert "turns.svg" in message

@@ -1,4 +1,4 @@
-"""What results are asked afterwards: SQL, figures, tests; and evaluations that are killed."""
+"""Queries, figures and tests on results; and evaluations that are killed."""
 
 import json
 import os
@@ -38,10 +38,10 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     own = folder / "own.toml"
     own.write_text('[pair]\nturns = ["generator", "verifier"]\n')
     with OpenAIServer(answer, models=()) as server:
-        facts, said = malt(server, "--questions", questions, "--split", "train", "--seeds", 3,
+        facts, message = malt(server, "--questions", questions, "--split", "train", "--seeds", 3,
                            "--settings", SETTINGS, "--settings-file", own, "--against", "ma+mv",
                            "--figures", "--out", folder / "out")  # fmt: skip
-    assert said.count("Wrote ") == 5
+    assert message.count("Wrote ") == 5
     predictions = open_results(folder / "out").predictions()
     for row in facts["settings"]:
         if row["setting"] == "ma+mv":
@@ -86,7 +86,7 @@ def shown(rows: list[dict[str, Any]]) -> list[bool]:
     return right
 
 
-def test_a_completions_verdict_is_that_of_its_answer(out: Path) -> None:
+def test_the_verdict_of_a_completion_follows_from_its_answer(out: Path) -> None:
     for rows in passes(out).values():
         for row in rows:
             assert row["correct"] is (row["answer"] == "3")
@@ -95,7 +95,7 @@ def test_a_completions_verdict_is_that_of_its_answer(out: Path) -> None:
             )
 
 
-def test_accuracy_by_turn_and_flips_are_those_of_the_completions(out: Path) -> None:
+def test_accuracy_by_turn_and_flips_match_the_completions(out: Path) -> None:
     results = open_results(out)
     by_turn: dict[Any, list[bool]] = {}
     flips: dict[str, list[tuple[bool, bool]]] = {}
@@ -119,7 +119,7 @@ def test_accuracy_by_turn_and_flips_are_those_of_the_completions(out: Path) -> N
         assert rows[setting]["right_to_wrong"] == pytest.approx(broken)
 
 
-def test_accuracy_and_its_cost_in_sql_are_those_of_the_table(out: Path) -> None:
+def test_accuracy_and_cost_in_sql_match_the_table(out: Path) -> None:
     query = "SELECT setting, accuracy, seconds, prompt_tokens FROM accuracy ORDER BY setting"
     run = run_malt("sql", out, query, "--json")
     assert run.returncode == 0, run.stderr
@@ -144,14 +144,17 @@ def test_accuracy_and_its_cost_in_sql_are_those_of_the_table(out: Path) -> None:
 
 
 @pytest.mark.parametrize("baseline", ["sa", "pair"])
-def test_the_cost_of_a_setting_is_a_multiple_of_the_single_agents_or_the_cheapest(
+def test_cost_ratios_are_relative_to_the_single_agent_or_the_cheapest(
     out: Path, tmp_path: Path, baseline: str
 ) -> None:
     shutil.copytree(out, tmp_path / "out")
     if baseline != "sa":  # of what is left, two agents are the cheapest
-        for path in [tmp_path / "out" / "predictions.parquet", *(tmp_path / "out").glob("c*/*")]:
-            accuracy_table = pq.read_table(path)
-            pq.write_table(accuracy_table.filter(pc.field("setting") != "sa"), path)
+        for path in [
+            tmp_path / "out" / "predictions.parquet",
+            *(tmp_path / "out").glob("c*/*.parquet"),
+        ]:
+            table = pq.read_table(path)
+            pq.write_table(table.filter(pc.field("setting") != "sa"), path)
     results = open_results(tmp_path / "out")
     rows = {row["setting"]: row for row in results.sql("FROM cost").to_dicts()}
     units = results.predictions().group_by("setting").agg(pl.len())
@@ -172,7 +175,7 @@ def test_the_cost_of_a_setting_is_a_multiple_of_the_single_agents_or_the_cheapes
         assert row["seconds_ratio"] == pytest.approx(row["seconds"] / rows[baseline]["seconds"])
 
 
-def test_sql_over_results_only_reads_them(out: Path) -> None:
+def test_sql_on_results_is_read_only(out: Path) -> None:
     results = open_results(out)
     with pytest.raises(QueryError, match="can only read"):
         results.sql("SELECT * FROM read_csv('/etc/passwd')")
@@ -180,7 +183,7 @@ def test_sql_over_results_only_reads_them(out: Path) -> None:
         results.sql("FROM nodes")
 
 
-def test_figures_are_whole_and_the_same_again(out: Path, tmp_path: Path) -> None:
+def test_figures_are_complete_and_reproducible(out: Path, tmp_path: Path) -> None:
     from malt_data.report.figures import write_figures
 
     again = write_figures(open_results(out), tmp_path)
@@ -196,7 +199,7 @@ def test_figures_are_whole_and_the_same_again(out: Path, tmp_path: Path) -> None
         assert path.read_bytes() == (out / "figures" / path.name).read_bytes()
 
 
-def test_a_merge_that_was_killed_shows_nothing_twice(out: Path) -> None:
+def test_a_killed_merge_duplicates_nothing(out: Path) -> None:
     parts = CompletionParts(out)
     (whole,) = parts.paths()
     before = open_results(out).sql("SELECT count(*) AS n FROM completions")
@@ -229,7 +232,7 @@ def server() -> Iterator[OpenAIServer]:
 def start(
     server: OpenAIServer, words: list[object], change: str = "e._FLUSH_SECONDS = 0"
 ) -> "subprocess.Popen[str]":
-    """Start an evaluation that keeps every unit at once, not every few seconds."""
+    """Start an evaluation that writes every unit at once, not every few seconds."""
     code = (
         "import os; from malt_data.cli import main; "
         f"from malt_data.evaluation import evaluate as e, plan as p; {change}; main()"
@@ -240,7 +243,7 @@ def start(
 
 
 @pytest.mark.slow
-def test_killed_in_the_middle_it_goes_on_to_the_same_table(
+def test_a_killed_evaluation_resumes_to_the_same_table(
     server: OpenAIServer, tmp_path: Path
 ) -> None:
     words: list[object] = ["--questions", write_questions(tmp_path / "q.jsonl"), "--split", "train",
@@ -286,7 +289,7 @@ def recompute_run(out: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["--json", "--markdown", "--figures"])
-def test_where_every_question_fails_it_says_so_and_goes_on_later(
+def test_an_evaluation_whose_questions_all_fail_can_be_resumed(
     server: OpenAIServer, tmp_path: Path, form: str
 ) -> None:
     words: list[object] = ["--questions", write_questions(tmp_path / "q.jsonl"), "--split", "train",
@@ -304,7 +307,7 @@ def test_where_every_question_fails_it_says_so_and_goes_on_later(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", ["write_text", "write_table"])
-def test_killed_before_the_first_answer_it_begins_again(
+def test_an_evaluation_killed_before_the_first_answer_restarts(
     server: OpenAIServer, tmp_path: Path, step: str
 ) -> None:
     words: list[object] = ["--questions", write_questions(tmp_path / "q.jsonl"), "--split", "train",
@@ -316,19 +319,19 @@ def test_killed_before_the_first_answer_it_begins_again(
 
 
 @pytest.mark.slow
-def test_two_at_once_never_mix(server: OpenAIServer, tmp_path: Path) -> None:
+def test_concurrent_evaluations_do_not_mix(server: OpenAIServer, tmp_path: Path) -> None:
     words: list[object] = ["--questions", write_questions(tmp_path / "q.jsonl"), "--split", "train",
                            "--seeds", 1, "--out", tmp_path / "out"]  # fmt: skip
     server.delay = 0.1
     both = [start(server, [*words, "--settings", name]) for name in ("sa", "ma")]
     ends = [(run.communicate(timeout=120), run.returncode) for run in both]
-    assert all(code == 0 or "another evaluation" in said for (_, said), code in ends)
+    assert all(code == 0 or "another evaluation" in message for (_, message), code in ends)
     server.delay = 0
     facts, _ = malt(server, *words, "--settings", "sa,ma")
     assert [row["questions"] for row in facts["settings"]] == [12, 12]
 
 
-def test_a_dry_run_counts_and_leaves_nothing(server: OpenAIServer, tmp_path: Path) -> None:
+def test_a_dry_run_counts_and_writes_nothing(server: OpenAIServer, tmp_path: Path) -> None:
     words: list[object] = ["--questions", write_questions(tmp_path / "q.jsonl"), "--split", "train",
                            "--seeds", 2, "--settings", "sa,ma+mv,debate"]  # fmt: skip
     facts, _ = malt(server, *words, "--out", tmp_path / "out", "--dry-run")

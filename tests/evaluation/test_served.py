@@ -1,4 +1,4 @@
-"""A team's adapters and the bare model from one engine: each completion is the right one's."""
+"""A team's adapters and the base model in one engine: completions come from the right one."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ VLLM = pytest.param(
 
 @pytest.mark.model
 @pytest.mark.parametrize(("engine", "tokens"), [("transformers", 4), VLLM])
-def test_every_completion_is_its_adapters(
+def test_every_completion_comes_from_its_adapter(
     engine: Any,
     tokens: int,
     team: dict[str, dict[str, str]],

@@ -36,12 +36,12 @@ def rejected(effect: float, times: int, clusters: bool = True) -> float:
     return float(np.mean(found))
 
 
-def test_templates_that_differ_by_chance_are_no_effect() -> None:
+def test_random_differences_between_templates_are_not_significant() -> None:
     assert 0.02 <= rejected(effect=0, times=500) <= 0.08
     assert rejected(effect=0, times=60, clusters=False) > 0.2  # what is wrong about questions
 
 
-def test_a_real_effect_is_seen_through_the_templates() -> None:
+def test_a_real_effect_is_detected_despite_templates() -> None:
     assert rejected(effect=0.25, times=60) > 0.9
 
 
@@ -58,7 +58,7 @@ def test_intervals_over_20_clusters_cover_the_truth(mean: float, alike: float) -
     assert 0.93 <= covered <= 0.97, covered
 
 
-def test_an_interval_over_several_teams_covers_what_further_teams_reach() -> None:
+def test_an_interval_over_several_teams_covers_further_teams() -> None:
     source = np.random.default_rng(5)
     for teams in (3, 5):
         team = source.normal(0, 0.05, (1500, teams, 1))
@@ -71,7 +71,7 @@ def test_an_interval_over_several_teams_covers_what_further_teams_reach() -> Non
         assert ((pooled[:, 0] <= 0.6) & (pooled[:, 1] >= 0.6)).mean() < 0.9  # teams are no constant
 
 
-def test_what_lies_between_teams_is_no_effect() -> None:
+def test_random_differences_between_teams_are_not_significant() -> None:
     source = np.random.default_rng(6)
     for effect, low, high in ((0.0, 0.01, 0.08), (0.3, 0.85, 1.0)):
         team = source.normal(effect, 0.1, (250, 4, 1))
@@ -83,7 +83,7 @@ def test_what_lies_between_teams_is_no_effect() -> None:
 
 
 @pytest.mark.parametrize("clusters", [1, 5, 100])
-def test_where_all_are_right_or_wrong_the_interval_is_clopper_and_pearsons(clusters: int) -> None:
+def test_the_interval_of_all_right_or_all_wrong_is_clopper_pearson(clusters: int) -> None:
     asked = np.full(clusters, 7)
     low, high = interval(asked, asked)
     assert high == 1
@@ -91,7 +91,7 @@ def test_where_all_are_right_or_wrong_the_interval_is_clopper_and_pearsons(clust
     assert interval(np.zeros(clusters), asked) == pytest.approx((0, 1 - low))
 
 
-def test_a_second_seed_of_the_same_is_no_news_and_one_cluster_says_nothing() -> None:
+def test_a_duplicate_seed_adds_no_information_and_one_cluster_has_none() -> None:
     right = np.array([1, 1, 0] * 10)
     once, twice = interval(right, np.ones(30)), interval(2 * right, np.full(30, 2))
     assert once == pytest.approx(twice)
@@ -99,7 +99,7 @@ def test_a_second_seed_of_the_same_is_no_news_and_one_cluster_says_nothing() -> 
     assert interval([3], [7]) == (0, 1)
 
 
-def test_few_clusters_are_enumerated_and_drawn_signs_agree() -> None:
+def test_exact_and_sampled_permutation_tests_agree() -> None:
     assert sign_flip([3, 2, 1]) == 2 / 8
     assert sign_flip([3, -2, 1]) == 6 / 8  # |sum| is 2 or more but where it is 0
     assert sign_flip([0, 0, 0]) == sign_flip([]) == 1
@@ -108,7 +108,7 @@ def test_few_clusters_are_enumerated_and_drawn_signs_agree() -> None:
     assert drawn == pytest.approx(sign_flip(values), abs=0.02)
 
 
-def test_teams_that_agree_in_everything_are_tested_over_clusters() -> None:
+def test_identical_teams_are_tested_over_clusters() -> None:
     same = np.tile([1.0, 1, 0, 1, 1, 0], (3, 1))
     assert paired_test(same, np.ones((3, 6))) >= sign_flip(same[0]) == 2 / 16
     assert paired_test(np.ones((3, 6)), np.ones((3, 6))) == 2 / 2**6

@@ -55,7 +55,7 @@ def write_team(folder: Path, name: str) -> Path:
     return path
 
 
-def test_questions_of_one_template_are_drawn_together(server: OpenAIServer, tmp_path: Path) -> None:
+def test_questions_of_one_template_are_one_cluster(server: OpenAIServer, tmp_path: Path) -> None:
     out = tmp_path / "out"
     call(server, "--model", "m", "--questions", write_questions(tmp_path / "q.jsonl"), "--split",
          "train", "--settings", "sa,ma,sa+mv", "--seeds", 3, "--out", out)  # fmt: skip
@@ -87,7 +87,7 @@ def test_questions_of_one_template_are_drawn_together(server: OpenAIServer, tmp_
     assert f"{rows[1]['p_holm']:.4f}" in readable
 
 
-def test_several_teams_are_draws_and_go_on_where_they_stopped(
+def test_several_teams_are_sampling_units_and_resume(
     server: OpenAIServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -130,19 +130,19 @@ def test_several_teams_are_draws_and_go_on_where_they_stopped(
     assert f"{100 * rows['malt']['mean']:.2f} ±" in run.stdout
     assert "(3 teams)" in run.stdout
 
-    _, said = call(server, *words, "--settings", "sa", *teams, code=1)
-    assert "None of the --settings uses adapters" in said
-    _, said = call(server, *words[:-1], "out/a", "--settings", "malt", *teams, code=1)
-    assert "contains the results of one team" in said
-    _, said = call(server, *words, "--settings", "malt", *teams[:2], *teams[:2], code=1)
-    assert "given twice" in said
-    _, said = call(server, "out/a", code=2)
-    assert "Pass --table and FOLDERS together" in said
-    _, said = call(server, "--table", "out", code=1)
-    assert "is not an evaluation" in said
+    _, message = call(server, *words, "--settings", "sa", *teams, code=1)
+    assert "None of the --settings uses adapters" in message
+    _, message = call(server, *words[:-1], "out/a", "--settings", "malt", *teams, code=1)
+    assert "contains the results of one team" in message
+    _, message = call(server, *words, "--settings", "malt", *teams[:2], *teams[:2], code=1)
+    assert "given twice" in message
+    _, message = call(server, "out/a", code=2)
+    assert "Pass --table and FOLDERS together" in message
+    _, message = call(server, "--table", "out", code=1)
+    assert "is not an evaluation" in message
 
 
-def test_folders_that_asked_differently_make_rows_of_their_own(
+def test_folders_with_different_specs_get_separate_rows(
     server: OpenAIServer, tmp_path: Path
 ) -> None:
     questions = write_questions(tmp_path / "q.jsonl")

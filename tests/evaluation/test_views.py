@@ -61,9 +61,9 @@ def shown(results: Results) -> dict[Any, list[list[str | None]]]:
     rows = pl.DataFrame(results.tables()["completions"].to_table())
     for row in rows.sort("pass", "turn").to_dicts():
         unit = found.setdefault((row["setting"], row["seed"], row["question_id"]), {})
-        said = unit.setdefault(row["pass"], [])
+        message = unit.setdefault(row["pass"], [])
         keeps = row["role"] == "verifier" and row["answer"] is None
-        said.append(said[-1] if keeps else row["answer"])
+        message.append(message[-1] if keeps else row["answer"])
     return {unit: list(passes.values()) for unit, passes in found.items()}
 
 
@@ -79,10 +79,10 @@ def test_voted_accuracy_by_turn_and_by_number_of_votes(results: Results) -> None
     by_votes: dict[Any, list[bool]] = {}
     for (setting, *_), passes in shown(results).items():
         for turn in range(len(passes[0])):
-            voted = elected([said[turn] for said in passes])
+            voted = elected([message[turn] for message in passes])
             by_turn.setdefault((setting, turn), []).append(voted)
         for voters in {*range(1, len(passes), 2), len(passes)}:
-            voted = elected([said[-1] for said in passes[:voters]])
+            voted = elected([message[-1] for message in passes[:voters]])
             by_votes.setdefault((setting, voters), []).append(voted)
     found = results.sql("SELECT setting, turn, voted FROM turn_accuracy").rows()
     assert {row[:2]: row[2] for row in found} == pytest.approx(
@@ -135,12 +135,12 @@ def test_verdicts_of_settings(results: Results) -> None:
     for row in rows.to_dicts():
         unit = row["setting"], row["seed"], row["question_id"]
         before = passes[unit][row["pass"]][row["turn"] - 1]
-        said = CRITICISMS[row["text"]]
-        if said is None:
+        message = CRITICISMS[row["text"]]
+        if message is None:
             same = before is not None and float(before) == float(row["answer"])
-            said = "accepts" if same else "rejects"
+            message = "accepts" if same else "rejects"
         right = before is not None and float(before) == 3
-        judgements.setdefault(row["setting"], []).append((said, right))
+        judgements.setdefault(row["setting"], []).append((message, right))
     found = {row.pop("setting"): row for row in results.sql("FROM verdicts").to_dicts()}
     assert found.keys() == judgements.keys() == {"gv", "ma+mv"}
     for setting, row in found.items():
@@ -189,7 +189,9 @@ def test_verdicts_of_a_forest(tmp_path: Path) -> None:
         ("", "unclear"),
     ],
 )
-def test_a_judgement_in_words(judge: duckdb.DuckDBPyConnection, text: str, judgement: str) -> None:
+def test_a_judgement_by_wording(
+    judge: duckdb.DuckDBPyConnection, text: str, judgement: str
+) -> None:
     query = "SELECT judgement(?, NULL, false, '12', true, false)"
     assert judge.execute(query, [text]).fetchone() == (judgement,)
 
@@ -207,7 +209,7 @@ def test_a_judgement_in_words(judge: duckdb.DuckDBPyConnection, text: str, judge
         (("x + 1", False), ("x + 2", False), False, "rejects"),
     ],
 )
-def test_an_answer_of_its_own_is_the_verifiers_judgement(
+def test_the_verifiers_own_answer_decides_its_judgement(
     judge: duckdb.DuckDBPyConnection,
     mine: tuple[str, bool],
     before: tuple[str | None, bool],
@@ -224,9 +226,7 @@ def judge(results: Results) -> duckdb.DuckDBPyConnection:
 
 
 @pytest.mark.parametrize("name", ["steps/lone", "steps/ablations"])
-def test_folders_of_an_older_version_are_read_and_left_as_they_are(
-    name: str, tmp_path: Path
-) -> None:
+def test_folders_of_an_older_version_are_read_and_not_changed(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "old"
     shutil.copytree(KEPT / name, folder)
     stored = folder / "predictions.parquet"

@@ -30,32 +30,34 @@ def test_the_majority_wins_and_a_tie_goes_to_the_first(answers: list[str | None]
 
 
 @given(ANSWERS, st.permutations(["1", "2", "3"]))
-def test_names_of_answers_do_not_matter(answers: list[str | None], names: list[str]) -> None:
+def test_the_vote_does_not_depend_on_the_labels_of_answers(
+    answers: list[str | None], names: list[str]
+) -> None:
     renamed = dict(zip(["1", "2", "3"], names, strict=True)) | {None: None}
     found = majority([renamed[a] for a in answers], lambda a, b: a == b)
     assert found == renamed[majority(answers, lambda a, b: a == b)]
 
 
-def test_equal_answers_in_other_words_are_one() -> None:
+def test_equal_answers_in_different_wordings_count_together() -> None:
     same = {frozenset({"7", "7.0"})}
     found = majority(["8", "7", "7.0"], lambda a, b: a == b or frozenset({a, b}) in same)
     assert found == "7"
 
 
-def test_a_pass_answers_what_its_last_turn_says() -> None:
+def test_the_answer_of_a_pass_is_that_of_its_last_turn() -> None:
     turns = [(1, 0, "generator", "4"), (0, 2, "refiner", "9"), (0, 0, "generator", "1"),
              (1, 2, "refiner", None), (0, 1, "verifier", "5")]  # fmt: skip
     assert ballots(turns) == ["9", None]
 
 
-def test_a_verifier_without_an_answer_leaves_the_generators() -> None:
+def test_a_verifier_without_an_answer_keeps_the_generators() -> None:
     kept = [(0, 0, "generator", "4"), (0, 1, "verifier", None)]
     changed = [(0, 0, "generator", "4"), (0, 1, "verifier", "5")]
     assert ballots(kept) == ["4"]
     assert ballots(changed) == ["5"]
 
 
-def test_one_choice_in_other_words_is_one_vote() -> None:
+def test_different_wordings_of_a_choice_count_together() -> None:
     choices = ["sky", "ice", "water", "ground"]
 
     def same(one: str, other: str) -> bool:
@@ -74,14 +76,14 @@ def test_settings_by_name() -> None:
         find_settings(["moa"])
 
 
-def test_a_setting_of_ones_own_is_a_table_that_can_be_played(tmp_path: Path) -> None:
+def test_a_custom_setting_is_validated(tmp_path: Path) -> None:
     path = tmp_path / "own.toml"
     path.write_text('[mine]\nname = "sa"\nturns = ["generator", "refiner"]\nvotes = 5\n')
     assert [(s.name, s.votes) for s in find_settings(["sa", "mine"], path)] == [
         ("sa", 1),
         ("mine", 5),
     ]
-    for text, said in [
+    for text, message in [
         ("mine = 3", "write [mine]"),
         ("[[mine]]", "write [mine]"),
         ('[mine]\nturns = ["refiner"]', "the first turn must be the generator's"),
@@ -90,7 +92,7 @@ def test_a_setting_of_ones_own_is_a_table_that_can_be_played(tmp_path: Path) -> 
         ('[mine]\nturns = ["generator"]\nhats = 6', "unknown setting 'hats'"),
     ]:
         path.write_text(text)
-        with pytest.raises(SpecError, match=re.escape(said)):
+        with pytest.raises(SpecError, match=re.escape(message)):
             find_settings(["mine"], path)
     with pytest.raises(SpecError, match="and no votes"):
         find_settings(["debate+mv"])

@@ -1,4 +1,4 @@
-"""What an export must hold, derived from the nodes table by plain Python, with no SQL of ours."""
+"""Derive the expected content of an export from the nodes table in plain Python, without SQL."""
 
 import hashlib
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The check on the real chat template: every problem provoked, every fact counted again."""
+"""`check` on the real chat template: every problem is provoked, every fact recounted."""
 
 import copy
 import json
@@ -70,7 +70,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def retell(forest: Forest, texts: dict[str, str]) -> None:
-    """Give the nodes whose ids end in a key that text."""
+    """Replace the text of nodes whose id ends in a key."""
     for path in forest.parts.paths():
         table = pq.read_table(path, partitioning=None)
         found = [
@@ -82,7 +82,7 @@ def retell(forest: Forest, texts: dict[str, str]) -> None:
 
 
 def ask(forest: Forest, rows: list[dict[str, Any]]) -> list[str]:
-    """Give the first questions these columns; return their ids."""
+    """Replace columns of the first questions; return their ids."""
     path = forest.folder / "questions.parquet"
     table = pq.read_table(path)
     changed = table.to_pylist()
@@ -96,7 +96,7 @@ def ask(forest: Forest, rows: list[dict[str, Any]]) -> list[str]:
 
 
 @pytest.mark.parametrize("config", ALL, ids=lambda config: config.name)
-def test_the_facts_are_those_counted_again(
+def test_the_facts_match_an_independent_count(
     forest: Forest, tokenizer: Any, tmp_path: Path, config: Any
 ) -> None:
     rows = rows_of(write(forest, config.name, tmp_path / "out"))
@@ -147,7 +147,7 @@ def problem(facts: dict[str, Any]) -> str:
     return str(only)
 
 
-def test_a_template_that_refuses_system_messages(
+def test_a_template_that_rejects_system_messages(
     forest: Forest, tokenizer: Any, tmp_path: Path
 ) -> None:
     refusing = templated(tokenizer, NO_SYSTEM + tokenizer.chat_template)
@@ -165,25 +165,25 @@ def test_a_template_that_refuses_system_messages(
 
 
 @pytest.mark.parametrize("name", ["generator_sft", "refiner_dpo", "verifier_kto"])
-def test_a_template_whose_prompt_is_no_prefix(
+def test_a_template_whose_prompt_is_not_a_prefix(
     forest: Forest, tokenizer: Any, tmp_path: Path, name: str
 ) -> None:
     folder = write(forest, name, tmp_path / "out")
     thinking = templated(tokenizer, tokenizer.chat_template + THINKS)
-    said = problem(check(folder, thinking))
-    assert said.startswith(f"{name}: {len(rows_of(folder))} rows have a prompt {NOT_A_PREFIX}")
+    message = problem(check(folder, thinking))
+    assert message.startswith(f"{name}: {len(rows_of(folder))} rows have a prompt {NOT_A_PREFIX}")
 
 
-def test_a_text_that_merges_with_the_prompt_is_no_prefix_on_the_real_template(
+def test_a_text_that_merges_with_the_prompt_is_reported_for_the_real_template(
     tokenizer: Any, tmp_path: Path
 ) -> None:
     forest = make_forest(tmp_path / "f", trees=3)
     retell(forest, {"g1": "\n\nSo."})
     folder = write(forest, "generator_value", tmp_path / "out")
-    said = problem(check(folder, tokenizer))
-    assert "generator_value: 3 rows" in said
-    assert NOT_A_PREFIX in said
-    assert "/g1)" in said
+    message = problem(check(folder, tokenizer))
+    assert "generator_value: 3 rows" in message
+    assert NOT_A_PREFIX in message
+    assert "/g1)" in message
 
 
 def test_a_row_is_too_long_from_the_first_token_above_the_limit(
@@ -199,21 +199,21 @@ def test_a_row_is_too_long_from_the_first_token_above_the_limit(
     )
     assert lengths[0] < lengths[-1]
     assert check(folder, tokenizer, lengths[-1])["problems"] == []
-    said = problem(check(folder, tokenizer, lengths[-1] - 1))
-    assert f"{lengths.count(lengths[-1])} rows have more than {lengths[-1] - 1} tokens" in said
+    message = problem(check(folder, tokenizer, lengths[-1] - 1))
+    assert f"{lengths.count(lengths[-1])} rows have more than {lengths[-1] - 1} tokens" in message
     assert f" {len(lengths)} rows" in problem(check(folder, tokenizer, lengths[0] - 1))
 
 
-def test_a_pair_of_the_same_texts(tokenizer: Any, tmp_path: Path) -> None:
+def test_a_pair_with_identical_texts(tokenizer: Any, tmp_path: Path) -> None:
     forest = make_forest(tmp_path / "f", trees=10, n=(3, 3, 3))
     folder = write(
         forest, "generator_dpo", tmp_path / "keep", keep_identical=True, keep_truncated=True
     )
     alike = [row for row in rows_of(folder) if row["chosen"] == row["rejected"]]
     assert alike
-    said = problem(check(folder, tokenizer))
-    assert said.startswith(f"generator_dpo: {len(alike)} pairs have the same text on both sides")
-    assert alike[0]["chosen_id"] in said
+    message = problem(check(folder, tokenizer))
+    assert message.startswith(f"generator_dpo: {len(alike)} pairs have the same text on both sides")
+    assert alike[0]["chosen_id"] in message
     assert check(write(forest, "generator_dpo", tmp_path / "drop"), tokenizer)["problems"] == []
 
 
@@ -222,11 +222,11 @@ def test_an_empty_text_to_learn(tokenizer: Any, tmp_path: Path, text: str) -> No
     forest = make_forest(tmp_path / "f", trees=3)
     retell(forest, {"v2": text})
     facts = check(write(forest, "verifier_value", tmp_path / "out"), tokenizer)
-    said = facts["problems"][0]  # blanks merge with the end of the prompt too
-    assert said.startswith("verifier_value: 6 rows have an empty text to learn")
+    message = facts["problems"][0]  # blanks merge with the end of the prompt too
+    assert message.startswith("verifier_value: 6 rows have an empty text to learn")
 
 
-def test_an_empty_rejected_text_is_no_problem(tokenizer: Any, tmp_path: Path) -> None:
+def test_an_empty_rejected_text_is_allowed(tokenizer: Any, tmp_path: Path) -> None:
     forest = make_forest(tmp_path / "f", trees=3, n=(2, 2, 2))
     folder = write(forest, "refiner_dpo", tmp_path / "out", keep_truncated=True)
     rejected = rows_of(folder)[0]["rejected_id"]
@@ -236,7 +236,7 @@ def test_an_empty_rejected_text_is_no_problem(tokenizer: Any, tmp_path: Path) ->
     assert check(folder, tokenizer)["problems"] == []
 
 
-def test_no_rows_at_all_says_why(tokenizer: Any, tmp_path: Path) -> None:
+def test_an_empty_export_says_why(tokenizer: Any, tmp_path: Path) -> None:
     forest = make_forest(tmp_path / "f", trees=4, n=(1, 2, 3))
     folder = write(forest, "generator_dpo", tmp_path / "none")
     facts = check(folder, tokenizer)
@@ -249,8 +249,8 @@ def test_no_rows_at_all_says_why(tokenizer: Any, tmp_path: Path) -> None:
         place = table.schema.get_field_index("finish_reason")
         cut = pa.array(["length"] * table.num_rows).cast(table.schema.field(place).type)
         pq.write_table(table.set_column(place, table.schema.field(place), cut), path)
-    said = problem(check(write(forest, "refiner_dpo", tmp_path / "cut"), tokenizer))
-    assert said == f"refiner_dpo: no rows (left out: {pairs} truncated)."
+    message = problem(check(write(forest, "refiner_dpo", tmp_path / "cut"), tokenizer))
+    assert message == f"refiner_dpo: no rows (left out: {pairs} truncated)."
 
 
 # --- leaks ----------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ def test_no_rows_at_all_says_why(tokenizer: Any, tmp_path: Path) -> None:
 SOLUTION = "Six times seven is forty-two, so the answer must be 42."
 
 
-def test_questions_that_tell_their_gold(tokenizer: Any, tmp_path: Path) -> None:
+def test_questions_that_reveal_their_gold_answer(tokenizer: Any, tmp_path: Path) -> None:
     forest = make_forest(tmp_path / "f", trees=10, n=(1, 1, 1))
     meta = json.dumps({"solution": SOLUTION})
     ids = ask(
@@ -277,23 +277,23 @@ def test_questions_that_tell_their_gold(tokenizer: Any, tmp_path: Path) -> None:
     )
     assert gold_leaks(forest) == set(ids[:3])
     folder = write(forest, "generator_value", tmp_path / "out")
-    said = problem(check(folder, tokenizer, leaks=gold_leaks(forest)))
-    assert said.startswith("generator_value: 3 rows have a prompt that reveals the gold answer")
-    assert any(f"({name}/g0)" in said for name in ids[:3])
+    message = problem(check(folder, tokenizer, leaks=gold_leaks(forest)))
+    assert message.startswith("generator_value: 3 rows have a prompt that reveals the gold answer")
+    assert any(f"({name}/g0)" in message for name in ids[:3])
 
 
 # --- the tokenizer and the command ----------------------------------------------------------------
 
 
-def test_a_tokenizer_that_is_not_there_is_one_clear_sentence(tmp_path: Path) -> None:
+def test_a_missing_tokenizer_is_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name in ("nowhere", "empty"):
         with pytest.raises(ExportError) as raised:
             load_fit(str(tmp_path / name))
-        said = str(raised.value)
-        assert said.startswith(f"The tokenizer {tmp_path / name} could not be loaded (")
-        assert said.endswith("--tokenizer NAME")
-        assert "\n" not in said
+        message = str(raised.value)
+        assert message.startswith(f"The tokenizer {tmp_path / name} could not be loaded (")
+        assert message.endswith("--tokenizer NAME")
+        assert "\n" not in message
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused(tokenizer: Any, tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ def malt(*arguments: object) -> Result:
     return runner.invoke(main, [str(argument) for argument in arguments])
 
 
-def test_a_sound_export_is_exit_code_0_with_its_facts(forest: Forest, tokenizer: Any) -> None:
+def test_a_valid_export_exits_with_0_and_prints_facts(forest: Forest, tokenizer: Any) -> None:
     chosen = ["--role", "refiner", "--format", "dpo", "--tokenizer", EMBEDDED]
     run = malt("export", forest.folder, *chosen, "--check")
     assert run.exit_code == 0, run.output
@@ -318,11 +318,11 @@ def test_a_sound_export_is_exit_code_0_with_its_facts(forest: Forest, tokenizer:
     assert f", most {most}\n" in run.stdout
     assert "longer than 8192 tokens: 0\n" in run.stdout
     assert f"chosen is longer than rejected in {100 * facts['chosen_longer']:.0f} %" in run.stdout
-    told = json.loads(malt("export", forest.folder, *chosen, "--check", "--json").stdout)
-    assert told["refiner_dpo"]["check"] == facts
+    result = json.loads(malt("export", forest.folder, *chosen, "--check", "--json").stdout)
+    assert result["refiner_dpo"]["check"] == facts
 
 
-def test_an_export_that_would_break_training_is_exit_code_1_in_one_line(
+def test_an_export_that_would_break_training_is_a_one_line_error(
     forest: Forest, tokenizer: Any, tmp_path: Path
 ) -> None:
     templated(tokenizer, NO_SYSTEM + tokenizer.chat_template).save_pretrained(tmp_path / "refusing")
@@ -347,7 +347,7 @@ def test_an_export_that_would_break_training_is_exit_code_1_in_one_line(
     assert "me/trees" not in run.stdout + run.stderr  # nothing is pushed
 
 
-def test_a_check_alone_looks_and_a_tokenizer_drops(tmp_path: Path) -> None:
+def test_check_only_reports_and_tokenizer_drops_rows(tmp_path: Path) -> None:
     forest = make_forest(tmp_path / "f", trees=4, model=EMBEDDED)
     retell(forest, {"g1": "\n\nSo."})
     chosen = ["--role", "generator", "--format", "value"]
@@ -361,11 +361,11 @@ def test_a_check_alone_looks_and_a_tokenizer_drops(tmp_path: Path) -> None:
     assert len(rows_of(forest.folder / "exports" / "generator_value")) == 4
 
 
-def test_a_leak_and_a_missing_tokenizer_end_the_command_in_one_line(tmp_path: Path) -> None:
+def test_a_leak_and_a_missing_tokenizer_are_one_line_errors(tmp_path: Path) -> None:
     forest = make_forest(tmp_path / "f", trees=4)
     ask(forest, [{"question": "What is 6 * 7?\n#### 42", "gold": "42"}] * 4)
     chosen = [forest.folder, "--role", "refiner", "--format", "value", "--check", "--tokenizer"]
-    for name, said in {
+    for name, message in {
         EMBEDDED: "refiner_value: 48 rows have a prompt that reveals the gold answer",
         str(tmp_path / "nowhere"): "nowhere could not be loaded",
     }.items():
@@ -373,4 +373,4 @@ def test_a_leak_and_a_missing_tokenizer_end_the_command_in_one_line(tmp_path: Pa
         assert run.exit_code == 1
         assert isinstance(run.exception, SystemExit)  # no traceback
         (error,) = [line for line in run.stderr.splitlines() if "Error" in line]
-        assert said in error
+        assert message in error

@@ -27,7 +27,7 @@ from malt_data.schemas.spec import Labels
 
 Node = dict[str, Any]
 Fate = tuple[str, str | None]
-"""(split, reason why it is left out)"""
+"""(split, reason for leaving it out)"""
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,8 @@ def forest(tmp_path_factory: pytest.TempPathFactory) -> Forest:
 
 
 @pytest.fixture(scope="module")
-def told(forest: Forest) -> dict[str, dict[str, Any]]:
-    """What is said of every node when there are no exports."""
+def result(forest: Forest) -> dict[str, dict[str, Any]]:
+    """The explanation of every node without exports."""
     return {name: explain(forest, name) for name in nodes_of(forest)}
 
 
@@ -45,10 +45,10 @@ def nodes_of(forest: Forest) -> dict[str, Node]:
     return {row["node_id"]: row for row in forest.nodes().collect().to_dicts()}
 
 
-def fates(told: dict[str, dict[str, Any]], config: Config) -> dict[tuple[str, ...], Fate]:
-    """Return what `explain` says of each row of a config; both nodes of a pair say the same."""
+def fates(result: dict[str, dict[str, Any]], config: Config) -> dict[tuple[str, ...], Fate]:
+    """Return the explanation of each row of a config, equal for both nodes of a pair."""
     found: dict[tuple[str, ...], Fate] = {}
-    for name, facts in told.items():
+    for name, facts in result.items():
         for row in facts["exports"].get(config.name, {"rows": []})["rows"]:
             ids = names(row)
             assert name in ids
@@ -74,10 +74,10 @@ def ledger(forest: Forest, config: Config, selection: Selection) -> dict[tuple[s
 
 
 @pytest.mark.parametrize("config", ALL, ids=lambda config: config.name)
-def test_every_node_is_told_what_independent_code_finds(
-    forest: Forest, told: dict[str, dict[str, Any]], config: Config
+def test_every_node_is_explained_as_independent_code_derives(
+    forest: Forest, result: dict[str, dict[str, Any]], config: Config
 ) -> None:
-    found = fates(told, config)
+    found = fates(result, config)
     rows, dropped = derive(forest, config)
     kept = {ids: split for ids, (split, reason) in found.items() if reason is None}
     assert kept == {names(row): split for split, some in rows.items() for row in some}
@@ -86,13 +86,13 @@ def test_every_node_is_told_what_independent_code_finds(
     assert found == ledger(forest, config, Selection())
     nodes = nodes_of(forest)
     depths = {
-        nodes[name]["depth"] for name, facts in told.items() if config.name in facts["exports"]
+        nodes[name]["depth"] for name, facts in result.items() if config.name in facts["exports"]
     }
     assert depths == {config.depth}
 
 
-def test_both_outcomes_and_reasons_occur(told: dict[str, dict[str, Any]]) -> None:
-    every = [fate for config in ALL for fate in fates(told, config).values()]
+def test_both_outcomes_and_reasons_occur(result: dict[str, dict[str, Any]]) -> None:
+    every = [fate for config in ALL for fate in fates(result, config).values()]
     assert {split for split, _ in every} == {"train", "validation"}
     assert {reason for _, reason in every} == {None, "negative", "identical", "truncated"}
 
@@ -107,7 +107,7 @@ def test_both_outcomes_and_reasons_occur(told: dict[str, dict[str, Any]]) -> Non
     ],
     ids=str,
 )
-def test_the_numbers_behind_a_label_are_those_recomputed(tmp_path: Path, labels: Labels) -> None:
+def test_the_numbers_behind_a_label_match_recomputed_ones(tmp_path: Path, labels: Labels) -> None:
     forest = make_forest(tmp_path / "f", trees=1, n=(2, 2, 3), seed=1)
     if labels != Labels():
         relabel(forest, labels)
@@ -147,11 +147,11 @@ def gold_of(forest: Forest, node: Node) -> str:
     return gold
 
 
-def test_path_and_leaves_are_those_of_the_node(
-    forest: Forest, told: dict[str, dict[str, Any]]
+def test_path_and_leaves_belong_to_the_node(
+    forest: Forest, result: dict[str, dict[str, Any]]
 ) -> None:
     nodes = nodes_of(forest)
-    for name, facts in told.items():
+    for name, facts in result.items():
         path = [name.rsplit("/", up)[0] for up in reversed(range(nodes[name]["depth"]))]
         assert [node["node_id"] for node in facts["path"]] == path
         assert all(node["text"] == nodes[node["node_id"]]["text"] for node in facts["path"])
@@ -163,7 +163,7 @@ def test_path_and_leaves_are_those_of_the_node(
         assert facts["question"]["gold"] == gold_of(forest, nodes[name])
 
 
-def test_one_sample_is_not_taken_for_another_that_begins_alike(tmp_path: Path) -> None:
+def test_an_id_is_not_confused_with_one_that_it_is_a_prefix_of(tmp_path: Path) -> None:
     forest = make_forest(tmp_path / "f", trees=1, n=(11, 1, 1))
     name = min(forest.done)
     leaves = explain(forest, f"{name}/g1")["leaves"]
@@ -173,15 +173,15 @@ def test_one_sample_is_not_taken_for_another_that_begins_alike(tmp_path: Path) -
 # --- with exports there ---------------------------------------------------------------------------
 
 
-def test_the_settings_of_an_export_are_those_told(tmp_path: Path) -> None:
+def test_explain_uses_the_settings_of_the_existing_export(tmp_path: Path) -> None:
     forest = make_forest(tmp_path / "f", trees=2, n=(2, 2, 3), seed=286)
     config = config_named("refiner_dpo")
     selection = Selection(strategy="one", keep_truncated=True, validation=0.5, seed=2)
     export(forest, config, selection)
-    told = {
+    result = {
         name: explain(forest, name) for name, node in nodes_of(forest).items() if node["depth"] == 3
     }
-    found = fates(told, config)
+    found = fates(result, config)
     assert found == ledger(forest, config, selection)
     assert found != ledger(forest, config, Selection())
     assert "strategy" in {reason for _, reason in found.values()}
@@ -192,13 +192,13 @@ def test_the_settings_of_an_export_are_those_told(tmp_path: Path) -> None:
         for path in files
         for row in pq.read_table(path).to_pylist()
     }
-    for facts in told.values():
+    for facts in result.values():
         status = {name: found["status"] for name, found in facts["exports"].items()}
         assert status.pop("refiner_dpo") == "exported"
         assert set(status.values()) == {"not exported yet"}
 
 
-def test_an_export_of_an_earlier_state_is_named_as_such(tmp_path: Path) -> None:
+def test_an_export_of_an_earlier_state_is_marked(tmp_path: Path) -> None:
     forest = make_forest(tmp_path / "f", trees=2)
     export(forest, config_named("refiner_dpo"))
     relabel(forest, Labels(threshold=0.7))
@@ -210,7 +210,7 @@ def test_an_export_of_an_earlier_state_is_named_as_such(tmp_path: Path) -> None:
     assert explain(again, name)["exports"]["refiner_dpo"]["status"] == "exported"
 
 
-def test_two_ids_in_either_order_are_the_one_pair(forest: Forest) -> None:
+def test_two_ids_give_their_pair_in_either_order(forest: Forest) -> None:
     config = config_named("refiner_dpo")
     pairs = ledger(forest, config, Selection())
     (chosen, rejected), (split, reason) = next(iter(pairs.items()))
@@ -221,7 +221,7 @@ def test_two_ids_in_either_order_are_the_one_pair(forest: Forest) -> None:
         assert facts["path"][-1]["node_id"] == ids[0]
 
 
-def test_two_ids_that_make_no_pair_are_no_row(forest: Forest) -> None:
+def test_two_ids_that_are_not_a_pair_have_no_row(forest: Forest) -> None:
     tree = min(forest.done)
     for other in (f"{tree}/g0/v1/r0", f"{tree}/g0/v0", f"{tree}/g0"):
         rows = explain(forest, f"{tree}/g0/v0/r0", other)["exports"]["refiner_dpo"]["rows"]
@@ -236,7 +236,7 @@ def malt(*arguments: object) -> Result:
     return runner.invoke(main, [str(argument) for argument in arguments])
 
 
-def test_the_terminal_says_what_the_json_says(forest: Forest) -> None:
+def test_the_terminal_output_matches_the_json(forest: Forest) -> None:
     name = next(n for n, node in nodes_of(forest).items() if node["depth"] == 3)
     run = malt("explain", forest.folder, name, "--json")
     assert run.exit_code == 0, run.stderr
@@ -263,7 +263,7 @@ def test_the_terminal_says_what_the_json_says(forest: Forest) -> None:
             assert line.endswith(f"row in {found['rows'][0]['split']}")
 
 
-def test_hostile_texts_reach_no_terminal_raw(tmp_path: Path) -> None:
+def test_hostile_texts_are_escaped_on_the_terminal(tmp_path: Path) -> None:
     forest = make_forest(tmp_path / "f", trees=1)
     hostile = "\x1b]0;owned\x07\x1b[2J\r\x9b31m\x00\x7f\u202e[red]over[/red]\u2066"
     for path in forest.parts.paths():
@@ -291,10 +291,10 @@ def rewrite(path: Path, column: str, text: str) -> None:
     pq.write_table(table.set_column(place, table.schema.field(place), same), path)
 
 
-def test_a_wrong_id_is_one_clear_sentence(forest: Forest) -> None:
+def test_an_unknown_id_is_a_one_line_error(forest: Forest) -> None:
     tree, other = sorted(forest.done)[:2]
     good = f"{tree}/g0"
-    for ids, said in {
+    for ids, message in {
         ("zzz",): "has no tree 'zzz'",
         (tree,): f"is not a node of tree {tree}",
         (f"{tree}/g9",): f"has no node '{tree}/g9'",
@@ -305,11 +305,11 @@ def test_a_wrong_id_is_one_clear_sentence(forest: Forest) -> None:
         (good, f"{other}/g0"): f"is not a node of tree {tree}",
         (good, "zzz"): f"'zzz' is not a node of tree {tree}",
     }.items():
-        with pytest.raises(ForestError, match=re.escape(said)):
+        with pytest.raises(ForestError, match=re.escape(message)):
             explain(forest, *ids)
 
 
-def test_a_wrong_call_ends_in_one_line(
+def test_an_invalid_call_is_a_one_line_error(
     forest: Forest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

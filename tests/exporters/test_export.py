@@ -1,4 +1,4 @@
-"""Exports against rows derived by independent code, and what goes wrong around them."""
+"""Exports against rows derived by independent code, and their failures."""
 
 import itertools
 import json
@@ -73,7 +73,7 @@ def same(left: dict[str, list[dict[str, Any]]], right: dict[str, list[dict[str, 
     ],
     ids=["default", "mixed", "keep"],
 )
-def test_rows_and_drops_are_those_of_independent_code(
+def test_rows_and_drops_match_independent_code(
     forest: Forest, tmp_path: Path, name: str, chosen: Selection
 ) -> None:
     config = config_named(name)
@@ -86,7 +86,7 @@ def test_rows_and_drops_are_those_of_independent_code(
     assert read_report(tmp_path / "out") == report
 
 
-def test_a_question_is_on_one_side_in_every_config(forest: Forest, tmp_path: Path) -> None:
+def test_a_question_is_in_the_same_split_in_every_config(forest: Forest, tmp_path: Path) -> None:
     sides: dict[str, set[str]] = {}
     for config in ALL:
         export(forest, config, Selection(validation=0.3), tmp_path / config.name)
@@ -112,7 +112,7 @@ def test_a_question_is_on_one_side_in_every_config(forest: Forest, tmp_path: Pat
     ],
     ids=str,
 )
-def test_caps_and_strategies_keep_a_seeded_part_of_the_rows(
+def test_caps_and_strategies_keep_a_seeded_subset_of_the_rows(
     forest: Forest, name: str, asked: dict[str, Any]
 ) -> None:
     config = config_named(name)
@@ -155,7 +155,7 @@ def test_caps_and_strategies_keep_a_seeded_part_of_the_rows(
     assert set(reasons) <= set(REASONS)
 
 
-def test_another_seed_draws_other_rows(forest: Forest) -> None:
+def test_another_seed_selects_other_rows(forest: Forest) -> None:
     config = config_named("refiner_dpo")
     drawn = [
         {row["chosen_id"] for row in rows_of(forest, config, Selection(strategy="one", seed=s))[0]}
@@ -231,7 +231,7 @@ def test_the_same_forest_gives_the_same_bytes(forest: Forest, tmp_path: Path) ->
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def test_shards_are_cut_by_size(
+def test_shards_are_split_by_size(
     forest: Forest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("malt_data.exporters.export._SHARD_BYTES", 1)
@@ -269,7 +269,7 @@ def test_every_shard_is_stamped_and_has_the_declared_columns(
         max_size=8,
     )
 )  # fmt: skip
-def test_hostile_texts_come_out_byte_for_byte(
+def test_hostile_texts_are_exported_unchanged(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str]
 ) -> None:
     forest = make_forest(tmp_path_factory.mktemp("h") / "f", trees=3)
@@ -283,7 +283,7 @@ def test_hostile_texts_come_out_byte_for_byte(
 
 
 def rewrite(forest: Forest, texts: list[str], *, questions: bool = True) -> None:
-    """Give the nodes (and questions, whose ids then no longer fit) of a forest other texts."""
+    """Replace the texts of nodes and questions (whose ids then no longer match)."""
     supply = itertools.cycle(texts)
     for path in forest.parts.paths():
         table = pq.read_table(path, partitioning=None)
@@ -313,7 +313,7 @@ def test_completions_of_a_megabyte_and_every_plane(tmp_path: Path) -> None:
 # --- what goes wrong ------------------------------------------------------------------------------
 
 
-def test_a_foreign_folder_is_not_touched(forest: Forest, tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_not_touched(forest: Forest, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("years of work")
     with pytest.raises(ExportError, match=r"contains other files.*--out"):
@@ -322,7 +322,7 @@ def test_a_foreign_folder_is_not_touched(forest: Forest, tmp_path: Path) -> None
     assert os.listdir(tmp_path) == ["out"]  # noqa: PTH208
 
 
-def test_an_export_is_replaced_whole_and_its_old_shards_go(forest: Forest, tmp_path: Path) -> None:
+def test_an_export_is_replaced_with_all_its_shards(forest: Forest, tmp_path: Path) -> None:
     out = tmp_path / "out"
     export(forest, config_named("refiner_sft"), Selection(validation=0.4), out)
     report = export(forest, config_named("refiner_dpo"), Selection(validation=0), out)
@@ -332,7 +332,7 @@ def test_an_export_is_replaced_whole_and_its_old_shards_go(forest: Forest, tmp_p
 
 
 @pytest.mark.slow
-def test_killed_in_the_middle_the_old_export_stands(tmp_path: Path) -> None:
+def test_a_killed_export_keeps_the_old_one(tmp_path: Path) -> None:
     forest = make_forest(tmp_path / "f", trees=200, n=(3, 3, 3))
     before = export(forest, config_named("refiner_dpo"), Selection(seed=5))
     code = (
@@ -362,19 +362,19 @@ def wait_for(true: Any) -> None:
 
 
 @pytest.mark.slow
-def test_two_exports_at_once_leave_one_whole(forest: Forest, tmp_path: Path) -> None:
+def test_concurrent_exports_leave_one_complete(forest: Forest, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "malt_data", "export", str(forest.folder), "--role", "refiner",
                "--format", "dpo", "--out", str(out)]  # fmt: skip
     children = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(3)]
     for child in children:
-        _, said = child.communicate(timeout=60)
-        assert b"Traceback" not in said
+        _, message = child.communicate(timeout=60)
+        assert b"Traceback" not in message
     rows, _ = derive(forest, config_named("refiner_dpo"))
     assert same(read(out), rows)
 
 
-def test_a_torn_report_is_one_clear_sentence(forest: Forest, tmp_path: Path) -> None:
+def test_a_corrupt_report_is_a_clear_error(forest: Forest, tmp_path: Path) -> None:
     export(forest, config_named("refiner_dpo"), None, tmp_path / "out")
     (tmp_path / "out" / EXPORT).write_text('{"format": ')
     with pytest.raises(ExportError, match="cannot be read"):
@@ -394,7 +394,7 @@ def test_wrong_settings_are_named() -> None:
         configs("refiner", "trajectory")
 
 
-def test_what_role_and_format_stand_for() -> None:
+def test_role_and_format_select_configs() -> None:
     assert [c.name for c in configs(None, None)] == [c.name for c in DEFAULT]
     assert set(DEFAULT) - set(RECIPE) == {config_named("generator_dpo")}  # a baseline's
     assert [c.name for c in configs("generator", None)] == ["generator_sft", "generator_dpo"]
@@ -415,7 +415,7 @@ def test_a_relabel_makes_an_export_stale(tmp_path: Path) -> None:
     assert exports_of(again)["refiner_dpo"].forest != fingerprint(again)
 
 
-def test_the_python_way_gives_the_same_rows(forest: Forest) -> None:
+def test_to_datasets_gives_the_same_rows(forest: Forest) -> None:
     found = to_datasets(forest, "verifier_dpo", Selection(validation=0.3))
     rows, _ = derive(forest, config_named("verifier_dpo"), Selection(validation=0.3))
     assert same({split: data.to_list() for split, data in found.items()}, rows)
@@ -456,7 +456,7 @@ def test_memory_does_not_grow_with_the_forest(tmp_path: Path) -> None:
 # --- verify ---------------------------------------------------------------------------------------
 
 
-def test_a_sound_export_verifies_and_each_damage_is_named(tmp_path: Path) -> None:
+def test_verify_accepts_a_valid_export_and_names_each_damage(tmp_path: Path) -> None:
     forest = make_forest(tmp_path / "f", trees=12)
     export(forest, config_named("refiner_sft"), Selection(validation=0.4))
     folder = forest.folder / "exports" / "refiner_sft"
@@ -486,7 +486,7 @@ def test_a_sound_export_verifies_and_each_damage_is_named(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_check_wants_rows_of_what_was_asked_for_and_of_what_malt_trains_on(
+def test_check_requires_rows_of_requested_configs_and_of_the_recipe(
     tmp_path: Path,
 ) -> None:
     forest = make_forest(tmp_path / "f", trees=8, n=(1, 3, 3))  # one generator: no pairs of it

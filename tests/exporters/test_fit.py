@@ -1,4 +1,4 @@
-"""Rows that a given tokenizer cannot take leave no export, by counting of the test's own."""
+"""Rows that do not fit a tokenizer are not exported, checked by an independent count."""
 
 import json
 from pathlib import Path
@@ -76,15 +76,15 @@ def test_rows_that_do_not_fit_are_left_out_and_counted(
     forest: Forest, tokenizer: Any, tmp_path: Path, config: Config
 ) -> None:
     rows, dropped = derive(forest, config, FITTED)
-    told = [(row, *tokens(tokenizer, row)) for found in rows.values() for row in found]
-    lengths = sorted(length for _, length, prefix in told if prefix)
+    result = [(row, *tokens(tokenizer, row)) for found in rows.values() for row in found]
+    lengths = sorted(length for _, length, prefix in result if prefix)
     limit = lengths[(len(lengths) - 1) // 2]
     chosen = FITTED.model_copy(update={"max_length": limit})
     report = export(forest, config, chosen, tmp_path / "out")
-    kept = [row for row, length, prefix in told if prefix and length <= limit]
+    kept = [row for row, length, prefix in result if prefix and length <= limit]
     assert ordered(read(tmp_path / "out")) == ordered(kept)
-    dropped["not_a_prefix"] = sum(not prefix for *_, prefix in told)
-    dropped["too_long"] = sum(prefix and length > limit for _, length, prefix in told)
+    dropped["not_a_prefix"] = sum(not prefix for *_, prefix in result)
+    dropped["too_long"] = sum(prefix and length > limit for _, length, prefix in result)
     assert report.dropped == {why: n for why, n in dropped.items() if n}
     assert kept
     assert dropped["not_a_prefix"] or config.role == "generator"  # of few positives
@@ -92,7 +92,7 @@ def test_rows_that_do_not_fit_are_left_out_and_counted(
     assert count(forest, config, chosen) == report
 
 
-def test_one_pair_a_parent_is_one_that_fits(forest: Forest, tmp_path: Path) -> None:
+def test_one_pair_per_parent_is_one_that_fits(forest: Forest, tmp_path: Path) -> None:
     config = config_named("refiner_dpo")
     export(forest, config, FITTED, tmp_path / "all")
     export(forest, config, FITTED.model_copy(update={"strategy": "one"}), tmp_path / "one")
@@ -103,7 +103,7 @@ def test_one_pair_a_parent_is_one_that_fits(forest: Forest, tmp_path: Path) -> N
     assert parents[0] == parents[1]
 
 
-def test_a_limit_alone_counts_in_the_tokens_of_the_forests_model(
+def test_max_length_alone_counts_tokens_of_the_forests_model(
     forest: Forest, tmp_path: Path
 ) -> None:
     config = config_named("refiner_sft")
@@ -119,7 +119,7 @@ def test_a_limit_alone_counts_in_the_tokens_of_the_forests_model(
         count(nameless, config, chosen)
 
 
-def test_explain_verify_card_and_a_push_know_what_did_not_fit(tmp_path: Path) -> None:
+def test_explain_verify_card_and_push_report_what_did_not_fit(tmp_path: Path) -> None:
     forest = make_forest(tmp_path / "f", trees=4, n=(2, 2, 2), seed=5, model=EMBEDDED)
     begin(forest, ["", "\n\n", *[""] * 6, "word " * 90])
     forest = open_forest(forest.folder)
@@ -150,7 +150,7 @@ def test_explain_verify_card_and_a_push_know_what_did_not_fit(tmp_path: Path) ->
     assert "gone could not be loaded" in problem
 
 
-def test_a_row_that_the_template_refuses_does_not_take_others_with_it(tokenizer: Any) -> None:
+def test_a_row_that_the_template_rejects_does_not_affect_others(tokenizer: Any) -> None:
     import copy
 
     strict = copy.copy(tokenizer)

@@ -1,4 +1,4 @@
-"""Which positives leave, and what the grader could not decide, against independent code."""
+"""Selection of positives and of ungraded nodes, against independent code."""
 
 import hashlib
 import json
@@ -60,7 +60,7 @@ def names(rows: dict[str, list[dict[str, Any]]]) -> set[str]:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_each_reading_of_positives_is_that_of_independent_code(
+def test_each_choice_of_positives_matches_independent_code(
     served: Forest, tmp_path: Path, role: str
 ) -> None:
     config = config_named(f"{role}_sft")
@@ -90,7 +90,7 @@ def undecided(tmp_path_factory: pytest.TempPathFactory) -> Forest:
 
 
 @pytest.mark.parametrize("config", ALL, ids=lambda config: config.name)
-def test_nothing_that_rests_on_an_undecided_answer_leaves(
+def test_rows_that_depend_on_an_undecided_answer_are_not_exported(
     undecided: Forest, tmp_path: Path, config: Any
 ) -> None:
     for reading in READINGS if config.format.name in ("sft", "trajectory") else ("all",):
@@ -103,7 +103,7 @@ def test_nothing_that_rests_on_an_undecided_answer_leaves(
         assert report.dropped["ungraded"]
 
 
-def test_algorithm_1_to_the_letter_takes_them_for_wrong(undecided: Forest, tmp_path: Path) -> None:
+def test_keep_ungraded_counts_undecided_answers_as_wrong(undecided: Forest, tmp_path: Path) -> None:
     for name in ("refiner_sft", "verifier_dpo", "generator_kto"):
         config = config_named(name)
         chosen = Selection(keep_ungraded=True, keep_truncated=True)
@@ -115,7 +115,7 @@ def test_algorithm_1_to_the_letter_takes_them_for_wrong(undecided: Forest, tmp_p
 
 
 def test_only_the_leaves_below_a_node_count(undecided: Forest, tmp_path: Path) -> None:
-    """An inner node's own answer is in no value, so its time-out drops nothing."""
+    """The answer of an inner node enters no value, so its timeout drops nothing."""
     nodes = undecided.nodes().collect()
     inner = nodes.filter((pl.col("role") == "verifier") & (pl.col("verdict") == "timeout"))
     export(undecided, config_named("verifier_value"), None, tmp_path / "out")

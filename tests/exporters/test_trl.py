@@ -102,7 +102,7 @@ def learnt(trainer: Any) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("config", "name"), CASES)
-def test_a_step_on_an_export_as_it_is_learns_its_texts_and_nothing_else(
+def test_a_training_step_on_an_export_only_learns_its_texts(
     exports: Path, model: str, tmp_path: Path, config: str, name: str
 ) -> None:
     rows = load(exports / config)
@@ -141,7 +141,7 @@ def expected(name: str, rows: Any, tokenizer: Any) -> list[tuple[str, str]]:
     return found
 
 
-def test_a_row_that_the_check_refuses_is_learnt_wrongly(model: str, tmp_path: Path) -> None:
+def test_a_row_that_the_check_reports_would_be_trained_wrongly(model: str, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     forest = make_forest(tmp_path / "f", trees=4)

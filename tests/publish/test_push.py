@@ -66,7 +66,7 @@ def malt(hub: Hub, *words: object, home: str = "home", token: str | None = "hf_w
 
 
 def python(hub: Hub, code: str, home: str = "clean", token: str | None = "hf_writer") -> Any:
-    """Run code that knows nothing of malt-data; return what it prints as JSON."""
+    """Run code that does not use malt-data; return the JSON it prints."""
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
         env=hub.environment(home_of(hub, home), token=token),
@@ -85,7 +85,7 @@ def commits(hub: Hub, revision: str = "main") -> int:
 
 
 def local(folder: Path) -> dict[str, bytes]:
-    """Return what a forest's folder holds that a push sends, beside the card."""
+    """Return the files of a forest that a push sends, without the card."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
@@ -160,7 +160,7 @@ def test_hostile_texts_break_neither_card_nor_rows(lfs: Hub, forest: Forest) -> 
     assert python(lfs, code) == forest.nodes().collect()["text"].to_list()
 
 
-def test_the_card_answers_with_measured_facts(lfs: Hub, forest: Forest) -> None:
+def test_the_card_has_measured_facts(lfs: Hub, forest: Forest) -> None:
     malt(lfs, "push", forest.folder, REPO)
     card = lfs.files("dataset", REPO, "main")["README.md"].decode()
     front = yaml.safe_load(card.split("---\n")[1])
@@ -181,7 +181,7 @@ def test_the_card_answers_with_measured_facts(lfs: Hub, forest: Forest) -> None:
 # --- round trip -----------------------------------------------------------------------------------
 
 
-def test_round_trip_over_machines(hub: Hub, tmp_path: Path) -> None:
+def test_round_trip_between_machines(hub: Hub, tmp_path: Path) -> None:
     forest = make_forest(tmp_path / "f", trees=60, n=(3, 3, 3))
     texts = forest.nodes().select("text").collect()["text"]
     words = [f"{random.Random(i).randbytes(400).hex()}\n{text}" for i, text in enumerate(texts)]
@@ -219,15 +219,15 @@ def test_round_trip_over_machines(hub: Hub, tmp_path: Path) -> None:
     if hub.xet:  # texts did not change: only labels and fewer, other rows travel
         assert sent < 0.2 * total, (sent, total)
 
-    _, said = malt(hub, "push", forest.folder, REPO, code=1)  # the first copy is behind now
-    assert "was changed elsewhere" in said
-    assert "--replace" in said
+    _, message = malt(hub, "push", forest.folder, REPO, code=1)  # the first copy is behind now
+    assert "was changed elsewhere" in message
+    assert "--replace" in message
     assert commits(hub) == first + 1
     malt(hub, "push", forest.folder, REPO, "--replace")
     assert remote(hub) == local(forest.folder)
 
 
-def test_what_was_pulled_by_its_tag_is_pushed_on(lfs: Hub, forest: Forest, tmp_path: Path) -> None:
+def test_a_forest_pulled_by_tag_can_be_pushed(lfs: Hub, forest: Forest, tmp_path: Path) -> None:
     malt(lfs, "push", forest.folder, REPO, "--exports", "none", "--tag", "v1")
     malt(lfs, "pull", f"{REPO}@v1", "--out", tmp_path / "out")
     malt(lfs, "relabel", tmp_path / "out", "--threshold", "0.2")
@@ -235,7 +235,7 @@ def test_what_was_pulled_by_its_tag_is_pushed_on(lfs: Hub, forest: Forest, tmp_p
     assert remote(lfs) == local(tmp_path / "out")
 
 
-def test_a_forest_on_the_hub_answers_sql(hub: Hub, forest: Forest, tmp_path: Path) -> None:
+def test_sql_on_a_forest_on_the_hub(hub: Hub, forest: Forest, tmp_path: Path) -> None:
     malt(hub, "push", forest.folder, REPO, "--exports", "none")
     query = "SELECT role, count(*) AS n, sum(leaves) AS v FROM nodes GROUP BY role ORDER BY role"
     here, _ = malt(hub, "sql", forest.folder, query)
@@ -248,17 +248,17 @@ def test_a_forest_on_the_hub_answers_sql(hub: Hub, forest: Forest, tmp_path: Pat
     for words in (["stats", url], ["show", url], ["verify", url]):
         malt(hub, *words, home="reader")
     out = tmp_path / "out"
-    wanted = ["--role", "refiner", "--format", "dpo"]
-    malt(hub, "export", url, *wanted, "--out", out, home="reader")
+    expected = ["--role", "refiner", "--format", "dpo"]
+    malt(hub, "export", url, *expected, "--out", out, home="reader")
     assert list(out.glob("*.parquet"))
     for words in (
-        ["export", url, *wanted],
+        ["export", url, *expected],
         ["relabel", url, "--threshold", "0.7"],
         ["push", url, REPO],
     ):
-        _, said = malt(hub, *words, home="reader", code=1)
-        assert "is read-only" in said
-        assert "malt-data pull" in said
+        _, message = malt(hub, *words, home="reader", code=1)
+        assert "is read-only" in message
+        assert "malt-data pull" in message
     code = (
         "import json, malt_data\n"
         f"forest = malt_data.open_forest({url!r})\n"
@@ -267,7 +267,7 @@ def test_a_forest_on_the_hub_answers_sql(hub: Hub, forest: Forest, tmp_path: Pat
     assert python(hub, code, home="reader") == forest.nodes().collect()["node_id"].to_list()
 
 
-def test_stale_exports_are_made_anew_with_their_settings(lfs: Hub, forest: Forest) -> None:
+def test_stale_exports_are_rewritten_with_their_settings(lfs: Hub, forest: Forest) -> None:
     folder = forest.folder
     malt(lfs, "export", folder, "--role", "refiner", "--format", "dpo", "--strategy", "one")
     malt(lfs, "push", folder, REPO)
@@ -289,8 +289,8 @@ def test_branch_pull_request_private_and_dry_run(lfs: Hub, forest: Forest) -> No
     malt(lfs, "push", folder, REPO, "--private", "--revision", "dev", "--exports", "none")
     assert "forest.json" in remote(lfs, "dev")
     assert "forest.json" not in remote(lfs, "main")
-    _, said = malt(lfs, "pull", f"{REPO}@dev", "--out", folder.parent / "p", token=None, code=1)
-    assert "hf auth login" in said
+    _, message = malt(lfs, "pull", f"{REPO}@dev", "--out", folder.parent / "p", token=None, code=1)
+    assert "hf auth login" in message
     facts, _ = malt(lfs, "push", folder, REPO, "--pr", "--json")
     assert facts["pull_request"]
     assert "forest.json" not in remote(lfs, "main")
@@ -314,7 +314,7 @@ def test_branch_pull_request_private_and_dry_run(lfs: Hub, forest: Forest) -> No
     ],
     ids=str,
 )
-def test_a_passing_fault_at_the_commit_leaves_exactly_one(
+def test_a_transient_error_at_the_commit_leaves_exactly_one_commit(
     hub: Hub, forest: Forest, fault: dict[str, Any]
 ) -> None:
     hub.fail(method="POST", path=r"/commit/", times=1, **fault)
@@ -324,16 +324,18 @@ def test_a_passing_fault_at_the_commit_leaves_exactly_one(
 
 
 @pytest.mark.parametrize("path", [r"/api/datasets/.*/tree/", r"/api/datasets/ann/trees/revision"])
-def test_a_passing_fault_before_it_too(lfs: Hub, forest: Forest, path: str) -> None:
+def test_a_transient_error_before_the_commit_leaves_exactly_one_commit(
+    lfs: Hub, forest: Forest, path: str
+) -> None:
     lfs.fail(method="GET", path=path, status=503, times=1)
     malt(lfs, "push", forest.folder, REPO)
     assert remote(lfs) == local(forest.folder)
 
 
-def test_a_lasting_fault_leaves_no_half_push(hub: Hub, forest: Forest) -> None:
+def test_a_permanent_error_leaves_no_partial_push(hub: Hub, forest: Forest) -> None:
     hub.fail(method="POST", path=r"/commit/", close=True, times=99)
-    _, said = malt(hub, "push", forest.folder, REPO, code=1)
-    assert "is unreachable" in said
+    _, message = malt(hub, "push", forest.folder, REPO, code=1)
+    assert "is unreachable" in message
     assert commits(hub) == 1
     assert remote(hub) == {}
     hub.faults.clear()
@@ -359,7 +361,7 @@ def test_killed_while_pushing(lfs: Hub, forest: Forest, tmp_path: Path) -> None:
     assert verify(forest) == []
 
 
-def test_pushes_at_once_end_in_one_state(lfs: Hub, forest: Forest, tmp_path: Path) -> None:
+def test_concurrent_pushes_end_in_one_state(lfs: Hub, forest: Forest, tmp_path: Path) -> None:
     malt(lfs, "export", forest.folder)
     copies = [forest.folder]
     for i in range(3):
@@ -371,13 +373,13 @@ def test_pushes_at_once_end_in_one_state(lfs: Hub, forest: Forest, tmp_path: Pat
         for c in copies
     ]  # fmt: skip
     for child in children:
-        _, said = child.communicate(timeout=120)
-        assert child.returncode == 0, said
+        _, message = child.communicate(timeout=120)
+        assert child.returncode == 0, message
     assert commits(lfs) == 2
     assert remote(lfs) == local(forest.folder)
 
 
-def test_somebody_elses_files_are_left_alone_and_ours_not_overwritten(
+def test_foreign_files_are_kept_and_changed_forest_files_not_overwritten(
     lfs: Hub, forest: Forest
 ) -> None:
     malt(lfs, "push", forest.folder, REPO)
@@ -394,8 +396,8 @@ def test_somebody_elses_files_are_left_alone_and_ours_not_overwritten(
     python(lfs, write.replace("{path!r}", "'exports/refiner_dpo/export.json'"))
     malt(lfs, "relabel", forest.folder, "--threshold", "0.3")
     before = commits(lfs)
-    _, said = malt(lfs, "push", forest.folder, REPO, code=1)
-    assert "exports/refiner_dpo/export.json" in said
+    _, message = malt(lfs, "push", forest.folder, REPO, code=1)
+    assert "exports/refiner_dpo/export.json" in message
     assert commits(lfs) == before
     malt(lfs, "push", forest.folder, REPO, "--replace")
     assert remote(lfs)["notes.txt"] == b"mine"
@@ -404,13 +406,13 @@ def test_somebody_elses_files_are_left_alone_and_ours_not_overwritten(
 def test_another_forest_is_not_overwritten(lfs: Hub, forest: Forest, tmp_path: Path) -> None:
     malt(lfs, "push", forest.folder, REPO)
     other = make_forest(tmp_path / "g", trees=3, seed=9)
-    _, said = malt(lfs, "push", other.folder, REPO, code=1)
-    assert "was changed elsewhere" in said
+    _, message = malt(lfs, "push", other.folder, REPO, code=1)
+    assert "was changed elsewhere" in message
     assert remote(lfs) == local(forest.folder)
 
 
 @pytest.mark.parametrize(
-    ("words", "token", "said"),
+    ("words", "token", "message"),
     [
         (["push", "F", REPO], "hf_reader", "lacks permission"),
         (["push", "F", REPO], None, "hf auth login"),
@@ -421,8 +423,8 @@ def test_another_forest_is_not_overwritten(lfs: Hub, forest: Forest, tmp_path: P
         (["pull", f"{REPO}@none"], "hf_writer", "no such revision"),
     ],
 )
-def test_refusals_are_one_clear_sentence(
-    lfs: Hub, forest: Forest, words: list[str], token: str | None, said: str
+def test_refusals_are_clear_one_line_errors(
+    lfs: Hub, forest: Forest, words: list[str], token: str | None, message: str
 ) -> None:
     malt(lfs, "push", forest.folder, REPO, "--exports", "none")
     malt(lfs, "relabel", forest.folder, "--threshold", "0.2")
@@ -430,14 +432,14 @@ def test_refusals_are_one_clear_sentence(
     given = [str(forest.folder) if word == "F" else word for word in words]
     out = ["--out", forest.folder.parent / "out"] if words[0] == "pull" else []
     _, error = malt(lfs, *given, *out, token=token, code=1)
-    assert said in error
+    assert message in error
     assert "hf_" not in error
     assert remote(lfs) == before
     assert not (forest.folder.parent / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["trees", "a/b/c", "/x", "ann/", "ann/tr ees", "../x", "a/b@"])
-def test_names_that_are_none(lfs: Hub, forest: Forest, name: str) -> None:
+def test_invalid_repo_names(lfs: Hub, forest: Forest, name: str) -> None:
     if name != "a/b@":
         malt(lfs, "push", forest.folder, name, code=2)
         malt(lfs, "pull", name, code=2)
@@ -454,8 +456,8 @@ def test_without_a_network(lfs: Hub, forest: Forest, tmp_path: Path) -> None:
     gone = {"HF_ENDPOINT": "http://127.0.0.1:9"}
     for words in (["push", forest.folder, REPO], ["pull", REPO, "--out", tmp_path / "out"],
                   ["sql", f"hf://datasets/{REPO}", "FROM nodes"]):  # fmt: skip
-        _, said = malt(lfs, *words, code=1, **gone)
-        assert "is unreachable" in said
+        _, message = malt(lfs, *words, code=1, **gone)
+        assert "is unreachable" in message
     assert not (tmp_path / "out").exists()
     assert verify(forest) == []
 
@@ -468,35 +470,35 @@ def test_a_repo_without_a_forest(lfs: Hub, tmp_path: Path) -> None:
     )
     python(lfs, code)
     for words in (["pull", REPO, "--out", tmp_path / "out"], ["stats", f"hf://datasets/{REPO}"]):
-        _, said = malt(lfs, *words, code=1)
-        assert "is not a forest" in said
+        _, message = malt(lfs, *words, code=1)
+        assert "is not a forest" in message
 
 
-def test_an_interrupted_pull_goes_on(hub: Hub, forest: Forest, tmp_path: Path) -> None:
+def test_an_interrupted_pull_resumes(hub: Hub, forest: Forest, tmp_path: Path) -> None:
     malt(hub, "push", forest.folder, REPO)
     out = tmp_path / "out"
     hub.fail(
         method="GET", path=r"/(resolve|cdn|reconstructions|xorbs)/.*", status=404, times=99, after=4
     )
-    _, said = malt(hub, "pull", REPO, "--out", out, code=1, home="new")
-    assert said
+    _, message = malt(hub, "pull", REPO, "--out", out, code=1, home="new")
+    assert message
     assert not out.exists()
     hub.faults.clear()
     with lock(tmp_path / ".out.partial"):
-        _, said = malt(hub, "pull", REPO, "--out", out, code=1, home="new")
-        assert "is being pulled by another process" in said
+        _, message = malt(hub, "pull", REPO, "--out", out, code=1, home="new")
+        assert "is being pulled by another process" in message
     malt(hub, "pull", REPO, "--out", out, home="new")
     assert local(out) == local(forest.folder)
     assert not (out / ".lock").exists()
     assert verify(open_forest(out)) == []
     assert not (tmp_path / ".out.partial").exists()
-    _, said = malt(hub, "pull", REPO, "--out", out, code=1)
-    assert "already exists" in said
+    _, message = malt(hub, "pull", REPO, "--out", out, code=1)
+    assert "already exists" in message
 
 
-def test_the_token_reaches_no_file_and_no_output(lfs: Hub, forest: Forest) -> None:
-    out, said = malt(lfs, "push", forest.folder, REPO)
-    assert "hf_writer" not in str(out) + said
+def test_the_token_is_in_no_file_and_no_output(lfs: Hub, forest: Forest) -> None:
+    out, message = malt(lfs, "push", forest.folder, REPO)
+    assert "hf_writer" not in str(out) + message
     for content in [*local(forest.folder).values(), *lfs.files("dataset", REPO, "main").values()]:
         assert b"hf_writer" not in content
     for path in forest.folder.rglob(".*"):
@@ -528,6 +530,6 @@ def test_a_full_disk_while_pulling(lfs: Hub, forest: Forest, tmp_path: Path) -> 
     assert local(tmp_path / "out") == local(forest.folder)
 
 
-def test_selection_default_is_the_papers() -> None:
+def test_the_default_selection_is_the_papers() -> None:
     assert Selection() == Selection(strategy="all", positives="all", margin=0)
     assert User("ann").write is False

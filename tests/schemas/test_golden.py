@@ -1,4 +1,4 @@
-"""The released formats stay what they are: rows, labels, reports and files against golden ones.
+"""Released formats do not change: rows, labels, reports and files match the golden ones.
 
 What they are and how they came about stands in `golden.py`.
 """
@@ -30,7 +30,7 @@ def as_json(content: object) -> Any:
 
 
 def assert_same(found: Any, kept: Any, place: str = "") -> None:
-    """Assert that two documents are one: keys in their order, floats but for their last digits."""
+    """Assert that two documents are equal: keys in order, floats up to their last digits."""
     if isinstance(kept, float) and isinstance(found, float):
         assert math.isclose(found, kept, rel_tol=1e-9, abs_tol=1e-12), place
         return
@@ -77,13 +77,13 @@ def test_a_build_makes_the_stored_forest_again(tmp_path: Path) -> None:
     assert facts["schema"] == "forest/2"
 
 
-def test_a_relabel_flips_what_it_flipped(tmp_path: Path) -> None:
+def test_a_relabel_gives_the_stored_flips(tmp_path: Path) -> None:
     found = golden.relabelled(tmp_path)
     assert_same(as_json(found), stored(golden.GOLDEN / "relabel.json"))
     assert verify(open_forest(tmp_path / "forest_2")) == []
 
 
-def test_every_view_says_of_a_stored_forest_what_it_said(tmp_path: Path) -> None:
+def test_every_view_of_a_stored_forest_is_unchanged(tmp_path: Path) -> None:
     assert_same(as_json(golden.forest_views(tmp_path)), stored(golden.GOLDEN / "forests.json"))
 
 
@@ -100,7 +100,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
     return golden.exports(tmp_path_factory.mktemp("exports"))
 
 
-def test_every_export_reports_what_it_reported(
+def test_every_export_report_is_unchanged(
     exported: tuple[dict[str, Any], list[Any]],
 ) -> None:
     kept = stored(golden.GOLDEN / "exports.json")
@@ -143,7 +143,7 @@ def test_the_stored_predictions_follow_from_the_completions(results: Results) ->
         assert found[name].to_pylist() == kept[name].to_pylist(), name
 
 
-def test_every_view_and_table_says_what_it_said(results: Results) -> None:
+def test_every_view_and_table_is_unchanged(results: Results) -> None:
     assert_same(golden.views(results), stored(golden.GOLDEN / "results.json"))
 
 

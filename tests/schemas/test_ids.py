@@ -1,4 +1,4 @@
-"""Ids follow from content and place, alone."""
+"""Ids depend only on content and path."""
 
 import subprocess
 import sys
@@ -42,7 +42,7 @@ def test_ids_are_the_same_in_every_process() -> None:
     assert seen == {f"{question_id('à' + chr(10), ['x'])} {node_seed(7, 'q/g0')}\n"}
 
 
-def test_an_id_spells_out_its_place() -> None:
+def test_a_node_id_is_its_path() -> None:
     assert child_id(child_id(child_id("q", 0, 2), 1, 0), 2, 11) == "q/g2/v0/r11"
 
 

@@ -1,4 +1,4 @@
-"""Released versions never change, and older ones are read: these tests hold both."""
+"""Released schema versions never change, and older ones can be read."""
 
 import json
 import shutil
@@ -48,7 +48,7 @@ def test_a_forest_of_version_1_is_read_queried_and_relabelled(tmp_path: Path) ->
     assert verify(again) == []
 
 
-def test_every_column_says_what_it_holds() -> None:
+def test_every_column_is_documented() -> None:
     for field in [*QUESTIONS, *NODES]:
         assert len(field.metadata[b"doc"]) > 5, field.name
 

@@ -34,7 +34,7 @@ def weights(out: Path) -> dict[str, int]:
 
 
 def as_trained_before(out: Path) -> None:
-    """Take from a team what versions without baselines did not write."""
+    """Remove from a team what versions without baselines did not write."""
     text = (out / "team.toml").read_text()
     (out / "team.toml").write_text(text.replace("seed = 0\n", ""))
     new = {"seconds", "tokens", "tokens_per_second", "peak_memory", "device"}
@@ -45,7 +45,7 @@ def as_trained_before(out: Path) -> None:
         path.write_text(json.dumps(facts))
 
 
-def test_a_team_of_before_gets_its_baselines_on_equal_terms(tmp_path: Path) -> None:
+def test_an_older_team_gets_its_compute_matched_baselines(tmp_path: Path) -> None:
     forest = make_forest(tmp_path / "f", trees=6, n=(3, 2, 2), model=make_tiny(tmp_path / "tiny"))
     for config in RECIPE:
         export(forest, config, ALL_ROWS)
@@ -87,7 +87,7 @@ def test_a_team_of_before_gets_its_baselines_on_equal_terms(tmp_path: Path) -> N
     assert shared["rows"] == sum(records[f"{role}_sft"]["rows"] for role in ROLES)
     assert "every role" in (out / "shared_sft" / "README.md").read_text()
 
-    assert not team.lone  # for want of pairs, which is said, with the way to get them
+    assert not team.lone  # without pairs; a note says how to get them
     assert any("malt-lone" in n and "--role generator --format dpo" in n for n in notes)
     adapters, seen = read_team(path).by_set(), seen_by(read_team(path))
     require_adapters(find_settings(["star-sa-long", "star-ma-long+mv", "shared+mv"]), adapters)
@@ -102,7 +102,7 @@ def test_a_team_of_before_gets_its_baselines_on_equal_terms(tmp_path: Path) -> N
     plan.write_text(json.dumps(json.loads(plan.read_text()) | {"max_steps": 9}))
     trained = weights(out)
     records = train()
-    assert any("begun with 9 steps; 2 would be equal" in note for note in notes)
+    assert any("started with 9 steps, but 2 would match" in note for note in notes)
     assert weights(out).items() - trained.items() == {
         ("generator_dpo", weights(out)["generator_dpo"])
     }
@@ -121,7 +121,7 @@ def test_a_team_of_before_gets_its_baselines_on_equal_terms(tmp_path: Path) -> N
     assert weights(out) == trained
 
 
-def test_settings_of_a_baseline_need_every_role_and_a_team() -> None:
+def test_baseline_settings_need_a_team_with_every_role() -> None:
     team = {"team": {"generator": "g"}, "sft": {"generator": "g"}, "sft_long": {"generator": "g"}}
     require_adapters(
         find_settings(["malt", "star-ma", "star-sa-long"]), team

@@ -76,7 +76,7 @@ def test_dpo_raises_margin_and_accuracy_on_held_out_pairs(
 
 @pytest.mark.vllm
 @pytest.mark.filterwarnings("ignore")  # vLLM's own, of many kinds
-def test_vllm_loads_the_adapter_as_it_is(
+def test_vllm_loads_the_adapter(
     forest: Forest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next-token distribution of vLLM with the adapter is that of the trained model."""

@@ -1,4 +1,4 @@
-"""Training cuts no row: what does not fit is left out, counted and named before the first step."""
+"""Training truncates no row: rows that do not fit are left out and counted before training."""
 
 import json
 from functools import partial
@@ -61,7 +61,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory, forest: Forest) -> str:
 
 
 class Captured(Exception):
-    """Ends a training where `run` would begin, with its trainer."""
+    """Stops a training before its first step and carries the trainer."""
 
 
 @pytest.fixture
@@ -118,9 +118,7 @@ def test_the_trainer_gets_the_tokens_that_the_check_counted(
     assert len(notes) == 2  # one a split
 
 
-def test_what_was_left_out_is_noted_recorded_and_on_the_card(
-    forest: Forest, tmp_path: Path
-) -> None:
+def test_left_out_rows_are_noted_recorded_and_on_the_card(forest: Forest, tmp_path: Path) -> None:
     config, out = tmp_path / "c.toml", tmp_path / "out"
     config.write_text("[trainer]\nmax_length = 150\nper_device_train_batch_size = 2\n")
     words = ["--role", "verifier", "--dataset", forest.folder, "--max-steps", 1, "--json"]
@@ -136,8 +134,8 @@ def test_what_was_left_out_is_noted_recorded_and_on_the_card(
         lost = {why: reasons.count(why) for why in ("too_long", "not_a_prefix")}
         assert min(lost.values()) > 0
         assert record["left_out"][split] == {"refused_by_template": 0, **lost}
-        said = f"{sum(lost.values())} of {len(rows)} {split} rows left out at 150 tokens: "
-        (line,) = [line for line in run.stderr.splitlines() if said in line]
+        message = f"{sum(lost.values())} of {len(rows)} {split} rows left out at 150 tokens: "
+        (line,) = [line for line in run.stderr.splitlines() if message in line]
         for why, number in lost.items():
             first = rows[reasons.index(why)]["node_id"]
             assert f"{number} {why} (" in line
@@ -149,7 +147,7 @@ def test_what_was_left_out_is_noted_recorded_and_on_the_card(
     assert "| max_length | 150 |" in card
 
 
-def test_data_of_which_nothing_fits_is_refused_before_anything_is_written(
+def test_data_without_a_fitting_row_is_refused_before_anything_is_written(
     forest: Forest, tmp_path: Path
 ) -> None:
     settings = Recipe(trainer={"max_length": 8})

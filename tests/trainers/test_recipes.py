@@ -53,7 +53,7 @@ def logged(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", recipes())
-def test_the_first_loss_is_the_one_that_the_recipe_says(
+def test_the_first_loss_is_that_of_the_recipe(
     forest: Forest, sft: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
@@ -96,42 +96,44 @@ def test_a_config_overrides_the_recipe_and_the_recipe_the_papers(tmp_path: Path)
         read_recipe("dpo-nil")
     seeded = read_recipe("dpo-nll").seeded(3)
     assert [seeded.arguments(stage, 1)["seed"] for stage in STAGES] == [3, 3]
-    assert Recipe().seeded(0) == Recipe()  # a training begun without --seed is the same one
+    assert Recipe().seeded(0) == Recipe()  # a training started without --seed is the same one
 
 
-def test_a_loss_that_trl_does_not_know_is_named(forest: Forest, sft: Path, tmp_path: Path) -> None:
+def test_an_unknown_loss_is_named(forest: Forest, sft: Path, tmp_path: Path) -> None:
     settings = Recipe(dpo={"loss_type": ["sigmod"]})
     with pytest.raises(SpecError, match=r"\[dpo\] Unknown loss type: sigmod"):
         train_dpo("verifier", str(forest.folder), tmp_path / "o", adapter=str(sft), recipe=settings)
 
 
-def test_every_recipe_opens_with_its_command_and_is_named_by_help() -> None:
-    said = "".join(CliRunner().invoke(main, ["train", "--help"]).output.split())  # wraps at hyphens
+def test_every_recipe_starts_with_its_command_and_is_in_the_help() -> None:
+    message = "".join(
+        CliRunner().invoke(main, ["train", "--help"]).output.split()
+    )  # wraps at hyphens
     assert recipes()[0] == BASE
     for name in recipes():
         text = (resources.files("malt_data.trainers") / "recipes" / f"{name}.toml").read_text()
         assert text.startswith(f"# malt-data train --role all --recipe {name} --out ")
-        assert name in said
+        assert name in message
 
 
-def test_sft_from_an_adapter_begins_at_its_loss(forest: Forest, sft: Path, tmp_path: Path) -> None:
+def test_sft_from_an_adapter_starts_at_its_loss(forest: Forest, sft: Path, tmp_path: Path) -> None:
     recipe = Recipe(trainer={"eval_on_start": True})
     out = tmp_path / "more"
     options: dict[str, Any] = {"recipe": recipe, "max_steps": 1}
     record = train_sft("verifier", str(forest.folder), out, adapter=str(sft), **options)
     train_sft("verifier", str(forest.folder), tmp_path / "fresh", **options)
-    begun = [
+    losses = [
         next(line["eval_loss"] for line in logged(folder) if "eval_loss" in line)
         for folder in (out, tmp_path / "fresh")
     ]
     ended = [line["eval_loss"] for line in logged(sft) if "eval_loss" in line][-1]
-    assert begun[0] == pytest.approx(ended, abs=1e-3)
-    assert abs(begun[1] - ended) > 0.05
+    assert losses[0] == pytest.approx(ended, abs=1e-3)
+    assert abs(losses[1] - ended) > 0.05
     assert record["adapter"] == str(sft)
     assert f"| started from | {sft} |" in (out / "README.md").read_text()
 
 
-def test_a_record_says_what_the_training_cost(sft: Path) -> None:
+def test_a_record_has_the_cost_of_the_training(sft: Path) -> None:
     record = json.loads((sft / "training.json").read_text())
     assert record["tokens"] == record["metrics"]["num_tokens"] > 0
     assert 0 < record["seconds"] < 600

@@ -18,13 +18,13 @@ SAMPLING = {
 }
 
 
-def test_a_team_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
+def test_a_team_file_round_trips(tmp_path: Path) -> None:
     team = Team(model="m", adapters={"generator": "me/g"}, data={"g": "t@1"}, sampling=SAMPLING)
     write_team(tmp_path / "team.toml", team)
     assert read_team(tmp_path / "team.toml") == team
 
 
-def test_a_build_samples_with_the_adapters_that_are_named(tmp_path: Path) -> None:
+def test_a_build_samples_with_the_selected_adapters(tmp_path: Path) -> None:
     path = tmp_path / "team.toml"
     sft = {"generator": "me/g1", "verifier": "me/v1", "refiner": "me/r1"}
     team = Team(model="m", adapters={"generator": "me/g2"}, sft=sft)

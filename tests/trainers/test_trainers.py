@@ -68,7 +68,7 @@ def sft(tmp_path_factory: pytest.TempPathFactory, forest: Forest) -> Path:
 
 
 class Captured(Exception):
-    """Ends a training where `run` would begin, with its trainer."""
+    """Stops a training before its first step and carries the trainer."""
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_the_loss_is_on_the_completion_and_the_prompt_is_what_build_sent(
 
 
 @pytest.mark.parametrize("role", ["verifier", "refiner"])
-def test_dpo_sees_the_same_prompts_and_both_texts(
+def test_dpo_gets_the_same_prompts_and_both_texts(
     forest: Forest, tiny: str, sft: Path, tmp_path: Path, caught: list[Any], role: str
 ) -> None:
     import asyncio
@@ -160,7 +160,9 @@ def training_rows(forest: Forest, name: str) -> list[dict[str, Any]]:
 # --- what comes out -------------------------------------------------------------------------------
 
 
-def test_an_adapter_is_whole_and_says_what_made_it(forest: Forest, tiny: str, sft: Path) -> None:
+def test_an_adapter_is_complete_and_documents_its_training(
+    forest: Forest, tiny: str, sft: Path
+) -> None:
     names = {path.name for path in sft.iterdir()}
     assert {"adapter_config.json", "adapter_model.safetensors", "README.md", "training.json",
             "metrics.jsonl", "curves.svg"} <= names  # fmt: skip
@@ -221,7 +223,7 @@ def test_the_saved_adapter_is_the_trained_one_and_the_reference_stays(
     assert (trained - reference).abs().max() > 1e-6
 
 
-def test_a_reference_that_is_none_is_noticed(
+def test_a_wrong_reference_model_is_detected(
     forest: Forest, sft: Path, tmp_path: Path, caught: list[Any]
 ) -> None:
     with pytest.raises(Captured):
@@ -238,7 +240,7 @@ def test_a_reference_that_is_none_is_noticed(
 # --- long work ------------------------------------------------------------------------------------
 
 
-def test_a_finished_training_is_left_as_it_is_and_another_one_refused(
+def test_a_finished_training_is_kept_and_a_different_one_refused(
     forest: Forest, sft: Path, tmp_path: Path
 ) -> None:
     before = (sft / "adapter_model.safetensors").stat().st_mtime_ns
@@ -345,7 +347,7 @@ def test_a_team_is_trained_in_order_and_grows_the_next_forest(
 # --- what is refused, before the hours of work ----------------------------------------------------
 
 
-def test_what_cannot_be_trained_is_said_first(
+def test_unsuitable_data_is_refused_before_training(
     forest: Forest, tiny: str, sft: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -353,8 +355,8 @@ def test_what_cannot_be_trained_is_said_first(
     export(empty, config_named("verifier_dpo"))
     folder = str(forest.folder)
 
-    def refused(said: str, train: Any, *words: Any, kind: Any = TrainError, **more: Any) -> None:
-        with pytest.raises(kind, match=said):
+    def refused(message: str, train: Any, *words: Any, kind: Any = TrainError, **more: Any) -> None:
+        with pytest.raises(kind, match=message):
             train(*words, out, **{"recipe": FAST, **more})
         assert not out.exists() or not any(out.iterdir())
 
@@ -378,7 +380,7 @@ def test_what_cannot_be_trained_is_said_first(
     refused("cannot be read", train_sft, "verifier", str(parquet), model=tiny, kind=MaltError)
 
 
-def test_a_full_disk_is_said_first(
+def test_a_full_disk_is_refused_before_training(
     forest: Forest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import shutil
@@ -443,8 +445,8 @@ def test_from_the_hub_at_a_pinned_commit_and_back(forest: Forest, hub: Hub, tmp_
     home, out = tmp_path / "elsewhere", tmp_path / "out"
     words = ["train", "--role", "verifier", "--dataset", "ann/trees@v1", "--out", out,
              "--max-steps", "1"]  # fmt: skip
-    said, _ = malt(hub, home, *words, "--push", "ann/verifier", "--json")
-    assert json.loads(said)["verifier_sft"]["data"] == f"ann/trees@{commit}"
+    message, _ = malt(hub, home, *words, "--push", "ann/verifier", "--json")
+    assert json.loads(message)["verifier_sft"]["data"] == f"ann/trees@{commit}"
     files = hub.files("model", "ann/verifier", "main")
     assert files["adapter_model.safetensors"] == (out / "adapter_model.safetensors").read_bytes()
     assert commit in files["README.md"].decode()

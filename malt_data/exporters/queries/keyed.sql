@@ -14,8 +14,8 @@ SELECT
     finish_reason = 'length' AS truncated
 FROM chunk;
 
--- Nodes whose value depends on an answer that the grader could not decide: a leaf and its ancestors.
--- Only the answers of leaves enter values.
+-- Nodes whose value depends on an answer that the grader could not decide: a leaf and its
+-- ancestors. Only the answers of leaves enter values.
 CREATE OR REPLACE TEMP TABLE ungraded AS
 SELECT DISTINCT unnest([key, key >> 15 << 15, key >> 30 << 30]) AS key
 FROM keyed

@@ -1,5 +1,5 @@
--- Answers that change from wrong to right and from right to wrong, as shares of `passes`. If base is
--- null: within a pass, from its first turn to its last. If base is a setting: from its voted answer
+-- Answers that change from wrong to right and from right to wrong, as shares of `passes`.
+-- base null: within a pass, from its first turn to its last. base a setting: from its voted answer
 -- to this setting's on the same question and seed (MALT, Figure 2), which `passes` then counts.
 CREATE VIEW flips AS
 WITH ends AS (

@@ -2,7 +2,8 @@
 --
 -- If the verifier gives an answer, the same answer accepts and another one rejects. Otherwise its
 -- wording decides: Yes, No, Correct, Incorrect, … at the start, or "is correct", "is not right",
--- "is wrong", … in the first or last sentence. Contradictions, questions and conditions are unclear.
+-- "is wrong", … in the first or last sentence. Contradictions, questions and conditions are
+-- unclear.
 
 -- The text after the model's reasoning, without leading Markdown.
 CREATE MACRO spoken(said) AS

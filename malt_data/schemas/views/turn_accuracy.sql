@@ -1,5 +1,5 @@
--- Accuracy after each turn (MALT, Figure 3), of single passes and (voted) of the vote over all passes
--- of a question, if each ended there.
+-- Accuracy after each turn (MALT, Figure 3): of single passes, and (voted) of the vote over all
+-- passes of a question if each ended there.
 CREATE VIEW turn_accuracy AS
 WITH single AS (
     SELECT
