@@ -125,7 +125,7 @@ def settled(output: str) -> list[str]:
     lines = [line.rstrip() for line in output.splitlines() if ", ETA " not in line]
     for pattern, kept in VARIES:
         lines = [re.sub(pattern, kept, line) for line in lines]
-    return lines
+    return sorted(lines)
 
 
 @pytest.mark.model
