@@ -245,9 +245,7 @@ class _Build:
 
     async def grow_tree(self, question: Question) -> None:
         try:
-            nodes = await grow(
-                question, self.spec, self.spec.prompts, self.engine, self._on_completion
-            )
+            nodes = await grow(question, self.spec, self.engine, self._on_completion)
             rows = await grade(question, nodes, self.spec, self.engine.model, self.grader)
         except EngineDown:
             raise

@@ -1,11 +1,11 @@
-"""Grow one tree: n answers, n verifications of each, n refinements of each (*MALT* §4.2).
+"""Grow one tree: each turn is sampled n times under each text of the turn before (*MALT* §4.2).
 
 A node's children start as soon as it completes; there is no barrier between levels. One failed
 request fails the tree: it is not stored, and the next run grows it again.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -13,16 +13,16 @@ from typing import Any
 from malt_data.engines import Completion, Engine, Request
 from malt_data.errors import EngineDown, EngineError
 from malt_data.graders import Grader, extract_answer, grade_columns
-from malt_data.prompts.templates import Prompts, render
+from malt_data.prompts.templates import render
 from malt_data.schemas.forest import Question
 from malt_data.schemas.ids import child_id, node_seed
-from malt_data.schemas.roles import ROLES
+from malt_data.schemas.pipeline import Pipeline
 from malt_data.schemas.spec import BuildSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One completion and its position: `path` is its sample index at each level (g, v, r)."""
+    """One completion and its position: `path` is its sample index in each turn."""
 
     node_id: str
     parent_id: str | None
@@ -34,11 +34,10 @@ class Node:
 async def grow(
     question: Question,
     spec: BuildSpec,
-    prompts: Prompts,
     engine: Engine,
     on_completion: Callable[[Completion], None] = lambda _: None,
 ) -> list[Node]:
-    """Grow the tree of one question; return its nodes, parents before children.
+    """Grow the tree of one question; return its nodes in tree order, parents before children.
 
     on_completion: called with each completion as it arrives.
     Raises EngineError if a request fails permanently, EngineDown if no request can succeed.
@@ -46,13 +45,13 @@ async def grow(
     nodes: list[Node] = []
 
     async def expand(parent: Node | None, texts: tuple[str, ...]) -> None:
-        request = _request(question, spec, prompts, parent, texts)
+        request = _request(question, spec, parent, texts)
         async with aclosing(engine.complete(request)) as samples:  # type: ignore[type-var]
             async for sample, completion in samples:
-                node = _node(question, parent, sample, completion)
+                node = _node(question, spec.chain, parent, sample, completion)
                 nodes.append(node)
                 on_completion(completion)
-                if len(node.path) < len(ROLES):
+                if len(node.path) < len(spec.chain.turns):
                     group.create_task(expand(node, (*texts, node.text)))
 
     try:
@@ -64,30 +63,37 @@ async def grow(
 
 
 def _request(
-    question: Question,
-    spec: BuildSpec,
-    prompts: Prompts,
-    parent: Node | None,
-    texts: tuple[str, ...],
+    question: Question, spec: BuildSpec, parent: Node | None, texts: tuple[str, ...]
 ) -> Request:
     depth = len(texts)
+    turn = spec.chain.turns[depth]
     parent_id = parent.node_id if parent else question.question_id
-    samples = range(spec.branching[depth])
     return Request(
-        messages=render(prompts, question.kind, question.question, question.choices, texts),
-        seeds=tuple(node_seed(spec.seed, child_id(parent_id, depth, i)) for i in samples),
+        prompt=render(
+            spec.prompts,
+            spec.chain,
+            question.kind,
+            question.question,
+            question.choices,
+            texts,
+            plain=spec.chat_template.plain,
+        ),
+        seeds=tuple(node_seed(spec.seed, child_id(parent_id, turn.role, i)) for i in range(turn.n)),
         temperature=spec.temperature,
         max_tokens=spec.max_tokens or 0,
-        adapter=spec.adapters.get(ROLES[depth]),
+        adapter=spec.adapters.get(turn.role),
         priority=-depth,  # finish started trees before starting new ones
+        stop=spec.chat_template.stop,
     )
 
 
-def _node(question: Question, parent: Node | None, sample: int, completion: Completion) -> Node:
+def _node(
+    question: Question, pipeline: Pipeline, parent: Node | None, sample: int, completion: Completion
+) -> Node:
     path = (*(parent.path if parent else ()), sample)
     parent_id = parent.node_id if parent else question.question_id
     return Node(
-        node_id=child_id(parent_id, len(path) - 1, sample),
+        node_id=child_id(parent_id, pipeline.turns[len(path) - 1].role, sample),
         parent_id=parent.node_id if parent else None,
         path=path,
         text=_storable(completion.text),
@@ -121,32 +127,36 @@ async def grade(
 ) -> list[dict[str, Any]]:
     """Extract and grade the answers of a tree; return its rows, without values and labels."""
     rows = []
+    places = {node.node_id: place for place, node in enumerate(nodes)}
     for node in nodes:
         answer = extract_answer(node.text, question.kind, question.choices)
         verdict = await grader.verdict(answer, question.gold, question.kind, question.choices)
-        graded = grade_columns(answer, verdict, leaf=len(node.path) == len(ROLES))
-        rows.append(_row(question, node, spec, model) | graded)
+        graded = grade_columns(answer, verdict, leaf=len(node.path) == len(spec.chain.turns))
+        rows.append(_row(question, node, places, spec, model) | graded)
     return rows
 
 
-def _row(question: Question, node: Node, spec: BuildSpec, model: str) -> dict[str, Any]:
+def _row(
+    question: Question, node: Node, places: Mapping[str, int], spec: BuildSpec, model: str
+) -> dict[str, Any]:
     depth = len(node.path)
-    g, v, r = (*node.path, None, None)[:3]
-    role = ROLES[depth - 1]
+    role = spec.chain.turns[depth - 1].role
     return {
         "question_id": question.question_id,
+        "node": places[node.node_id],
+        "parent": None if node.parent_id is None else places[node.parent_id],
         "node_id": node.node_id,
         "parent_id": node.parent_id,
         "role": role,
         "depth": depth,
         "sample": node.path[-1],
-        "g": g,
-        "v": v,
-        "r": r,
         "text": node.text,
+        "thinking": None,
+        "extra": False,
         "finish_reason": node.completion.finish_reason,
         "prompt_tokens": node.completion.prompt_tokens,
         "completion_tokens": node.completion.completion_tokens,
+        "cached_tokens": None,
         "model": model,
         "adapter": spec.adapters.get(role),
         "seed": node.completion.seed,

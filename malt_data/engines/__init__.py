@@ -1,4 +1,4 @@
-"""Engines: messages in, n completions out, each yielded as soon as it is finished.
+"""Engines: a prompt in, n completions out, each yielded as soon as it is finished.
 
 One small protocol covers models in this process (`transformers`, `vllm`) and any OpenAI-compatible
 server (`openai`). There is one module per engine, and only that module imports its library.
@@ -19,21 +19,24 @@ T = TypeVar("T")
 
 Messages = tuple[dict[str, str], ...]
 """A chat; each message is `{"role": "system"|"user"|"assistant", "content": text}`."""
+Prompt = Messages | str
+"""A chat, or plain text for a base model without a chat template."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One call: the same messages sampled `len(seeds)` times.
+    """One call: the same prompt sampled `len(seeds)` times.
 
-    `priority`: lower goes first; builders pass minus the depth, so that started trees finish before
-    new ones start.
+    `stop`: strings at which a completion ends; they are not part of its text. `priority`: lower
+    goes first; builders pass minus the depth, so that started trees finish before new ones start.
     """
 
-    messages: Messages
+    prompt: Prompt
     seeds: tuple[int, ...]
     temperature: float
     max_tokens: int
     adapter: str | None = None
+    stop: tuple[str, ...] = ()
     priority: int = 0
 
 

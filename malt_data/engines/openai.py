@@ -148,7 +148,7 @@ class OpenAIEngine:
     async def _request(self, request: Request, seeds: Sequence[int]) -> list[Completion]:
         body: dict[str, Any] = {
             "model": request.adapter or self.model,
-            "messages": request.messages,
+            "messages": request.prompt,
             "temperature": request.temperature,
             "seed": seeds[0],
         }

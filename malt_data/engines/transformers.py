@@ -79,7 +79,7 @@ class TransformersEngine:
         Raises EngineError if the prompt plus `max_tokens` exceeds the model's context.
         """
         loaded = await self._load()
-        prompt = loaded.encode(request.messages)
+        prompt = loaded.encode(request.prompt)
         if len(prompt) + request.max_tokens > loaded.context_length:
             raise EngineError(
                 f"A prompt of {len(prompt)} tokens plus {request.max_tokens} for the answer exceed "

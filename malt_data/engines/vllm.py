@@ -174,7 +174,7 @@ class VLLMEngine:
 
     def _encode(self, request: Request) -> list[int]:
         prompt: list[int] = self._tokenizer.apply_chat_template(
-            list(request.messages), add_generation_prompt=True, return_dict=False
+            list(request.prompt), add_generation_prompt=True, return_dict=False
         )
         context = self._llm.model_config.max_model_len
         if len(prompt) + request.max_tokens > context:

@@ -1,111 +1,160 @@
-"""Prompts: one template per kind of question and role, shared by build, training and inference.
+"""Prompts: one template per kind of question and turn, shared by build, training and inference.
 
-The templates are in `prompts.toml` (`prompts_embedded.toml` for the embedded model), and a user's
-file can override any of them. The forest's manifest stores the templates that were used, so an
-export renders exactly the messages that a role was sampled with.
+The built-in templates are in `prompts*.toml`; a pipeline and a user's file can override any of them
+and add others. The forest's manifest stores the templates that were used, so an export renders
+exactly the prompt that a role was sampled with.
 
-    >>> prompts = load_prompts(None)
-    >>> [m["role"] for m in render(prompts, "numeric", "What is 2 + 2?", None, ())]
+    >>> from malt_data.schemas.pipeline import shipped
+    >>> prompts = complete_prompts(builtin(), shipped())
+    >>> [m["role"] for m in render(prompts, shipped(), "numeric", "What is 2 + 2?", None, ())]
     ['user']
 """
 
+import difflib
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from importlib import resources
-from pathlib import Path
 
-from malt_data.engines import Messages
+from malt_data.engines import Prompt
 from malt_data.errors import SpecError
 from malt_data.graders import KINDS
-from malt_data.schemas.roles import ROLES
-from malt_data.storage.documents import read_settings_file
+from malt_data.schemas.pipeline import Pipeline, Prompts, Turn
 
-Prompts = Mapping[str, Mapping[str, Mapping[str, str]]]
-"""kind → role → {"user": template, "system": template (optional)}."""
-
-_REQUIRED = {
-    "generator": {"question"},
-    "verifier": {"question", "initial_answer"},
-    "refiner": {"question", "initial_answer", "verification"},
-}
-_PLACEHOLDERS = ("question", "choices", "initial_answer", "verification")
-_PLACEHOLDER = re.compile(rf"\{{({'|'.join(_PLACEHOLDERS)})\}}")
-"""Only known names: a manifest from elsewhere may have others, which stay as they are."""
+_SPEAKERS = ("system", "user")
 _BRACED = re.compile(r"\{(\w+)\}")
 
 
-def load_prompts(
-    path: str | Path | None, builtin_file: str = "prompts.toml"
-) -> dict[str, dict[str, dict[str, str]]]:
-    """Return the built-in templates, overridden by those in the TOML file at `path`.
-
-    A kind that has no table in `builtin_file` is asked as `prompts.toml` says.
-    Raises SpecError for an unreadable file, an unknown kind, role or placeholder, or a template
-    without the placeholders that its role requires (*MALT* §4.1).
-    """
-    builtin = _builtin("prompts.toml") | _builtin(builtin_file)
-    if path is None:
-        return builtin
-    return merge_prompts(builtin, read_settings_file(path, "prompts file"), str(path))
+def builtin(file: str = "prompts.toml") -> Prompts:
+    """Return built-in templates; a kind without a table in `file` has those of `prompts.toml`."""
+    return _read("prompts.toml") | _read(file)
 
 
-def _builtin(file: str) -> dict[str, dict[str, dict[str, str]]]:
+def _read(file: str) -> Prompts:
     return tomllib.loads(resources.files(__package__).joinpath(file).read_text("utf-8"))
 
 
-def merge_prompts(
-    base: Prompts, overrides: object, where: str
-) -> dict[str, dict[str, dict[str, str]]]:
-    """Return the templates of `base`, overridden by `overrides`; errors mention `where`."""
-    merged = {kind: {role: dict(parts) for role, parts in base[kind].items()} for kind in KINDS}
-    for kind, roles in _table(overrides, where).items():
-        if kind not in KINDS:
-            raise SpecError(f"{where}: unknown kind [{kind}]. Use one of: {', '.join(KINDS)}.")
-        for role, parts in _table(roles, f"{where}: [{kind}]").items():
-            if role not in ROLES:
+def merge_prompts(base: Prompts, overrides: object, pipeline: Pipeline, where: str) -> Prompts:
+    """Return the templates of `base`, overridden by `overrides`; errors mention `where`.
+
+    Raises SpecError for an unknown turn or placeholder, or a template that does not show what its
+    turn must see (*MALT* §4.1).
+    """
+    merged = {kind: dict(names) for kind, names in base.items()}
+    known = list(dict.fromkeys(turn.template for turn in pipeline.turns))
+    for kind, names in _table(overrides, where).items():
+        _check_kind(kind, where)
+        for name, parts in _table(names, f"{where}: [{kind}]").items():
+            if name not in known:
                 raise SpecError(
-                    f"{where}: unknown role [{kind}.{role}]. Use one of: {', '.join(ROLES)}."
+                    f"{where}: unknown role [{kind}.{name}]. Use one of: {', '.join(known)}."
                 )
-            checked = _table(parts, f"{where}: [{kind}.{role}]")
-            _check(kind, role, checked, where)
-            merged[kind][role] = {key: str(text) for key, text in checked.items()}
+            checked = _check_parts(_table(parts, f"{where}: [{kind}.{name}]"), kind, name, where)
+            for index, turn in enumerate(pipeline.turns):
+                if turn.template == name:
+                    _check_placeholders(pipeline, index, kind, checked, where)
+            merged.setdefault(kind, {})[name] = checked
+        if missing := [name for name in known if name not in merged.get(kind, {})]:
+            raise SpecError(f"{where}: kind {kind!r} needs a template [{kind}.{missing[0]}] too.")
     return merged
+
+
+def complete_prompts(prompts: Prompts, pipeline: Pipeline) -> Prompts:
+    """Return the templates of the pipeline's turns, of the kinds that have one for every turn."""
+    names = [turn.template for turn in pipeline.turns]
+    return {
+        kind: {name: templates[name] for name in names}
+        for kind, templates in prompts.items()
+        if all(name in templates for name in names)
+    }
+
+
+def require_prompts(prompts: Prompts, pipeline: Pipeline, kinds: Collection[str]) -> None:
+    """Raise SpecError if questions of one of `kinds` cannot be asked."""
+    for kind in sorted(kinds):
+        if kind not in prompts:
+            names = dict.fromkeys(turn.template for turn in pipeline.turns)
+            raise SpecError(
+                f"There are questions of kind {kind!r}, but no prompts for them. Add "
+                + ", ".join(f"[prompts.{kind}.{name}]" for name in names)
+                + " to the pipeline file."
+            )
+
+
+def kept_kinds(prompts: Prompts, before: Prompts) -> Prompts:
+    """Return the templates of the kinds that were there before.
+
+    A kind added to malt-data since a forest or an evaluation was begun changes nothing in it.
+    """
+    return {kind: templates for kind, templates in prompts.items() if kind in before}
 
 
 def render(
     prompts: Prompts,
+    pipeline: Pipeline,
     kind: str,
     question: str,
     choices: Sequence[str] | None,
-    path: Sequence[str],
-) -> Messages:
-    """Return the messages for the role that comes after `path`.
+    texts: Sequence[str],
+    *,
+    plain: bool = False,
+) -> Prompt:
+    """Return the prompt of the turn that comes after `texts`, the texts of the turns before.
 
-    path: the texts so far: () for the generator, (answer,) for the verifier,
-    (answer, verification) for the refiner; an empty verification is allowed (§A.9).
+    plain: return one text for a base model instead of messages. A placeholder of the pipeline that
+    no turn fills is empty (*MALT* §A.9).
     """
-    parts = prompts[kind][ROLES[len(path)]]
-    values = {
-        "question": question,
-        "choices": render_choices(choices),
-        "initial_answer": path[0] if path else "",
-        "verification": path[1] if len(path) > 1 else "",
-    }
-    return tuple(
-        {"role": author, "content": _PLACEHOLDER.sub(lambda m: values[m[1]], parts[author])}
-        for author in ("system", "user")
-        if parts.get(author)
+    turn = len(texts)
+    values = {"question": question, "choices": render_choices(choices)}
+
+    def fill(template: str) -> str:
+        return "".join(
+            literal + ("" if name is None else _value(name, values, pipeline, texts, turn))
+            for literal, name in pieces(template, pipeline)
+        )
+
+    return _joined(
+        [(who, fill(text)) for who, text in templates(prompts, kind, pipeline.turns[turn])], plain
     )
 
 
-def pieces(template: str) -> list[tuple[str, str | None]]:
+def _value(
+    name: str, values: Mapping[str, str], pipeline: Pipeline, texts: Sequence[str], turn: int
+) -> str:
+    if name in values:
+        return values[name]
+    source = pipeline.source(name, turn)
+    return "" if source is None else texts[source]
+
+
+def _joined(messages: Sequence[tuple[str, str]], plain: bool) -> Prompt:
+    if plain:
+        return "\n\n".join(text for _, text in messages)
+    return tuple({"role": who, "content": text} for who, text in messages)
+
+
+def templates(prompts: Prompts, kind: str, turn: Turn) -> list[tuple[str, str]]:
+    """Return (speaker, template) of each message of a turn's prompt."""
+    parts = prompts[kind][turn.template]
+    return [(speaker, parts[speaker]) for speaker in _SPEAKERS if parts.get(speaker)]
+
+
+def pieces(template: str, pipeline: Pipeline) -> list[tuple[str, str | None]]:
     """Split a template into (literal text, name of the placeholder after it or None) pairs.
 
-    >>> pieces("Question: {question}!")
-    [('Question: ', 'question'), ('!', None)]
+    Other names in braces stay as they are: a manifest from elsewhere may have them.
+
+    >>> from malt_data.schemas.pipeline import shipped
+    >>> pieces("Question: {question}! {other}", shipped())
+    [('Question: ', 'question'), ('! {other}', None)]
     """
-    parts = _PLACEHOLDER.split(template)
+    return _pieces(template, ("question", "choices", *pipeline.placeholders))
+
+
+@lru_cache(maxsize=256)
+def _pieces(template: str, names: tuple[str, ...]) -> list[tuple[str, str | None]]:
+    parts = re.split(rf"\{{({'|'.join(names)})\}}", template)
     return list(zip(parts[::2], [*parts[1::2], None], strict=True))
 
 
@@ -120,21 +169,55 @@ def _table(value: object, where: str) -> Mapping[str, object]:
     return value
 
 
-def _check(kind: str, role: str, parts: Mapping[str, object], where: str) -> None:
-    name = f"{where}: [{kind}.{role}]"
+def _check_kind(kind: str, where: str) -> None:
+    """Raise SpecError for a misspelt kind; other names are kinds of the user's own."""
+    near = difflib.get_close_matches(kind, KINDS, n=1)
+    if kind not in KINDS and (near or not re.fullmatch("[a-z][a-z0-9_]{0,31}", kind)):
+        hint = f"Did you mean [{near[0]}]?" if near else "A kind is a lower-case name."
+        raise SpecError(f"{where}: unknown kind [{kind}]. {hint}")
+
+
+def _check_parts(parts: Mapping[str, object], kind: str, name: str, where: str) -> dict[str, str]:
+    where = f"{where}: [{kind}.{name}]"
+    texts = {}
     for key, text in parts.items():
-        if key not in ("user", "system") or not isinstance(text, str):
+        if key not in _SPEAKERS or not isinstance(text, str):
             raise SpecError(
-                f"{name} may only have 'user' and 'system' strings, not {key} = {text!r}."
+                f"{where} may only have 'user' and 'system' strings, not {key} = {text!r}."
             )
-    if "user" not in parts:
-        raise SpecError(f"{name} needs a 'user' template.")
-    used = set(_BRACED.findall("".join(str(text) for text in parts.values())))
-    required = _REQUIRED[role] | ({"choices"} if KINDS[kind].lettered else set())
-    if unknown := used - {*_PLACEHOLDERS}:
-        raise SpecError(f"{name}: unknown placeholder {{{sorted(unknown)[0]}}}.")
-    if missing := required - used:
-        raise SpecError(f"{name} must show the {role} {{{sorted(missing)[0]}}}.")
-    unavailable = {"generator": {"initial_answer", "verification"}, "verifier": {"verification"}}
-    if early := used & unavailable.get(role, set()):
-        raise SpecError(f"{name}: the {role} comes before {{{sorted(early)[0]}}} is written.")
+        texts[key] = text
+    if "user" not in texts:
+        raise SpecError(f"{where} needs a 'user' template.")
+    return texts
+
+
+def _check_placeholders(
+    pipeline: Pipeline, index: int, kind: str, parts: Mapping[str, str], where: str
+) -> None:
+    """Check that a turn sees the question, the text before it, and what the aliases stand for."""
+    turn = pipeline.turns[index]
+    where = f"{where}: [{kind}.{turn.template}]"
+    used = dict.fromkeys(_BRACED.findall("".join(parts.values())))
+    shown = set()
+    for name in used:
+        if name in ("question", "choices"):
+            continue
+        if name not in pipeline.placeholders:
+            names = ("question", "choices", *pipeline.placeholders)
+            known = ", ".join(f"{{{each}}}" for each in names)
+            raise SpecError(f"{where}: unknown placeholder {{{name}}}. There are {known}.")
+        try:
+            shown.add(pipeline.source(name, index))
+        except SpecError as error:
+            raise SpecError(f"{where}: {error}") from None
+    required = ["question", *(["choices"] if kind in KINDS and KINDS[kind].lettered else [])]
+    for name in required:
+        if name not in used:
+            raise SpecError(f"{where} must show the {turn.role} {{{name}}}.")
+    for name in (*pipeline.aliases, "previous"):
+        try:
+            source = pipeline.source(name, index)
+        except SpecError:  # nothing above fills it
+            continue
+        if source is not None and source not in shown:
+            raise SpecError(f"{where} must show the {turn.role} {{{name}}}.")

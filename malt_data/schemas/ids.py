@@ -6,15 +6,13 @@ third verification of the first answer.
 
     >>> question_id("What is 2 + 2?", None)
     '5f5d63edee44763e'
-    >>> child_id("5f5d63edee44763e/g0", 1, 2)
+    >>> child_id("5f5d63edee44763e/g0", "verifier", 2)
     '5f5d63edee44763e/g0/v2'
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
-
-from malt_data.schemas.roles import ROLES
 
 
 def question_id(question: str, choices: Sequence[str] | None) -> str:
@@ -27,9 +25,9 @@ def question_id(question: str, choices: Sequence[str] | None) -> str:
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def child_id(parent: str, depth: int, sample: int) -> str:
-    """Return the id of child `sample` of `parent`, which is at `depth` (0: the question)."""
-    return f"{parent}/{ROLES[depth][0]}{sample}"
+def child_id(parent: str, role: str, sample: int) -> str:
+    """Return the id of child `sample` of `parent`, a node or question, in the turn of `role`."""
+    return f"{parent}/{role[0]}{sample}"
 
 
 def sampling_key(seed: int, question_id: str) -> str:

@@ -4,20 +4,21 @@
 that it uses. The complete spec of a build, including prompts, is stored in `forest.json`, so a
 forest records how to grow it again.
 
-    >>> BuildSpec(n=2, n_refiner=3).branching
+    >>> BuildSpec(n=2, n_refiner=3).chain.branching
     (2, 2, 3)
     >>> EvalSpec(threshold=0.7)
     Traceback (most recent call last):
     malt_data.errors.SpecError: unknown setting 'threshold'
 """
 
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import field_validator, model_validator
 
 from malt_data.schemas.model import Field, Model
-from malt_data.schemas.roles import Role
+from malt_data.schemas.pipeline import ChatTemplate, Pipeline, Prompts, require_role, shipped
 
 _MAX = 10**9
 """Larger than any sensible count, smaller than the limits of the libraries."""
@@ -36,39 +37,64 @@ class QuestionSpec(Model):
     """Kind of free-form questions whose source does not give one; None: detect it."""
 
 
-class TreeSpec(Model):
-    """Which trees to grow: branching, adapters, seed. Defaults: *MALT* §4.2."""
+class PipelineSpec(Model):
+    """Who speaks after whom (*MALT* §4.1)."""
+
+    pipeline: Pipeline = Field(default_factory=shipped)
+
+    @field_validator("pipeline", mode="before")
+    @classmethod
+    def _by_name(cls, pipeline: Any) -> Any:
+        return shipped(pipeline) if isinstance(pipeline, str) else pipeline
+
+
+class TreeSpec(PipelineSpec):
+    """Which trees to grow: branching, adapters, seed. Defaults: *MALT* §4.2.
+
+    `n_ROLE` may be given for each role of the pipeline, e.g. `n_verifier=2`.
+    """
 
     shard: str | None = Field(None, pattern=r"^[0-9]{1,9}/[0-9]{1,9}$")
-    n: int = Field(3, ge=1, le=64)
-    n_generator: int | None = Field(None, ge=1, le=64)
-    n_verifier: int | None = Field(None, ge=1, le=64)
-    n_refiner: int | None = Field(None, ge=1, le=64)
-    adapters: dict[Role, str] = {}
+    n: int | None = Field(None, ge=1, le=64)
+    """Samples per parent in every turn; None: as in the pipeline."""
+    n_by_role: dict[str, Annotated[int, Field(ge=1, le=64)]] = {}
+    """Samples per parent by role; overrides `n`."""
+    adapters: dict[str, str] = {}
+    """The LoRA adapter of each role; a role without one uses the base model."""
     seed: int = Field(0, ge=-(2**63), lt=2**63)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _collect_branching(cls, values: Any) -> Any:
+        """Move `n_ROLE` into `n_by_role`; None there means not given."""
+        if not isinstance(values, dict):
+            return values
+        by_role, kept = {}, {}
+        for key, value in values.items():
+            if key.startswith("n_") and key != "n_by_role":
+                by_role[key.removeprefix("n_")] = value
+            else:
+                kept[key] = value
+        if by_role:
+            given = {role: n for role, n in by_role.items() if n is not None}
+            kept["n_by_role"] = {**kept.get("n_by_role", {}), **given}
+        return kept
+
     @model_validator(mode="after")
-    def _shard_in_range(self) -> Self:
+    def _check(self) -> Self:
         if self.shard is not None:
             index, count = map(int, self.shard.split("/"))
             if not 1 <= index <= count:
                 raise ValueError(f"shard must be I/K with I from 1 to K, not {self.shard}")
+        self.chain  # noqa: B018 - raises SpecError for an unknown role
+        for role in self.adapters:
+            require_role(role, self.pipeline.roles)
         return self
 
-    @property
-    def branching(self) -> tuple[int, int, int]:
-        """Samples per parent for generator, verifier and refiner."""
-        return (
-            self.n_generator or self.n,
-            self.n_verifier or self.n,
-            self.n_refiner or self.n,
-        )
-
-    @property
-    def nodes_per_tree(self) -> int:
-        """Nodes per tree; n + n² + n³ if all roles have the same branching (*MALT* §4.2)."""
-        g, v, r = self.branching
-        return g + g * v + g * v * r
+    @cached_property
+    def chain(self) -> Pipeline:
+        """The pipeline with the branching of this build."""
+        return self.pipeline.sampled(self.n, self.n_by_role)
 
 
 class SamplingSpec(Model):
@@ -80,7 +106,8 @@ class SamplingSpec(Model):
     concurrency: int | None = Field(None, ge=1, le=4096)
     temperature: float = Field(0.3, ge=0, le=5)
     max_tokens: int | None = Field(None, ge=1, le=_MAX)
-    prompts: dict[str, dict[str, dict[str, str]]] = {}
+    chat_template: ChatTemplate = ChatTemplate()
+    prompts: Prompts = {}
 
     @field_validator("base_url")
     @classmethod
@@ -124,7 +151,7 @@ class Labelled(Labels):
         return self.model_dump_json(exclude=None if self.regraded else {"regraded"}).encode()
 
 
-class EvalSpec(GraderSpec, SamplingSpec, QuestionSpec):
+class EvalSpec(GraderSpec, SamplingSpec, PipelineSpec, QuestionSpec):
     """All settings of an evaluation, or of one question to a team."""
 
 
@@ -141,9 +168,9 @@ class BuildSpec(LabelSpec, SamplingSpec, TreeSpec, QuestionSpec):
         Not included: the number of trees (`limit`), where and how fast they are sampled
         (`base_url`, `concurrency`, `shard`), and labels, which `relabel` may change.
         """
-        excluded = {"limit", "shard", "base_url", "concurrency", "threshold", "pooling", "n"}
+        excluded = {"limit", "shard", "base_url", "concurrency", "threshold", "pooling"}
+        excluded |= {"n", "n_by_role", "pipeline"}
         settings = self.model_dump(exclude=excluded)
         if "/" in self.questions and Path(self.questions).suffix:  # the same file, moved
             settings["questions"] = Path(self.questions).name
-        settings["n_generator"], settings["n_verifier"], settings["n_refiner"] = self.branching
-        return settings
+        return settings | {"pipeline": str(self.chain), "aliases": self.chain.aliases}
