@@ -43,15 +43,16 @@ async def grow(
     Raises EngineError if a request fails permanently, EngineDown if no request can succeed.
     """
     nodes: list[Node] = []
+    chain = spec.chain
 
     async def expand(parent: Node | None, texts: tuple[str, ...]) -> None:
-        request = _request(question, spec, parent, texts)
+        request = _request(question, spec, chain, parent, texts)
         async with aclosing(engine.complete(request)) as samples:  # type: ignore[type-var]
             async for sample, completion in samples:
-                node = _node(question, spec.chain, parent, sample, completion)
+                node = _node(question, chain, parent, sample, completion)
                 nodes.append(node)
                 on_completion(completion)
-                if len(node.path) < len(spec.chain.turns):
+                if len(node.path) < len(chain.turns):
                     group.create_task(expand(node, (*texts, node.text)))
 
     try:
@@ -63,15 +64,19 @@ async def grow(
 
 
 def _request(
-    question: Question, spec: BuildSpec, parent: Node | None, texts: tuple[str, ...]
+    question: Question,
+    spec: BuildSpec,
+    chain: Pipeline,
+    parent: Node | None,
+    texts: tuple[str, ...],
 ) -> Request:
     depth = len(texts)
-    turn = spec.chain.turns[depth]
+    turn = chain.turns[depth]
     parent_id = parent.node_id if parent else question.question_id
     return Request(
         prompt=render(
             spec.prompts,
-            spec.chain,
+            chain,
             question.kind,
             question.question,
             question.choices,
@@ -127,11 +132,12 @@ async def grade(
 ) -> list[dict[str, Any]]:
     """Extract and grade the answers of a tree; return its rows, without values and labels."""
     rows = []
+    turns = spec.pipeline.turns
     places = {node.node_id: place for place, node in enumerate(nodes)}
     for node in nodes:
         answer = extract_answer(node.text, question.kind, question.choices)
         verdict = await grader.verdict(answer, question.gold, question.kind, question.choices)
-        graded = grade_columns(answer, verdict, leaf=len(node.path) == len(spec.chain.turns))
+        graded = grade_columns(answer, verdict, leaf=len(node.path) == len(turns))
         rows.append(_row(question, node, places, spec, model) | graded)
     return rows
 
@@ -140,7 +146,7 @@ def _row(
     question: Question, node: Node, places: Mapping[str, int], spec: BuildSpec, model: str
 ) -> dict[str, Any]:
     depth = len(node.path)
-    role = spec.chain.turns[depth - 1].role
+    role = spec.pipeline.turns[depth - 1].role
     return {
         "question_id": question.question_id,
         "node": places[node.node_id],

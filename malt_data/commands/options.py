@@ -111,7 +111,24 @@ def grader_option(help: str = "How to read and compare answers.  [default: auto]
 
 
 def role_option(help: str, **attributes: Any) -> Decorator:
-    return click.option("--role", type=LazyChoice(_roles), help=help, **attributes)
+    return click.option("--role", help=help, **attributes)
+
+
+def pipeline_option() -> Decorator:
+    return setting(
+        "--pipeline",
+        metavar="NAME|FILE",
+        help="Who speaks after whom: malt, generator, refine, malt2, or a TOML file.  "
+        "[default: malt]",
+    )
+
+
+def read_pipeline(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return `settings` with the pipeline, a name or file in an option or a config, read."""
+    from malt_data.prompts.pipelines import find_pipeline
+
+    given = settings.get("pipeline")
+    return settings | {"pipeline": find_pipeline(given)} if isinstance(given, str) else settings
 
 
 def team_option(help: str, **attributes: Any) -> Decorator:
@@ -128,9 +145,3 @@ def _graders() -> Iterable[str]:
     from malt_data.graders import graders
 
     return graders()
-
-
-def _roles() -> Iterable[str]:
-    from malt_data.schemas.roles import ROLES
-
-    return (*ROLES, "all")

@@ -14,7 +14,6 @@ import polars as pl
 from malt_data.errors import ForestError, SpecError
 from malt_data.forests.forest import Forest
 from malt_data.graders import Grader, extract_answer, grade_columns, graded_as
-from malt_data.schemas.roles import ROLES
 
 GRADED = ("answer", "correct", "verdict", "reward")
 """The columns of `nodes` that depend only on a text and its question."""
@@ -28,6 +27,7 @@ class Golds:
     """
 
     def __init__(self, forest: Forest, grader_name: str) -> None:
+        self._deepest = len(forest.manifest.spec.pipeline.turns)
         self._rows: dict[str, tuple[str, list[str] | None, str]] = {}
         with Grader() as grader:
             for row in forest.questions().collect().iter_rows(named=True):
@@ -53,6 +53,6 @@ class Golds:
             gold, choices, kind = self._rows[question_id]
             answer = extract_answer(text, kind, choices)
             verdict = grader.grade(answer, gold, kind, choices)
-            grades.append(grade_columns(answer, verdict, leaf=depth == len(ROLES)))
+            grades.append(grade_columns(answer, verdict, leaf=depth == self._deepest))
         graded = pl.DataFrame(grades, schema={name: nodes.schema[name] for name in GRADED})
         return nodes.with_columns(graded)

@@ -135,8 +135,8 @@ def _joined(messages: Sequence[tuple[str, str]], plain: bool) -> Prompt:
 
 
 def templates(prompts: Prompts, kind: str, turn: Turn) -> list[tuple[str, str]]:
-    """Return (speaker, template) of each message of a turn's prompt."""
-    parts = prompts[kind][turn.template]
+    """Return (speaker, template) of each message of a turn's prompt; empty if there is none."""
+    parts = prompts.get(kind, {}).get(turn.template, {})
     return [(speaker, parts[speaker]) for speaker in _SPEAKERS if parts.get(speaker)]
 
 

@@ -39,6 +39,7 @@ from functools import cache
 from importlib import resources
 from typing import Self
 
+import pyarrow as pa
 from pydantic import model_validator
 
 from malt_data.errors import SpecError
@@ -152,6 +153,8 @@ class Pipeline(Model):
 
     def sampled(self, n: int | None, n_by_role: Mapping[str, int]) -> "Pipeline":
         """Return this pipeline with other branching: `n_by_role`, else `n`, else its own."""
+        if n is None and not n_by_role:
+            return self
         for role in n_by_role:
             require_role(role, self.roles)
         turns = (
@@ -207,6 +210,12 @@ class Pipeline(Model):
             f"{turn.role} {turn.n}" + (f" ({turn.prompt})" if turn.prompt else "")
             for turn in self.turns
         )
+
+
+def roles_table(pipeline: Pipeline) -> pa.Table:
+    """Return the roles as a table for SQL: `role`, and whether it `judges` the answer before."""
+    roles = pipeline.roles
+    return pa.table({"role": roles, "judges": [role in pipeline.judges for role in roles]})
 
 
 def require_role(role: str, roles: Sequence[str]) -> None:

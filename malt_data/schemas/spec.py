@@ -11,7 +11,6 @@ forest records how to grow it again.
     malt_data.errors.SpecError: unknown setting 'threshold'
 """
 
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -91,7 +90,7 @@ class TreeSpec(PipelineSpec):
             require_role(role, self.pipeline.roles)
         return self
 
-    @cached_property
+    @property
     def chain(self) -> Pipeline:
         """The pipeline with the branching of this build."""
         return self.pipeline.sampled(self.n, self.n_by_role)

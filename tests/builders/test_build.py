@@ -151,7 +151,7 @@ def test_failing_every_fifth_request_does_not_change_the_forest(tmp_path: Path, 
 def test_children_start_before_their_parents_siblings_complete(tmp_path: Path) -> None:
     """No barrier between levels: while one answer is slow, the other is verified and refined."""
     questions = write_questions(tmp_path / "q.jsonl", 1)
-    slow = node_seed(0, child_id(question_id("What is 0 plus 3?", None), 0, 1))
+    slow = node_seed(0, child_id(question_id("What is 0 plus 3?", None), "generator", 1))
 
     def delay(body: dict[str, Any]) -> float:
         return 1.0 if body["seed"] == slow else 0.0
@@ -339,7 +339,7 @@ def grown(tmp_path: Path) -> Iterator[tuple[OpenAIServer, Path, Path]]:
 @pytest.mark.parametrize(
     ("option", "difference"),
     [
-        (["--n", "3"], "n_generator is 2, not 3"),
+        (["--n", "3"], "pipeline is 'generator 2 → verifier 2"),
         (["--temperature", "0.9"], "temperature is 0.3, not 0.9"),
         (["--model", "other"], "model is 'm', not 'other'"),
         (["--seed", "5"], "seed is 0, not 5"),

@@ -21,6 +21,7 @@ def derive(
     questions = {row["question_id"]: row for row in forest.questions().collect().to_dicts()}
     candidates = _candidates(config, nodes)
     undecided = _resting_on_a_timeout(nodes)
+    depth = len(forest.manifest.spec.pipeline.turns)
     for one in candidates:
         names = [one[side]["node_id"] for side in ("chosen", "rejected") if side in one]
         one["ungraded"] = bool(undecided & set(names or [one["node_id"]]))
@@ -28,7 +29,7 @@ def derive(
         cut = {name for name, row in nodes.items() if row["finish_reason"] == "length"}
         for one in candidates:
             steps = one["node_id"].split("/")
-            path = {"/".join(steps[: i + 1]) for i in range(1, 4)}
+            path = {"/".join(steps[: i + 1]) for i in range(1, depth + 1)}
             one["finish_reason"] = "length" if cut & path else "stop"
     dropped: Counter[str] = Counter()
     for reason, holds in _rules(config, chosen, candidates):
@@ -53,7 +54,8 @@ def _in_turn(candidates: list[Row], holds: Any) -> list[tuple[Row, bool]]:
 def _resting_on_a_timeout(nodes: dict[str, Row]) -> set[str]:
     found = set()
     for row in nodes.values():
-        one: Row | None = row if row["depth"] == 3 and row["verdict"] == "timeout" else None
+        is_leaf = row["reward"] is not None
+        one: Row | None = row if is_leaf and row["verdict"] == "timeout" else None
         while one:
             found.add(one["node_id"])
             one = nodes.get(one["parent_id"])
@@ -61,7 +63,11 @@ def _resting_on_a_timeout(nodes: dict[str, Row]) -> set[str]:
 
 
 def _candidates(config: Config, nodes: dict[str, Row]) -> list[Row]:
-    mine = [row for row in nodes.values() if row["depth"] == config.depth]
+    mine = [
+        row
+        for row in nodes.values()
+        if (row["role"] == config.role if config.role else row["reward"] is not None)
+    ]
     if config.format.name != "dpo":
         return [{**row, "parent": row["parent_id"] or row["question_id"]} for row in mine]
     return [
@@ -117,8 +123,9 @@ def _row(
     while (above[0] if above else leaf)["parent_id"]:
         above.insert(0, nodes[(above[0] if above else leaf)["parent_id"]])
     path = () if config.format.name == "trajectory" else tuple(row["text"] for row in above)
+    spec = forest.manifest.spec
     prompt = render(
-        forest.manifest.spec.prompts,
+        spec.prompts, spec.pipeline,
         question["kind"], question["question"], question["choices"], path,
     )  # fmt: skip
     common = {"prompt": [dict(m) for m in prompt], "question_id": leaf["question_id"]}
