@@ -74,6 +74,7 @@ def _tree_options() -> Decorator:
             type=(str, int),
             multiple=True,
             hidden=True,
+            help="What --n-ROLE K is read as.",
         ),
     )
 

@@ -218,12 +218,14 @@ def roles_table(pipeline: Pipeline) -> pa.Table:
     return pa.table({"role": roles, "judges": [role in pipeline.judges for role in roles]})
 
 
-def require_role(role: str, roles: Sequence[str]) -> None:
-    """Raise SpecError unless `role` is one of `roles`."""
+def require_role(role: str, roles: Sequence[str], where: str = "") -> None:
+    """Raise SpecError unless `role` is one of `roles`; `where` begins the message."""
     if role not in roles:
         near = difflib.get_close_matches(role, roles, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        raise SpecError(f"No turn has the role {role!r}; the roles are {', '.join(roles)}.{hint}")
+        raise SpecError(
+            f"{where}No turn has the role {role!r}; the roles are {', '.join(roles)}.{hint}"
+        )
 
 
 @cache

@@ -87,7 +87,7 @@ class TreeSpec(PipelineSpec):
                 raise ValueError(f"shard must be I/K with I from 1 to K, not {self.shard}")
         self.chain  # noqa: B018 - raises SpecError for an unknown role
         for role in self.adapters:
-            require_role(role, self.pipeline.roles)
+            require_role(role, self.pipeline.roles, "adapters: ")
         return self
 
     @property

@@ -125,15 +125,17 @@ def _row(
     path = () if config.format.name == "trajectory" else tuple(row["text"] for row in above)
     spec = forest.manifest.spec
     prompt = render(
-        spec.prompts, spec.pipeline,
-        question["kind"], question["question"], question["choices"], path,
+        spec.prompts, spec.pipeline, question["kind"], question["question"], question["choices"],
+        path, plain=spec.chat_template.plain,
     )  # fmt: skip
-    common = {"prompt": [dict(m) for m in prompt], "question_id": leaf["question_id"]}
+    plain = isinstance(prompt, str)
+    shown = prompt if isinstance(prompt, str) else [dict(message) for message in prompt]
+    common = {"prompt": shown, "question_id": leaf["question_id"]}
     if config.format.name == "dpo":
         sides: Row = {}
         for side in ("chosen", "rejected"):
             node = one[side]
-            sides |= {side: _said(node["text"]), f"{side}_id": node["node_id"],
+            sides |= {side: _said(node["text"], plain), f"{side}_id": node["node_id"],
                       f"{side}_value": node["value"]}  # fmt: skip
         return common | sides
     text = leaf["text"]
@@ -141,8 +143,8 @@ def _row(
         text = "\n\n".join(row["text"] for row in [*above, leaf])
     label = {"label": leaf["label"]} if config.format.name == "kto" else {}
     named = {"node_id": leaf["node_id"], "value": leaf["value"]}
-    return common | {"completion": _said(text)} | named | label
+    return common | {"completion": _said(text, plain)} | named | label
 
 
-def _said(text: str) -> list[dict[str, str]]:
-    return [{"role": "assistant", "content": text}]
+def _said(text: str, plain: bool) -> Any:
+    return text if plain else [{"role": "assistant", "content": text}]

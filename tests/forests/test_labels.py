@@ -66,7 +66,7 @@ def frame_of(rewards: Any, question_id: str = "q") -> pl.DataFrame:
                 visit(child, (*path, sample), place)
 
     visit(rewards, (), None)
-    schema = {
+    schema: dict[str, Any] = {
         "path": pl.List(pl.Int64), "node": pl.Int32, "parent": pl.Int32, "depth": pl.Int8,
         "extra": pl.Boolean, "reward": pl.Float64,
     }  # fmt: skip

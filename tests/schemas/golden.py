@@ -172,7 +172,7 @@ def _served(folder: Path) -> Iterator[dict[str, Any]]:
 def build(folder: Path) -> Forest:
     """Grow a tree for each of QUESTIONS in `folder`/forest, with a few leaves left undecided."""
     with _served(folder) as asked:
-        spec = BuildSpec(**asked, n=2, n_refiner=3, seed=7)
+        spec = BuildSpec(**asked, n=2, n_by_role={"refiner": 3}, seed=7)
         report = build_forest(spec, Path("forest"))
     assert not report.failed
     assert not report.refused
