@@ -68,8 +68,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         facts = read_json(path)
         stamp = facts["schema"]
-        facts["spec"] = _BEFORE_PIPELINES | facts["spec"]
-        pipeline_of(facts)
+        if stamp == STAMP.decode():
+            facts["spec"] = _BEFORE_PIPELINES | facts["spec"]
+            pipeline_of(facts)  # raises SpecError
     except (OSError, ValueError, KeyError, TypeError, SpecError) as error:
         raise EvalError(
             f"{path} cannot be read ({error}). Restore it, or evaluate into a new folder. "
