@@ -309,15 +309,14 @@ def _with_team(team: "Team | None", given: dict[str, Any]) -> dict[str, Any]:
     if team is None:
         return given
     known = {name: team.sampling[name] for name in EvalSpec.model_fields if name in team.sampling}
-    settings = {"model": team.model, **known, **given}
-    if "pipeline" in given and "prompts" not in given and "prompts" in known:
+    if "pipeline" in given and "prompts" in known:
         names = {turn.template for turn in EvalSpec(**given).pipeline.turns}
-        kept = {
-            kind: {name: parts for name, parts in templates.items() if name in names}
+        known["prompts"] = {
+            kind: {name: templates[name] for name in templates if name in names}
             for kind, templates in known["prompts"].items()
+            if names & {*templates}
         }
-        settings["prompts"] = {kind: templates for kind, templates in kept.items() if templates}
-    return settings
+    return {"model": team.model, **known, **given}
 
 
 def _print_results(

@@ -119,7 +119,7 @@ async def _pass(
 ) -> list[Turn]:
     chain = memo.spec.pipeline.chain(setting.turns)
     turns: list[Turn] = []
-    for index, role in enumerate(turn.role for turn in chain.turns):
+    for index, role in enumerate(each.role for each in chain.turns):
         prompt = _prompt(question, memo.spec, chain, [turn.completion.text for turn in turns])
         spoken = sum(turn.role == role for turn in turns)
         turn_seed = _seed(question, seed, pass_index, role, spoken)

@@ -1,11 +1,10 @@
 """Evaluations of other pipelines, recomputed from their completions; and what none can play."""
 
-import asyncio
 import json
 import random
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,11 @@ from openai_server import OpenAIServer
 from shell import malt as run_malt
 
 from malt_data import Results, open_results
-from malt_data.engines import Completion, Gate, Request
 from malt_data.errors import EvalError, SpecError
 from malt_data.evaluation.evaluate import evaluate
 from malt_data.evaluation.plan import plan_evaluation
-from malt_data.evaluation.play import OTHERS, Memo, play
 from malt_data.evaluation.settings import find_settings
 from malt_data.prompts.pipelines import find_pipeline
-from malt_data.schemas.forest import Question
-from malt_data.schemas.pipeline import ChatTemplate
 from malt_data.schemas.spec import EvalSpec
 
 PIPELINE = """
@@ -352,6 +347,20 @@ def test_a_folder_from_before_pipelines_was_played_with_malt(
         assert re.search("a different (pipeline|prompts|chat_template)", message)
 
 
+def test_a_corrupt_pipeline_in_the_manifest_is_named(tmp_path: Path) -> None:
+    (tmp_path / "predictions.parquet").touch()
+    path = tmp_path / "eval.json"
+    broken: list[Any] = [[], {}, {"turns": 3}, {"turns": [{"role": "B"}]}, {"turns": [], "hats": 6}]
+    for pipeline in broken:
+        manifest = {"schema": "eval/1", "spec": {"pipeline": pipeline}}
+        path.write_text(json.dumps(manifest))
+        with pytest.raises(EvalError, match=r"eval\.json cannot be read"):
+            open_results(tmp_path)
+        path.write_text(json.dumps({**manifest, "schema": "eval/2"}))
+        with pytest.raises(EvalError, match="has schema eval/2"):
+            open_results(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("turns", "message"),
     [
@@ -432,55 +441,3 @@ def test_ask_prints_each_turn_of_a_pipeline(server: OpenAIServer, files: Path) -
     heads = [line for line in run.stdout.splitlines() if re.fullmatch(r"1 \w+", line)]
     assert heads == ["1 solver", "1 critic", "1 solver"]
     assert run.stdout.splitlines()[-1].startswith("Answer: ")
-
-
-class _Recording:
-    """An engine that keeps its requests: no server completes plain text here."""
-
-    model = "base"
-    gate = Gate(8)
-
-    def __init__(self) -> None:
-        self.requests: list[Request] = []
-
-    async def complete(self, request: Request) -> AsyncIterator[tuple[int, Completion]]:
-        self.requests.append(request)
-        text = f" text {len(self.requests)}"
-        yield 0, Completion(text, "stop", None, None, request.seeds[0])
-
-    async def close(self) -> None:
-        pass
-
-
-def test_a_base_model_is_sent_plain_text_with_its_stop_strings() -> None:
-    prompts = {
-        "numeric": {
-            "generator": {"system": "Sums.", "user": "Q: {question}\nA:"},
-            "verifier": {"user": "Q: {question}\nA:{initial_answer}\nRight?"},
-            "refiner": {"user": "Q: {question}\nA:{initial_answer}\n{verification}\nSo:"},
-        }
-    }
-    spec = EvalSpec(prompts=prompts, max_tokens=9,
-                    chat_template=ChatTemplate(plain=True, stop=("\n\n",)))  # fmt: skip
-    question = Question("q", "s", "", "1 + 2?", None, "3", "numeric", None, "{}")
-    engine = _Recording()
-
-    async def play_both() -> list[Any]:
-        memo = Memo(engine, spec)
-        ma, debate = find_settings(["ma", "debate"])
-        debate = debate.model_copy(update={"agents": 2, "rounds": 2})
-        return [*await play(question, ma, 0, memo, {}), *await play(question, debate, 0, memo, {})]
-
-    turns = asyncio.run(play_both())
-    assert {request.stop for request in engine.requests} == {("\n\n",)}
-    first = "Sums.\n\nQ: 1 + 2?\nA:"
-    assert [turn.prompt for turn in turns[:3]] == [
-        first,
-        "Q: 1 + 2?\nA: text 1\nRight?",
-        "Q: 1 + 2?\nA: text 1\n text 2\nSo:",
-    ]
-    agents = turns[3:]  # the first agent's first text is the generator's: text 1
-    assert [turn.prompt for turn in agents] == [first, first] + [
-        f"{first} text {own}\n\n" + OTHERS.replace("{answers}", f"Agent 1:  text {other}") + "\n\n"
-        for own, other in ((1, 4), (4, 1))
-    ]

@@ -1,5 +1,5 @@
--- Roles that judge as critics of the previous answer (judgement.sql): how often each turn accepts and
--- rejects right and wrong answers. Answers that could not be graded count as wrong, as elsewhere.
+-- Roles that judge the previous answer (judgement.sql): how often they accept and reject right and
+-- wrong answers, turn by turn. Answers that could not be graded count as wrong, as elsewhere.
 CREATE VIEW verdicts AS
 WITH judged AS (
     SELECT
