@@ -109,6 +109,10 @@ class Pipeline(Model):
             raise ValueError(f"{min(wrong)!r} has a meaning of its own: choose another name")
         if both := {*self.roles} & {*self.aliases}:
             raise ValueError(f"{min(both)!r} is a role and an alias")
+        speakers: dict[str, str] = {}
+        for turn in self.turns:
+            if (other := speakers.setdefault(turn.template, turn.role)) != turn.role:
+                raise ValueError(f"{other!r} and {turn.role!r} share the prompt {turn.template!r}")
         for alias, roles in self.aliases.items():
             if unknown := {*roles} - {*self.roles}:
                 raise ValueError(f"alias {alias!r}: no turn has the role {min(unknown)!r}")
@@ -166,7 +170,8 @@ class Pipeline(Model):
     def chain(self, names: Sequence[str]) -> "Pipeline":
         """Return the pipeline of the turns called `names`, by their `prompt` or else their role.
 
-        Raises SpecError if there is no such turn.
+        Each turn speaks once, and the texts of roles that are left out are empty. Raises SpecError
+        if there is no such turn.
         """
         turns = {turn.template: turn for turn in reversed(self.turns)}
         for name in names:
@@ -174,21 +179,24 @@ class Pipeline(Model):
                 raise SpecError(
                     f"The pipeline has no turn {name!r}. Its turns: {', '.join(reversed(turns))}."
                 )
-        chosen = tuple(turns[name] for name in names)
+        chosen = tuple(turns[name].updated(n=1) for name in names)
         roles = {turn.role for turn in chosen}
         aliases = {
-            alias: tuple(role for role in by if role in roles) for alias, by in self.aliases.items()
+            name: tuple(role for role in self.aliases.get(name, (name,)) if role in roles)
+            for name in (*self.aliases, *self.roles)
+            if name not in roles
         }
         return self.updated(turns=chosen, aliases=aliases)
 
     def source(self, placeholder: str, turn: int) -> int | None:
         """Return the index of the turn whose text fills a placeholder of turn `turn`.
 
-        None: its text is always empty. Raises SpecError if no turn above can fill it.
+        None: its text is always empty. Raises SpecError if no turn above can fill it, or if there
+        is none.
         """
         above = [each.role for each in self.turns[:turn]]
         roles: Sequence[str] = self.aliases.get(placeholder, (placeholder,))
-        if not roles:
+        if turn and not roles:
             return None
         for index in reversed(range(turn)):
             if placeholder == PREVIOUS or above[index] in roles:
