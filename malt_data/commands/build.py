@@ -20,7 +20,6 @@ from malt_data.commands.options import (
     json_option,
     pipeline_option,
     read_config,
-    read_pipeline,
     setting,
     team_option,
 )
@@ -66,7 +65,7 @@ class _BuildCommand(click.Command):
 
 def _tree_options() -> Decorator:
     return combine(
-        pipeline_option(),
+        pipeline_option,
         setting("--n", type=int, help="Samples per parent, for every role.  [default: 3]"),
         click.option(
             "--n-by-role",
@@ -146,7 +145,7 @@ def build(
     folder = out or default_folder()
     if adapter_set and team is None:
         raise click.UsageError("--adapters selects a team's adapters: pass --team too.")
-    given = read_pipeline(read_config(config) | drop_unset(options))
+    given = read_config(config) | drop_unset(options)
     given |= {f"n_{role}": n for role, n in by_role}
     team_settings = _team_settings(team, adapter_set or "team", given)
     spec = _build_spec(team_settings | given, folder)

@@ -131,23 +131,6 @@ def role_option(help: str, **attributes: Any) -> Decorator:
     return click.option("--role", help=help, **attributes)
 
 
-def pipeline_option() -> Decorator:
-    return setting(
-        "--pipeline",
-        metavar="NAME|FILE",
-        help="Who speaks after whom: malt, generator, refine, malt2, or a TOML file.  "
-        "[default: malt]",
-    )
-
-
-def read_pipeline(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return `settings` with the pipeline, a name or file in an option or a config, read."""
-    from malt_data.prompts.pipelines import find_pipeline
-
-    given = settings.get("pipeline")
-    return settings | {"pipeline": find_pipeline(given)} if isinstance(given, str) else settings
-
-
 def team_option(help: str, **attributes: Any) -> Decorator:
     return click.option("--team", type=FILE, help=help, **attributes)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
 import pyarrow.dataset as ds
 
 from malt_data.errors import EvalError
@@ -23,6 +22,7 @@ from malt_data.evaluation.parts import (
 from malt_data.evaluation.predictions import read_predictions
 from malt_data.schemas import layout
 from malt_data.schemas.evaluation import COMPLETIONS
+from malt_data.schemas.pipeline import roles_table
 from malt_data.storage.parquet import read_table
 
 
@@ -46,12 +46,8 @@ class Results:
     def tables(self) -> dict[str, ds.Dataset]:
         """Return the tables that SQL can read; `roles` says which roles judge."""
         pipeline = pipeline_of(self.manifest)
-        roles = {
-            "role": pipeline.roles,
-            "judges": [role in pipeline.judges for role in pipeline.roles],
-        }
         return {
-            "roles": ds.dataset(pa.table(roles)),
+            "roles": ds.dataset(roles_table(pipeline)),
             "questions": ds.dataset(read_questions(self.folder)),
             "completions": ds.dataset(CompletionParts(self.folder).paths(), schema=COMPLETIONS),
             "predictions": ds.dataset(read_predictions(self.folder)),

@@ -394,7 +394,7 @@ def test_wrong_settings_are_named() -> None:
         Selection(margin=3)
     with pytest.raises(SpecError, match="unknown setting 'strategie'"):
         Selection(**{"strategie": "all"})
-    with pytest.raises(SpecError, match="Unknown export .refiner_ppo.*dpo, kto"):
+    with pytest.raises(SpecError, match=r"Unknown export .refiner_ppo.*dpo, kto"):
         config_named("refiner_ppo")
     with pytest.raises(SpecError, match="span all roles"):
         select_configs(ROLES, "refiner", "trajectory")

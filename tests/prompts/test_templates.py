@@ -218,7 +218,7 @@ def test_an_invalid_pipeline_file_is_refused(content: str, message: str, tmp_pat
 
 
 def test_an_unknown_pipeline_is_answered_with_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="did you mean malt2|Did you mean malt"):
+    with pytest.raises(SpecError, match=r"Did you mean malt\?"):
         find_pipeline("mallt")
     with pytest.raises(SpecError, match="cannot be read"):
         find_pipeline(tmp_path / "none.toml")
