@@ -24,8 +24,8 @@ def complete_settings(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     defaults = manifest.spec.model_dump(exclude={"limit", "shard"}, exclude_none=True)
     if "n" in values:  # --n sets every role
         defaults.pop("n_by_role", None)
-    if "pipeline" in values:  # which has prompts of its own
-        for name in ("prompts", "chat_template"):
+    if "pipeline" in values:  # which says all of this itself
+        for name in ("n", "n_by_role", "prompts", "chat_template"):
             defaults.pop(name, None)
     if "questions" not in values and "limit" not in values:
         values = {"limit": manifest.spec.limit, **values}

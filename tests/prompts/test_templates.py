@@ -174,7 +174,7 @@ def test_without_a_verifier_the_refiner_sees_an_empty_verification() -> None:
     ("before", "after", "message"),
     [
         ('user = "{question} Solve it."', 'user = "{question} {critic}"', "it speaks first"),
-        ("Criticise: {solver}", "Criticise.", r"must show the critic \{previous\}"),
+        ("Criticise: {solver}", "Criticise.", r"must show the critic \{solver\}"),
         ("Criticise: {solver}", "{solver} {judge}", r"unknown placeholder \{judge\}.*\{previous\}"),
         ("{question} Criticise", "Criticise", r"must show the critic \{question\}"),
         ('role = "critic"', 'role = "Critic"', "should match pattern"),
