@@ -53,6 +53,12 @@ class Results:
             "predictions": ds.dataset(read_predictions(self.folder)),
         }
 
+    def view(self, name: str) -> str:
+        """Return the SQL of a view."""
+        from malt_data.storage.query import read_view
+
+        return read_view(name)
+
     def predictions(self) -> pl.DataFrame:
         """Return one row per setting, seed and question (`schemas.evaluation.PREDICTIONS`).
 

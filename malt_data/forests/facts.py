@@ -1,6 +1,5 @@
 """Facts about a forest: statistics per role, and a single tree."""
 
-from importlib import resources
 from typing import Any
 
 import polars as pl
@@ -11,9 +10,8 @@ from malt_data.forests.forest import Forest
 
 def stats(forest: Forest) -> dict[str, Any]:
     """Return {"forest": one row of facts, "roles": one row per role from the view `role_stats`}."""
-    query = resources.files("malt_data.schemas").joinpath("views/forest_stats.sql").read_text()
     return {
-        "forest": forest.sql(query).row(0, named=True),
+        "forest": forest.sql(forest.view("forest_stats")).row(0, named=True),
         "roles": forest.sql("FROM role_stats").to_dicts(),
     }
 

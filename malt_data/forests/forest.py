@@ -25,6 +25,7 @@ from malt_data.forests.parts import NodeParts
 from malt_data.schemas import layout
 from malt_data.schemas.forest import NODES, QUESTIONS, VERSION
 from malt_data.schemas.manifest import Manifest
+from malt_data.schemas.paths import fill_turns
 from malt_data.schemas.pipeline import roles_table
 from malt_data.schemas.spec import Labelled
 from malt_data.storage.hub import HUB, fetch_forest
@@ -83,6 +84,12 @@ class Forest:
             "roles": ds.dataset(roles_table(self.manifest.spec.pipeline)),
         }
 
+    def view(self, name: str) -> str:
+        """Return the SQL of a file in schemas/views, for the turns of this forest."""
+        from malt_data.storage.query import read_view  # imports DuckDB, which only this needs
+
+        return fill_turns(read_view(name), len(self.manifest.spec.pipeline.turns))
+
     def questions(self) -> pl.LazyFrame:
         """Return one row per question (`schemas.forest.QUESTIONS`), with or without a tree."""
         return pl.scan_pyarrow_dataset(self.questions_dataset())
@@ -93,7 +100,7 @@ class Forest:
 
     def sql(self, query: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:
         """Run one read-only DuckDB query over the views; raise QueryError if it fails."""
-        from malt_data.storage.query import run_query  # imports DuckDB, which only this needs
+        from malt_data.storage.query import run_query
 
         with self.reading():
             return pl.DataFrame(run_query(self, query, parameters))

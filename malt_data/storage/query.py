@@ -52,21 +52,29 @@ class Source(Protocol):
         """Return the tables by name."""
         ...
 
+    def view(self, name: str) -> str:
+        """Return the SQL that creates a view; `read_view`, unless it depends on the source."""
+        ...
+
+
+def read_view(name: str) -> str:
+    """Return the SQL of a view in schemas/views."""
+    return resources.files("malt_data.schemas").joinpath("views", f"{name}.sql").read_text("utf-8")
+
 
 def connect(source: Source) -> duckdb.DuckDBPyConnection:
     """Return a connection that can read the tables and views of `source` and nothing else."""
     connection = duckdb.connect(":memory:", config=_CONFIG)
     for name, table in source.tables().items():
         connection.register(name, table)
-    _create_views(connection, ("judgement", *source.views))
+    definitions = [read_view("judgement"), *map(source.view, source.views)]
+    _create_views(connection, definitions)
     lock_down(connection)
     return connection
 
 
-def _create_views(connection: duckdb.DuckDBPyConnection, names: Sequence[str]) -> None:
+def _create_views(connection: duckdb.DuckDBPyConnection, missing: list[str]) -> None:
     """Create views that build on each other, in whatever order they are listed."""
-    folder = resources.files("malt_data.schemas").joinpath("views")
-    missing = [folder.joinpath(f"{name}.sql").read_text("utf-8") for name in names]
     while missing:
         waiting: list[str] = []
         for sql in missing:

@@ -1,26 +1,16 @@
 -- The forest in one row: number of trees, how mixed they are, what the later turns fix and break of
--- the first answers.
-WITH RECURSIVE trees AS (
+-- the first answers. `schemas/paths.py` fills in the turns of the forest.
+WITH trees AS (
     SELECT question_id, avg(reward) AS reward
     FROM nodes
     WHERE reward IS NOT NULL
     GROUP BY question_id
 ),
-paths AS (
-    SELECT question_id, correct AS after, node, parent
-    FROM nodes
-    WHERE reward IS NOT NULL
-    UNION ALL
-    SELECT paths.question_id, paths.after, above.node, above.parent
-    FROM paths
-    JOIN nodes AS above
-        ON above.question_id = paths.question_id AND above.node = paths.parent
-),
 turns AS (
-    SELECT first.correct AS before, paths.after
-    FROM paths
-    JOIN nodes AS first USING (question_id, node)
-    WHERE paths.parent IS NULL AND first.reward IS NULL
+    SELECT {first}.correct AS before, {leaf}.correct AS after
+    FROM nodes AS {leaf}
+    {above}
+    WHERE {leaf}.reward IS NOT NULL AND {first}.reward IS NULL
 )
 SELECT
     (SELECT count(*) FROM questions) AS questions,
