@@ -72,7 +72,6 @@ def _facts(forest: Forest, repo: str, configs: list[Config]) -> dict[str, Any]:
         manifest=forest.manifest,
         spec=spec,
         pipeline=spec.chain,
-        story=_story(spec.chain),
         leaves=_leaves(spec.chain),
         questions=forest.manifest.questions,
         origin=_origin(spec.questions),
@@ -196,17 +195,6 @@ def _rebuild(forest: Forest) -> str:
         f"--{name} {shlex.quote(clean(str(v)))}" for name, v in flags.items() if v is not None
     ]
     return " \\\n    ".join(["malt-data build", *options])
-
-
-def _story(pipeline: Pipeline) -> str:
-    """Return a sentence that says who speaks after whom."""
-    if pipeline.name == DEFAULT:
-        return (
-            "For each question, a *generator*\nanswers, a *verifier* criticises each answer, and a "
-            "*refiner* writes final answers for each\ncriticism."
-        )
-    turns = ", then ".join(f"a *{turn.role}*" for turn in pipeline.turns)
-    return f"For each question: {turns}, each under every text of\nthe turn before."
 
 
 def _leaves(pipeline: Pipeline) -> list[tuple[str, int]]:
