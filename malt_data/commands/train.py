@@ -23,7 +23,11 @@ def _stages() -> tuple[str, ...]:
 
 
 @click.command()
-@role_option("Role to train; all trains the recipe's team and writes a team.toml.", required=True)
+@role_option(
+    "Role to train, as it is called in the dataset; all trains the recipe's team, every role of it, "
+    "and writes a team.toml.",
+    required=True,
+)
 @click.option(
     "--stage",
     type=LazyChoice(_stages),
