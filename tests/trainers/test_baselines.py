@@ -110,7 +110,7 @@ def test_an_older_team_gets_its_compute_matched_baselines(tmp_path: Path) -> Non
     assert read_team(path).lone == {"generator": str(out / "generator_dpo")}
     assert read_team(path).adapters["generator"] == str(out / "generator_sft")
 
-    own = SHORT.model_copy(update={"generator_dpo": True, "baselines": False})
+    own = SHORT.model_copy(update={"dpo_first": True, "baselines": False})
     train(recipe=own)  # the team's own now, and the baseline's still
     assert read_team(path).adapters["generator"] == str(out / "generator_dpo")
     assert read_team(path).lone == {"generator": str(out / "generator_dpo")}

@@ -8,6 +8,8 @@ from click.testing import CliRunner
 from malt_data.cli import main
 from malt_data.commands.build import _team_settings
 from malt_data.errors import SpecError
+from malt_data.schemas.pipeline import ChatTemplate, Pipeline
+from malt_data.schemas.spec import BuildSpec
 from malt_data.schemas.team import Team
 from malt_data.storage.team import read_team, write_team
 
@@ -36,6 +38,30 @@ def test_a_build_samples_with_the_selected_adapters(tmp_path: Path) -> None:
     run = CliRunner().invoke(main, ["build", "--adapters", "sft", "--dry-run"])
     assert run.exit_code == 2
     assert "pass --team too" in run.output
+
+
+def test_a_team_of_any_chain_has_the_roles_of_its_pipeline(tmp_path: Path) -> None:
+    pipeline = Pipeline(
+        name="duo",
+        turns=({"role": "solver", "n": 4}, {"role": "critic", "judges": True}, {"role": "solver"}),
+        aliases={"attempt": ["solver"]},
+    ).model_dump(mode="json", exclude_defaults=True)
+    chat_template = {"plain": True, "stop": ["\n"]}
+    sampling = {"temperature": 0.3, "pipeline": pipeline, "chat_template": chat_template}
+    adapters = {"solver": "me/s", "critic": "me/c"}
+    team = Team(model="m", adapters=adapters, sft={"solver": "me/s"}, sampling=sampling)
+    path = tmp_path / "team.toml"
+    write_team(path, team)
+    assert read_team(path) == team
+    assert (team.pipeline.roles, team.pipeline.branching) == (("solver", "critic"), (4, 3, 3))
+    assert team.require("team") == adapters
+    with pytest.raises(SpecError, match="no sft adapter for critic"):
+        team.require("sft")
+    with pytest.raises(SpecError, match=r"\[shared\] verifier: No turn has the role 'verifier'"):
+        Team(model="m", shared={"verifier": "me/v"}, sampling=sampling)
+    spec = BuildSpec(**_team_settings(path, "team"))  # the next round
+    assert (spec.adapters, spec.chain) == (adapters, team.pipeline)
+    assert spec.chat_template == ChatTemplate(**chat_template)
 
 
 def test_the_seed_0_is_written(tmp_path: Path) -> None:
