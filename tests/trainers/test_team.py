@@ -59,7 +59,7 @@ def test_a_team_of_any_chain_has_the_roles_of_its_pipeline(tmp_path: Path) -> No
         team.require("sft")
     with pytest.raises(SpecError, match=r"\[shared\] verifier: No turn has the role 'verifier'"):
         Team(model="m", shared={"verifier": "me/v"}, sampling=sampling)
-    spec = BuildSpec(**_team_settings(path, "team"))  # the next round
+    spec = BuildSpec(adapters=team.require("team"), **read_team(path).sampling)  # the next round
     assert (spec.adapters, spec.chain) == (adapters, team.pipeline)
     assert spec.chat_template == ChatTemplate(**chat_template)
 
