@@ -24,8 +24,7 @@ def _stages() -> tuple[str, ...]:
 
 @click.command()
 @role_option(
-    "Role to train, as it is called in the dataset; all trains the recipe's team, every role of it, "
-    "and writes a team.toml.",
+    "Role to train, as the dataset calls it; all trains a whole team and writes a team.toml.",
     required=True,
 )
 @click.option(

@@ -108,7 +108,7 @@ class Loaded:
         device = self.model.device
         prompts = list(dict.fromkeys(tuple(row.prompt) for row in rows))
         prompt_index = {prompt: index for index, prompt in enumerate(prompts)}
-        width = max(map(len, prompts))
+        width = max(2, *map(len, prompts))  # the last token of a prompt is not in the prefill
         ids = torch.tensor(
             [(self.eos_tokens[0],) * (width - len(p)) + p for p in prompts], device=device
         )

@@ -4,10 +4,10 @@ Every seed is a separate request, so each completion is returned as soon as it e
 prompt is computed once (prefix caching). The adapter is chosen per request, so the three roles of a
 team can run concurrently on one base model.
 
-Only temperature, seed, token limit and stop strings are set. As in the transformers engine, the model's own
-generation defaults (top_p, …) are not applied. The defaults on a CPU (float32, no compilation,
-2 GiB for the cache) are the fast ones there; `options` are passed to vLLM's AsyncEngineArgs and
-override them.
+Only temperature, seed, token limit and stop strings are set. As in the transformers engine, the
+model's own generation defaults (top_p, …) are not applied. The defaults on a CPU (float32, no
+compilation, 2 GiB for the cache) are the fast ones there; `options` are passed to vLLM's
+AsyncEngineArgs and override them.
 
     engine = await VLLMEngine.open("Qwen/Qwen3-4B", adapters=("out/verifier",))
     async for sample, completion in engine.complete(request): ...

@@ -50,7 +50,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Fit:
-    """What fits a model: its tokenizer, with a chat template or not, and the token limit per row."""
+    """What fits a model: its tokenizer, with the chat template if any, and the limit of tokens."""
 
     tokenizer: Any
     limit: int | None = None

@@ -69,7 +69,7 @@ def fetch_forest(name: str) -> Path:
 
 
 def fetch_manifest(name: str) -> tuple[Path, str]:
-    """Download the manifest of `user/name[@revision]`, if it has one; return (its folder, commit)."""
+    """Download the manifest of `user/name[@revision]`, if any; return (its folder, commit)."""
     repo, revision = parse_repo(name)
     with explain_hub_errors(name):
         from huggingface_hub import snapshot_download

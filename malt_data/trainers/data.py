@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from malt_data.errors import ExportError, TrainError, one_line
 from malt_data.exporters.export import ExportReport, read_report
-from malt_data.schemas import layout
 from malt_data.forests.manifest import read_manifest
+from malt_data.schemas import layout
 from malt_data.schemas.exports import Config, config_of
 from malt_data.schemas.pipeline import Pipeline, require_role, shipped
 from malt_data.storage.hub import fetch_export, fetch_manifest

@@ -258,8 +258,18 @@ def test_plain_text_is_tokenized_as_it_is(
     ids = tokenizer(PLAIN, return_tensors="pt").input_ids
     output = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=30)
     new = output[0, ids.shape[1] :].tolist()
-    (found,) = runner.run(gather(engine, Request(PLAIN, (1,), 0, 30)))
+    request = Request(PLAIN, (1,), 0, 30)
+    (found,) = runner.run(gather(engine, request))
     assert (found.text, found.prompt_tokens) == (tokenizer.decode(new), ids.shape[1])
+
+    one = replace(request, prompt="The", max_tokens=8)  # a single token, alone and beside others
+    ids = tokenizer(one.prompt, return_tensors="pt").input_ids
+    output = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8)
+    for answers in (
+        runner.run(gather_all(engine, one)),
+        runner.run(gather_all(engine, one, request)),
+    ):
+        assert answers[0][0].text == tokenizer.decode(output[0, 1:])
 
 
 @pytest.mark.parametrize("prompt", [PLAIN, ({"role": "user", "content": "Count from 1 to 20."},)])

@@ -300,7 +300,7 @@ def test_chats_cannot_be_checked_without_a_chat_template(
     forest: Forest, tokenizer: Any, tmp_path: Path
 ) -> None:
     templated(tokenizer, "").save_pretrained(tmp_path / "base")
-    base = load_fit(str(tmp_path / "base"))
+    base = load_fit(str(tmp_path / "base")).tokenizer
     with pytest.raises(ExportError, match=r"base has no chat template.* plain = true"):
         check(write(forest, "verifier_sft", tmp_path / "out"), base)
 

@@ -1,15 +1,18 @@
-"""Teams of other chains than malt's: which stages and baselines are trained, and what team.toml has."""
+"""Teams of other chains than malt's: their stages, their baselines, and what team.toml has."""
 
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from synthetic import make_forest
 from trainers.tiny import make_tiny
+from untemplated import without_chat_template
 
+from malt_data.cli import main
 from malt_data.exporters.export import export
 from malt_data.exporters.selection import Selection
 from malt_data.schemas.exports import config_of
-from malt_data.schemas.pipeline import Pipeline, shipped
+from malt_data.schemas.pipeline import ChatTemplate, Pipeline, shipped
 from malt_data.storage.team import read_team
 from malt_data.trainers.data import SHARED, load_rows, pipeline_of
 from malt_data.trainers.recipe import Recipe
@@ -80,6 +83,24 @@ def test_a_team_of_one_role_has_no_shared_adapter(tiny: str, tmp_path: Path) -> 
     records = train_team(str(forest.folder), out, recipe=SHORT)
     assert list(records) == ["generator_sft", "generator_dpo", "generator_sft_long"]
     assert read_team(out / "team.toml").lone == {"generator": str(out / "generator_dpo")}
+
+
+def test_a_base_model_is_trained_on_plain_text(tiny: str, tmp_path: Path) -> None:
+    base = without_chat_template(tmp_path / "base", tiny)
+    plain = ChatTemplate(plain=True, stop=("\n",))
+    forest = make_forest(
+        tmp_path / "f", 8, (2, 2), model=base, chat_template=plain, pipeline=shipped("refine")
+    )
+    run = CliRunner().invoke(main, ["export", str(forest.folder), "--check"])
+    assert run.exit_code == 0, run.output
+    (prompt, *_) = load_rows(str(forest.folder), "refiner", "sft").train["prompt"]
+    assert prompt.endswith("\nCorrected answer:")
+    no_baselines = SHORT.model_copy(update={"baselines": False})
+    records = train_team(str(forest.folder), tmp_path / "team", recipe=no_baselines)
+    assert list(records) == ["generator_sft", "refiner_sft", "refiner_dpo"]
+    team = read_team(tmp_path / "team" / "team.toml")
+    assert ChatTemplate(**team.sampling["chat_template"]) == plain
+    assert team.sampling["prompts"] == forest.manifest.spec.prompts
 
 
 def test_data_without_a_manifest_is_of_the_shipped_pipeline(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Plain text in training: the tokens that the engine sampled with, on a model without a template."""
+"""Plain text in training, without a chat template: the tokens that the engine sampled with."""
 
 import asyncio
 import json
@@ -158,19 +158,19 @@ def test_a_check_needs_no_chat_template_for_plain_text(
     for folder in (sft_rows, dpo_rows):
         facts = check(folder, load_fit(base))
         assert (facts["problems"], facts["rows"]) == ([], 16)
-    rows = [{"prompt": "Answer: ", "completion": "12"}, {"prompt": "Answer:", "completion": " "}]
+    rows: list[Any] = [
+        {"prompt": "Answer: ", "completion": "12"},
+        {"prompt": "Answer:", "completion": " "},
+    ]
     odd = check(write_rows(tmp_path / "odd", "sft", rows), load_fit(base))
     assert [problem.partition("(")[0] for problem in odd["problems"]] == [
         "verifier_sft: 1 rows have an empty text to learn ",
     ]
-    rows = [{"prompt": [{"role": "user", "content": "Hi"}], "completion": ODD_CHAT}]
-    chats = write_rows(tmp_path / "chats", "sft", rows)
+    user, assistant = ([{"role": role, "content": "Hi"}] for role in ("user", "assistant"))
+    chats = write_rows(tmp_path / "chats", "sft", [{"prompt": user, "completion": assistant}])
     for use in (lambda: check(chats, load_fit(base)), lambda: train(chats, tmp_path, base)):
         with pytest.raises(ExportError, match=r"rows are chats, .* plain = true"):
             use()
-
-
-ODD_CHAT = [{"role": "assistant", "content": "Hi"}]
 
 
 def train(rows: str, folder: Path, base: str) -> None:
@@ -180,16 +180,18 @@ def train(rows: str, folder: Path, base: str) -> None:
 def test_sft_and_dpo_learn_from_plain_text_on_the_embedded_model(
     sft_rows: str, dpo_rows: str, tmp_path: Path
 ) -> None:
+    settings = Recipe(
+        trainer={"per_device_train_batch_size": 2, "warmup_steps": 0},
+        sft={"learning_rate": 2e-4},
+        dpo={"learning_rate": 1e-4},
+    )
     model = without_chat_template(tmp_path / "base")
-    sft = Recipe(trainer={"per_device_train_batch_size": 8}, sft={"learning_rate": 2e-4})
-    train_sft("verifier", sft_rows, tmp_path / "sft", model=model, max_steps=3, recipe=sft)
+    options: dict[str, Any] = {"model": model, "recipe": settings, "max_steps": 2}
+    train_sft("verifier", sft_rows, tmp_path / "sft", **options)
     losses = logged(tmp_path / "sft")
     assert losses[-1] < losses[0]
     out = tmp_path / "dpo"
-    train_dpo(
-        "verifier", dpo_rows, out, adapter=str(tmp_path / "sft"), model=model, max_steps=2,
-        recipe=Recipe(trainer={"per_device_train_batch_size": 4}, dpo={"learning_rate": 1e-4}),
-    )  # fmt: skip
+    train_dpo("verifier", dpo_rows, out, adapter=str(tmp_path / "sft"), **options)
     losses = logged(out)
     assert losses[0] == pytest.approx(math.log(2), abs=1e-3)
     assert losses[-1] < losses[0]

@@ -94,8 +94,8 @@ def sent_by_build(forest: Forest, node_id: str, engine: Any) -> list[int]:
     question = questions[steps[0]]
     path = ["/".join(steps[: i + 1]) for i in range(1, len(steps) - 1)]
     messages = render(
-        forest.manifest.spec.prompts, forest.manifest.spec.pipeline, question["kind"], question["question"], question["choices"],
-        [nodes[name]["text"] for name in path],
+        forest.manifest.spec.prompts, forest.manifest.spec.pipeline, question["kind"],
+        question["question"], question["choices"], [nodes[name]["text"] for name in path],
     )  # fmt: skip
     tokens: list[int] = engine._loaded.result().encode(messages)
     return tokens
@@ -321,7 +321,7 @@ def test_a_team_is_trained_in_order_and_grows_the_next_forest(
         "refiner": str(out / "refiner_dpo"),
     }
     assert team.data["verifier_dpo"] == str(forest.folder)
-    assert team.pipeline.roles == ROLES
+    assert team.pipeline.roles == tuple(team.adapters)
     stamps = {p: p.stat().st_mtime_ns for p in out.glob("*/adapter_model.safetensors")}
     train_team(str(forest.folder), out, recipe=FAST, max_steps=1)
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
