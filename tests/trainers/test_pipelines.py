@@ -89,7 +89,7 @@ def test_a_base_model_is_trained_on_plain_text(tiny: str, tmp_path: Path) -> Non
     base = without_chat_template(tmp_path / "base", tiny)
     plain = ChatTemplate(plain=True, stop=("\n",))
     forest = make_forest(
-        tmp_path / "f", 8, (2, 2), model=base, chat_template=plain, pipeline=shipped("refine")
+        tmp_path / "f", 24, (3, 3), model=base, chat_template=plain, pipeline=shipped("refine")
     )
     run = CliRunner().invoke(main, ["export", str(forest.folder), "--check"])
     assert run.exit_code == 0, run.output
