@@ -176,9 +176,9 @@ class Loaded:
     def _truncate(self, tokens: list[int], stop: tuple[str, ...]) -> tuple[list[int], bool]:
         """Cut off what follows the first EOS token or stop string; return whether there was one.
 
-        Only the tokens of the last chunk are new. A stop string that ends in them starts at most
-        its length in bytes before, as a token has at least one; so the time does not depend on how
-        much was generated before.
+        Only the tokens of the last chunk are new. A stop string that ends in them begins at most
+        its length in bytes before them, as a token has at least one. So only these are decoded,
+        however long the text is.
         """
         finished = next((i for i, token in enumerate(tokens) if token in self.eos_tokens), None)
         if finished is not None:

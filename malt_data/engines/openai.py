@@ -251,7 +251,7 @@ class OpenAIEngine:
     def _status_error(self, error: openai.APIStatusError, attempts: str) -> EngineError:
         """Return the error for a 4xx or 5xx status."""
         status, message = error.status_code, self._server_message(error)
-        if status == 400 and "chat template" in message:  # as vLLM says it
+        if status == 400 and "provide a chat template" in message:  # as vLLM says it
             return EngineDown(
                 f"{self._url} serves a model without a chat template ({message}). Prompt it with "
                 f"plain text: {PLAIN_TEXT}."

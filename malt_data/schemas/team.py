@@ -65,17 +65,15 @@ class Team(Model):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for name, adapters in self.by_set().items():
+        roles = self.pipeline.roles  # raises SpecError if `sampling` is invalid
+        for adapters in self.by_set().values():
             for role in adapters:
-                try:
-                    require_role(role, self.pipeline.roles)
-                except SpecError as error:
-                    raise ValueError(f"[{table_of(name)}] {role}: {error}") from None
+                require_role(role, roles)
         return self
 
     @property
     def pipeline(self) -> Pipeline:
-        """Who speaks after whom; raises SpecError if `sampling` is invalid."""
+        """Who speaks after whom: the chain that the adapters were trained for."""
         return BuildSpec(**self.sampling).pipeline
 
     def by_set(self) -> AdapterSets:

@@ -416,7 +416,7 @@ def test_a_team_file_is_checked(tmp_path: Path) -> None:
     write_team(path, Team(model=hostile, adapters={"verifier": "me/v"}, data={}))
     assert read_team(path) == Team(model=hostile, adapters={"verifier": "me/v"})
     path.write_text('model = "m"\n[adapters]\ncritic = "c"\n')
-    with pytest.raises(SpecError, match=r"\[adapters\] critic: No turn has the role 'critic'"):
+    with pytest.raises(SpecError, match=r"team\.toml: No turn has the role 'critic'"):
         read_team(path)
     path.write_text('modle = "m"\n')
     with pytest.raises(SpecError, match="unknown setting 'modle'"):
