@@ -1,4 +1,5 @@
-"""A small HTTP server for /v1/chat/completions and /v1/models that misbehaves on request.
+"""A small HTTP server for /v1/chat/completions, /v1/completions and /v1/models that misbehaves on
+request.
 
 It runs in a thread of the test process on a free loopback port, keeps connections alive, and
 injects faults, so that tests use real sockets instead of mocks.
@@ -22,7 +23,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 
@@ -55,6 +56,8 @@ class Received:
     headers: dict[str, str]
 
 
+CHAT, PLAIN = "/v1/chat/completions", "/v1/completions"
+
 Answer = Callable[[list[dict[str, str]], int | None, int], str | Reply]
 
 
@@ -67,11 +70,15 @@ class OpenAIServer:
     """See the module. Every attribute may be changed while the server is running.
 
     answer: the text of one choice, given the messages, the request's seed and the choice's index.
+      A prompt in plain text is passed as one message of the user.
     models: the models in /v1/models; any other in a request is a 404. Empty: any is accepted.
     delay: seconds before a response, or a function of the request body.
     fail_first, fail_every: fail the first k and every k-th completion request with the next of
       `faults`, in rotation; 0: never.
     ignore_n: return one choice regardless of n. refuse_n: n > 1 is a 400.
+    keep_stop: leave the stop string at the end of the text.
+    has_completions: whether there is /v1/completions. has_chat: False: a chat is a 400, as vLLM
+      responds for a model without a chat template.
     refuse: return a fault for a request body, or None to accept it.
     extra_choices: how many more choices to return than requested.
     usage: False omits it; a mapping is sent as is.
@@ -90,6 +97,9 @@ class OpenAIServer:
         faults: Sequence[str | Fault] = ("500",),
         ignore_n: bool = False,
         refuse_n: bool = False,
+        keep_stop: bool = False,
+        has_completions: bool = True,
+        has_chat: bool = True,
         refuse: Callable[[dict[str, Any]], Fault | None] = lambda body: None,
         extra_choices: int = 0,
         usage: bool | Mapping[str, Any] = True,
@@ -105,6 +115,9 @@ class OpenAIServer:
         self.faults = faults
         self.ignore_n = ignore_n
         self.refuse_n = refuse_n
+        self.keep_stop = keep_stop
+        self.has_completions = has_completions
+        self.has_chat = has_chat
         self.refuse = refuse
         self.extra_choices = extra_choices
         self.usage = usage
@@ -126,7 +139,7 @@ class OpenAIServer:
     @property
     def bodies(self) -> list[dict[str, Any]]:
         """The bodies of the completion requests, in order of arrival."""
-        return [r.body for r in self.requests if r.path == "/v1/chat/completions"]
+        return [r.body for r in self.requests if r.path in (CHAT, PLAIN)]
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
@@ -188,7 +201,7 @@ class OpenAIServer:
         if received.path == "/v1/models":
             models = [{"id": name, "object": "model"} for name in self.models]
             return _http(200, {"object": "list", "data": models}), True
-        if received.path != "/v1/chat/completions":
+        if received.path not in (CHAT, PLAIN)[: 1 + self.has_completions]:
             return _error_response(404, "Not Found"), True
         delay = self.delay(received.body) if callable(self.delay) else self.delay
         if delay:
@@ -231,6 +244,12 @@ class OpenAIServer:
         raise ValueError(f"unknown fault: {fault}")
 
     def _refusal(self, body: dict[str, Any]) -> bytes | None:
+        if "messages" in body and not self.has_chat:
+            return _error_response(
+                400,
+                "As of transformers v4.44, default chat template is no longer allowed, so you must "
+                "provide a chat template if the tokenizer does not define one.",
+            )
         if fault := self.refuse(body):
             return _error_response(fault.status, fault.message, fault.headers, fault.code)
         if self.models and body["model"] not in self.models:
@@ -248,13 +267,16 @@ class OpenAIServer:
 
     def _complete(self, body: dict[str, Any]) -> dict[str, Any]:
         count = 1 if self.ignore_n else body.get("n", 1)
+        plain = "prompt" in body
+        messages = [{"role": "user", "content": body["prompt"]}] if plain else body["messages"]
         replies = []
         for sample in range(count + self.extra_choices):
-            choice = self.answer(body["messages"], body.get("seed"), sample)
-            replies.append(Reply(choice) if isinstance(choice, str) else choice)
+            choice = self.answer(messages, body.get("seed"), sample)
+            reply = Reply(choice) if isinstance(choice, str) else choice
+            replies.append(self._stopped(reply, body.get("stop", [])))
         usage = self.usage
         if usage is True:
-            prompt = sum(len(m["content"].split()) for m in body["messages"])
+            prompt = sum(len(m["content"].split()) for m in messages)
             completion = sum(len((r.text or "").split()) for r in replies)
             usage = {
                 "prompt_tokens": prompt,
@@ -264,20 +286,30 @@ class OpenAIServer:
         choices = [
             {
                 "index": index,
-                "message": {"role": "assistant", "content": reply.text, **reply.message},
+                **(
+                    {"text": reply.text}
+                    if plain
+                    else {"message": {"role": "assistant", "content": reply.text, **reply.message}}
+                ),
                 "logprobs": None,
                 "finish_reason": reply.finish_reason,
             }
             for index, reply in enumerate(replies)
         ]
         return {
-            "id": f"chatcmpl-{self._completions}",
-            "object": "chat.completion",
+            "id": f"{'cmpl' if plain else 'chatcmpl'}-{self._completions}",
+            "object": "text_completion" if plain else "chat.completion",
             "created": int(time.time()),
             "model": body["model"],
             "choices": choices,
             **({"usage": usage} if usage else {}),
         }
+
+    def _stopped(self, reply: Reply, stop: Sequence[str]) -> Reply:
+        """Return the reply, ended at the first of the stop strings."""
+        text = reply.text or ""
+        ends = [text.index(each) + len(each) * self.keep_stop for each in stop if each in text]
+        return replace(reply, text=text[: min(ends)], finish_reason="stop") if ends else reply
 
 
 async def _read(reader: asyncio.StreamReader) -> Received | None:

@@ -147,8 +147,7 @@ def build(
         raise click.UsageError("--adapters selects a team's adapters: pass --team too.")
     given = read_config(config) | drop_unset(options)
     given |= {f"n_{role}": n for role, n in by_role}
-    team_settings = _team_settings(team, adapter_set or "team", given)
-    spec = _build_spec(team_settings | given, folder)
+    spec = _build_spec(_with_team(team, adapter_set or "team", given), folder)
     if dry_run:
         print_facts(plan_build(spec, folder, prompts_file=prompts_file), as_json)
         return
@@ -192,21 +191,19 @@ def _require_complete(report: "BuildReport") -> None:
         )
 
 
-def _team_settings(path: Path | None, adapter_set: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a team, of which another pipeline takes what it has roles for."""
+def _with_team(path: Path | None, adapter_set: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a team, below those `given`."""
     if path is None:
-        return {}
+        return given
+    from malt_data.schemas.spec import BuildSpec
     from malt_data.storage.team import read_team
 
     team = read_team(path)
-    settings = {"model": team.model, "adapters": team.require(adapter_set), **team.sampling}
-    if (pipeline := given.get("pipeline")) is None:
-        return settings
-    names = {turn.template for turn in pipeline.turns}
-    kinds = settings.get("prompts", {}).items()
-    prompts = {kind: {n: t for n, t in parts.items() if n in names} for kind, parts in kinds}
-    adapters = {r: name for r, name in settings["adapters"].items() if r in pipeline.roles}
-    return settings | {"prompts": prompts, "adapters": adapters}
+    sampling = team.sampling_in(given.get("pipeline"))
+    roles = BuildSpec(**sampling).pipeline.roles
+    adapters = team.require(adapter_set).items()
+    used = {role: adapter for role, adapter in adapters if role in roles}
+    return {"model": team.model, **sampling, "adapters": used, **given}
 
 
 @click.command()

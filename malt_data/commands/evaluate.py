@@ -300,22 +300,13 @@ def _read_team(path: Path | None) -> "Team | None":
 
 
 def _with_team(team: "Team | None", given: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings `given`, over those of a team file, which may have some of builds too.
-
-    In another pipeline, the team keeps its prompts for the turns that this one has too.
-    """
+    """Return the settings `given`, over those of a team file, which may have some of builds too."""
     from malt_data.schemas.spec import EvalSpec
 
     if team is None:
         return given
-    known = {name: team.sampling[name] for name in EvalSpec.model_fields if name in team.sampling}
-    if "pipeline" in given and "prompts" in known:
-        names = {turn.template for turn in EvalSpec(**given).pipeline.turns}
-        known["prompts"] = {
-            kind: {name: templates[name] for name in templates if name in names}
-            for kind, templates in known["prompts"].items()
-            if names & {*templates}
-        }
+    sampling = team.sampling_in(given.get("pipeline"))
+    known = {name: sampling[name] for name in EvalSpec.model_fields if name in sampling}
     return {"model": team.model, **known, **given}
 
 

@@ -23,7 +23,10 @@ def _stages() -> tuple[str, ...]:
 
 
 @click.command()
-@role_option("Role to train; all trains the recipe's team and writes a team.toml.", required=True)
+@role_option(
+    "Role to train, as the dataset calls it; all trains a whole team and writes a team.toml.",
+    required=True,
+)
 @click.option(
     "--stage",
     type=LazyChoice(_stages),

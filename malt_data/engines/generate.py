@@ -12,8 +12,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from malt_data.engines import Messages
+from malt_data.engines import Prompt
 from malt_data.engines.embedded import resolve
+from malt_data.engines.prompts import encode
 from malt_data.engines.quiet import quiet_libraries
 from malt_data.errors import EngineDown
 
@@ -25,7 +26,8 @@ _CHUNK_TOKENS = 8
 
 
 Sampled = tuple[list[int], str, float]
-"""Tokens including the EOS token; the finish reason; seconds since the batch started."""
+"""Tokens up to and including the EOS token or the one that completes a stop string; the finish
+reason; seconds since the batch started."""
 
 
 @dataclass(slots=True, eq=False)
@@ -38,6 +40,7 @@ class Row:
     max_tokens: int
     adapter: str | None
     priority: int
+    stop: tuple[str, ...] = ()
     future: "Future[Sampled]" = field(default_factory=Future)
 
 
@@ -55,17 +58,15 @@ def settle(row: Row, outcome: Sampled | BaseException) -> None:
 class Loaded:
     """A model with its tokenizer, and the LoRA adapters loaded so far."""
 
+    name: str
     model: Any
     tokenizer: Any
     eos_tokens: tuple[int, ...]
     context_length: int
     adapters: dict[str, str] = field(default_factory=dict)
 
-    def encode(self, messages: Messages) -> list[int]:
-        ids: list[int] = self.tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, return_dict=False
-        )
-        return ids
+    def encode(self, prompt: Prompt) -> list[int]:
+        return encode(self.tokenizer, prompt, self.name)
 
     def decode(self, tokens: list[int]) -> str:
         text: str = self.tokenizer.decode(
@@ -107,7 +108,7 @@ class Loaded:
         device = self.model.device
         prompts = list(dict.fromkeys(tuple(row.prompt) for row in rows))
         prompt_index = {prompt: index for index, prompt in enumerate(prompts)}
-        width = max(map(len, prompts))
+        width = max(2, *map(len, prompts))  # the last token of a prompt is not in the prefill
         ids = torch.tensor(
             [(self.eos_tokens[0],) * (width - len(p)) + p for p in prompts], device=device
         )
@@ -165,19 +166,32 @@ class Loaded:
         """Settle the rows that have finished; return the indices of the others."""
         running = []
         for index, (row, tokens) in enumerate(zip(rows, sampled, strict=True)):
-            tokens, finished = self._truncate(tokens[: row.max_tokens])
+            tokens, finished = self._truncate(tokens[: row.max_tokens], row.stop)
             if finished or len(tokens) == row.max_tokens:
                 settle(row, (tokens, "stop" if finished else "length", time.monotonic() - started))
             elif not row.future.cancelled():
                 running.append(index)
         return running
 
-    def _truncate(self, tokens: list[int]) -> tuple[list[int], bool]:
-        """Cut off what follows the first EOS token; return the tokens and whether there was one."""
-        for index, token in enumerate(tokens):
-            if token in self.eos_tokens:
-                return tokens[: index + 1], True
-        return tokens, False
+    def _truncate(self, tokens: list[int], stop: tuple[str, ...]) -> tuple[list[int], bool]:
+        """Cut off what follows the first EOS token or stop string; return whether there was one.
+
+        Only the tokens of the last chunk are new. A stop string that ends in them begins at most
+        its length in bytes before them, as a token has at least one. So only these are decoded,
+        however long the text is.
+        """
+        finished = next((i for i, token in enumerate(tokens) if token in self.eos_tokens), None)
+        if finished is not None:
+            tokens = tokens[: finished + 1]
+        if stop:
+            new = max(0, len(tokens) - _CHUNK_TOKENS)
+            # One more: some tokenizers drop a space in front of the first token.
+            start = max(0, new - 1 - max(len(each.encode()) for each in stop))
+            if any(each in self.decode(tokens[start:]) for each in stop):
+                for end in range(new + 1, len(tokens) + 1):
+                    if any(each in self.decode(tokens[start:end]) for each in stop):
+                        return tokens[:end], True
+        return tokens, finished is not None
 
 
 class _Sampler:
@@ -249,17 +263,14 @@ def load(name: str, device: str | None, dtype: str | None, note: Callable[[str],
             f"The model {name} could not be loaded: {_first_line(error)} "
             "Check its name, the network and the memory of the device."
         ) from error
-    if not tokenizer.chat_template:
-        raise EngineDown(
-            f"{name} has no chat template. Use its instruction-tuned variant (…-Instruct, …-it)."
-        )
     eos_tokens = _eos_tokens(model, tokenizer)
     generation_config: Any = transformers.GenerationConfig
     model.generation_config = generation_config(
         eos_token_id=list(eos_tokens), pad_token_id=eos_tokens[0]
     )
     config = model.config.get_text_config()
-    return Loaded(model, tokenizer, eos_tokens, getattr(config, "max_position_embeddings", 1 << 30))
+    context_length = getattr(config, "max_position_embeddings", 1 << 30)
+    return Loaded(name, model, tokenizer, eos_tokens, context_length)
 
 
 def _first_line(error: Exception) -> str:

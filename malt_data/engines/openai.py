@@ -12,6 +12,8 @@ not used:
 - The typed `create()`: it validates request and response on every call, which takes half of the
   time. Sending and receiving plain JSON instead doubles the throughput.
 
+A chat is sent to /chat/completions, plain text to /completions.
+
 Servers differ, and the engine remembers what its server does not support: `n` ignored or rejected
 (then it sends one request per sample, each with its own seed), or `max_tokens` rejected for
 `max_completion_tokens`. An adapter is requested by its name as the model, as vLLM serves them.
@@ -30,6 +32,7 @@ from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 from malt_data.engines import Completion, Gate, Request, as_completed
+from malt_data.engines.prompts import PLAIN_TEXT
 from malt_data.engines.replies import base_models, completions
 from malt_data.errors import EngineDown, EngineError
 from malt_data.storage.documents import parse_json
@@ -146,15 +149,19 @@ class OpenAIEngine:
         return sample, completion
 
     async def _request(self, request: Request, seeds: Sequence[int]) -> list[Completion]:
+        plain = isinstance(request.prompt, str)
+        path = "/completions" if plain else "/chat/completions"
         body: dict[str, Any] = {
             "model": request.adapter or self.model,
-            "messages": request.prompt,
+            "prompt" if plain else "messages": request.prompt,
             "temperature": request.temperature,
             "seed": seeds[0],
         }
+        if request.stop:
+            body["stop"] = request.stop
         if len(seeds) > 1:
             body["n"] = len(seeds)  # omitted if 1: some servers reject the field itself
-        path, read = "/chat/completions", partial(completions, seeds=seeds)
+        read = partial(completions, seeds=seeds, stop=request.stop)
         async with self.gate.slot(request.priority):
             field = self._limit_field
             try:
@@ -244,6 +251,11 @@ class OpenAIEngine:
     def _status_error(self, error: openai.APIStatusError, attempts: str) -> EngineError:
         """Return the error for a 4xx or 5xx status."""
         status, message = error.status_code, self._server_message(error)
+        if status == 400 and "provide a chat template" in message:  # as vLLM says it
+            return EngineDown(
+                f"{self._url} serves a model without a chat template ({message}). Prompt it with "
+                f"plain text: {PLAIN_TEXT}."
+            )
         if status in (401, 403):
             reason = f": {message}" if status == 403 else ""  # a 401 may quote the key
             return EngineDown(
@@ -252,6 +264,8 @@ class OpenAIEngine:
             )
         if status in (404, 405):
             problem = f"has no model {self.model!r}" if self.model else "has no list of models"
+            if error.request.url.path == urlsplit(self._url).path + "/completions":
+                problem += " or no /completions, which plain text needs"
             return EngineDown(
                 f"{self._url} {problem}, or is not an API root ({status}: {message}). "
                 "Check --model, and that --base-url ends in /v1."

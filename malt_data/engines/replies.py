@@ -9,6 +9,7 @@ from typing import Any
 
 from malt_data.display import printable
 from malt_data.engines import Completion
+from malt_data.engines.prompts import cut
 from malt_data.errors import EngineDown
 
 _MAX_FINISH_REASON = 64
@@ -28,13 +29,14 @@ def base_models(reply: Any) -> list[str]:
     return names
 
 
-def completions(reply: Any, seeds: Sequence[int]) -> list[Completion]:
+def completions(reply: Any, seeds: Sequence[int], stop: Sequence[str] = ()) -> list[Completion]:
     """Return the completions of one response, at most as many as there are seeds.
 
-    Servers report completion tokens per response, not per choice; `_share` splits them.
+    Servers report completion tokens per response, not per choice; `_share` splits them. Some leave
+    the stop string at the end of the text (text-generation-inference): it is cut off.
     """
     choices = reply["choices"]
-    texts = [_text(choice["message"].get("content")) for choice in choices]
+    texts = [cut(_content(choice), stop) for choice in choices]
     if not texts:
         raise ValueError("no choices")
     usage = reply.get("usage") or {}
@@ -50,6 +52,11 @@ def completions(reply: Any, seeds: Sequence[int]) -> list[Completion]:
         )
         for choice, text, tokens, _ in zip(choices, texts, shares, seeds, strict=False)
     ]
+
+
+def _content(choice: Any) -> str:
+    """Return the text of a choice of /chat/completions or of /completions."""
+    return _text(choice["message"].get("content") if "message" in choice else choice["text"])
 
 
 def _text(content: Any) -> str:

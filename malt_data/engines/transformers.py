@@ -25,6 +25,7 @@ from typing import Any, Self
 
 from malt_data.engines import Completion, Gate, Request, as_completed
 from malt_data.engines.generate import Loaded, Row, Sampled, load, settle
+from malt_data.engines.prompts import cut
 from malt_data.errors import EngineDown, EngineError
 
 _SETTLE_SECONDS = 0.02
@@ -76,7 +77,8 @@ class TransformersEngine:
     async def complete(self, request: Request) -> AsyncIterator[tuple[int, Completion]]:
         """Yield (sample index, completion) for each seed, in order of completion.
 
-        Raises EngineError if the prompt plus `max_tokens` exceeds the model's context.
+        Raises EngineError if the prompt plus `max_tokens` exceeds the model's context, EngineDown
+        if it is a chat and the model has no chat template.
         """
         loaded = await self._load()
         prompt = loaded.encode(request.prompt)
@@ -95,10 +97,11 @@ class TransformersEngine:
                 request.max_tokens,
                 request.adapter,
                 request.priority,
+                request.stop,
             )
             async with self.gate.slot(request.priority):
                 tokens, reason, seconds = await self._enqueue(row)
-            text = loaded.decode(tokens)
+            text = cut(loaded.decode(tokens), request.stop)
             return index, Completion(text, reason, len(prompt), len(tokens), seed, seconds)
 
         async with as_completed(sample(i, seed) for i, seed in enumerate(request.seeds)) as results:

@@ -4,10 +4,10 @@ Every seed is a separate request, so each completion is returned as soon as it e
 prompt is computed once (prefix caching). The adapter is chosen per request, so the three roles of a
 team can run concurrently on one base model.
 
-Only temperature, seed and token limit are set. As in the transformers engine, the model's own
-generation defaults (top_p, …) are not applied. The defaults on a CPU (float32, no compilation,
-2 GiB for the cache) are the fast ones there; `options` are passed to vLLM's AsyncEngineArgs and
-override them.
+Only temperature, seed, token limit and stop strings are set. As in the transformers engine, the
+model's own generation defaults (top_p, …) are not applied. The defaults on a CPU (float32, no
+compilation, 2 GiB for the cache) are the fast ones there; `options` are passed to vLLM's
+AsyncEngineArgs and override them.
 
     engine = await VLLMEngine.open("Qwen/Qwen3-4B", adapters=("out/verifier",))
     async for sample, completion in engine.complete(request): ...
@@ -27,6 +27,7 @@ from typing import Any, Self
 
 from malt_data.engines import Completion, Gate, Request, as_completed
 from malt_data.engines.embedded import resolve
+from malt_data.engines.prompts import encode
 from malt_data.errors import EngineDown, EngineError, one_line
 from malt_data.storage.documents import read_json
 
@@ -68,7 +69,8 @@ class VLLMEngine:
     async def complete(self, request: Request) -> AsyncIterator[tuple[int, Completion]]:
         """Yield (sample index, completion) for each seed, in order of completion.
 
-        Raises EngineError if the prompt plus `max_tokens` exceeds the model's context.
+        Raises EngineError if the prompt plus `max_tokens` exceeds the model's context, EngineDown
+        if it is a chat and the model has no chat template.
         """
         await self._start()
         prompt = self._encode(request)
@@ -158,11 +160,6 @@ class VLLMEngine:
         self._note(f"Starting vLLM with {self.model} (half a minute or more).")
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
-            if not tokenizer.chat_template:
-                raise EngineDown(
-                    f"{self.model} has no chat template. "
-                    "Use its instruction-tuned variant (…-Instruct, …-it)."
-                )
             arguments = AsyncEngineArgs(model=source, **(options | self._options))
             return AsyncLLM.from_engine_args(arguments), tokenizer
         except (OSError, ValueError, RuntimeError) as error:
@@ -173,9 +170,7 @@ class VLLMEngine:
             ) from error
 
     def _encode(self, request: Request) -> list[int]:
-        prompt: list[int] = self._tokenizer.apply_chat_template(
-            list(request.prompt), add_generation_prompt=True, return_dict=False
-        )
+        prompt = encode(self._tokenizer, request.prompt, self.model)
         context = self._llm.model_config.max_model_len
         if len(prompt) + request.max_tokens > context:
             raise EngineError(
@@ -195,6 +190,7 @@ class VLLMEngine:
             temperature=request.temperature,
             seed=seed,
             max_tokens=request.max_tokens,
+            stop=list(request.stop),  # not part of the text, by vLLM's default
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         request_id = f"malt-{next(self._request_numbers)}"

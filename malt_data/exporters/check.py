@@ -1,4 +1,4 @@
-"""Check exported rows against the real chat template before training.
+"""Check exported rows against the real tokenizer and chat template before training.
 
 facts = check(Path("forest/exports/refiner_dpo"), load_fit("smollm2-135m"), gold_leaks(forest))
 facts["problems"]    # sentences; each would break training
@@ -22,8 +22,8 @@ _SHORTEST_SOLUTION = 20
 _LEAVE_OUT = "Leave them out: --tokenizer NAME."
 _SENTENCES = {
     "refused_by_template": "{n} rows are rejected by the chat template ({example}). " + _LEAVE_OUT,
-    "not_a_prefix": "{n} rows have a prompt that is not a prefix of prompt and completion under "
-    "the chat template ({example}): the loss would cover the wrong tokens. " + _LEAVE_OUT,
+    "not_a_prefix": "{n} rows have a prompt that is not a prefix of prompt and completion in the "
+    "model's tokens ({example}): the loss would cover the wrong tokens. " + _LEAVE_OUT,
     "too_long": "{n} rows have more than {limit} tokens ({example}): most trainers truncate them. "
     + _LEAVE_OUT,
     "identical": "{n} pairs have the same text on both sides ({example}): export without "
@@ -115,7 +115,8 @@ class _Tally:
             yield "leak"
         if "chosen" in row and row["chosen"] == row["rejected"]:
             yield "identical"
-        if not row.get("completion", row.get("chosen"))[0]["content"].strip():
+        text = row.get("completion", row.get("chosen"))
+        if not (text if isinstance(text, str) else text[0]["content"]).strip():
             yield "empty"
         if measured.reason:
             yield measured.reason

@@ -2,7 +2,8 @@
 
 TRL renders prompt and prompt + completion with the chat template and computes the loss on the
 additional tokens. So the first must be a prefix of the second, token for token, and the second must
-fit the model. For a pair this must hold for both texts.
+fit the model. For a pair this must hold for both texts. Plain text is tokenized as it is, with the
+EOS token at its end.
 
     fit = load_fit("Qwen/Qwen3-0.6B", max_length=1024)
     [row.reason for row in fit.measure(rows)]    # [None, "too_long", …]
@@ -16,6 +17,7 @@ from typing import Any
 
 import jinja2
 
+from malt_data.engines.prompts import PLAIN_TEXT
 from malt_data.errors import ExportError
 
 UNFIT = {
@@ -48,7 +50,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Fit:
-    """What fits a model: its tokenizer with the chat template, and the token limit per row."""
+    """What fits a model: its tokenizer, with the chat template if any, and the limit of tokens."""
 
     tokenizer: Any
     limit: int | None = None
@@ -56,8 +58,9 @@ class Fit:
     def measure(self, rows: Sequence[Mapping[str, Any]]) -> list[Measured]:
         """Return the token counts of rows in the format of an export or of TRL's trainers.
 
-        rows: `prompt` with `completion`, or with `chosen` and `rejected`; fastest with a few
-        hundred at once.
+        rows: `prompt` with `completion`, or with `chosen` and `rejected`, as messages or as plain
+        text; fastest with a few hundred at once. Raises ExportError for messages if the model has
+        no chat template.
         """
         sides = [side for side in SIDES if rows and side in rows[0]]
         prompts = self._encode([row["prompt"] for row in rows], add_generation_prompt=True)
@@ -104,6 +107,11 @@ class Fit:
         if isinstance(inputs[0], str):
             encoded = self.tokenizer(inputs, verbose=False)["input_ids"]
             return encoded
+        if not self.tokenizer.chat_template:
+            raise ExportError(
+                f"The rows are chats, but {self.tokenizer.name_or_path} has no chat template. Grow "
+                f"the forest with plain text: {PLAIN_TEXT}; or use an instruction-tuned model."
+            )
         try:
             encoded = self.tokenizer.apply_chat_template(
                 inputs, return_dict=False, tokenizer_kwargs={"verbose": False}, **options
@@ -118,7 +126,7 @@ class Fit:
 def load_fit(name: str, max_length: int | None = None) -> Fit:
     """Return the fit of the model or tokenizer `name`, limited to `max_length` tokens.
 
-    Raises ExportError if it cannot be loaded or has no chat template.
+    Raises ExportError if it cannot be loaded.
     """
     tokenizer, context = _load(name)
     return Fit(tokenizer, least(max_length, context))
@@ -155,8 +163,6 @@ def _load(name: str) -> tuple[Any, int | None]:
             f"The tokenizer {name} could not be loaded ({reason}). Pass a folder with a tokenizer "
             "or a model on the Hub: --tokenizer NAME"
         ) from None
-    if not tokenizer.chat_template:
-        raise ExportError(f"{name} has no chat template. Use an instruction-tuned tokenizer.")
     try:
         config = transformers.AutoConfig.from_pretrained(source)
     except (OSError, ValueError):  # a folder with only a tokenizer

@@ -20,6 +20,8 @@ DEFAULT_MAX_TOKENS = 1024
 """The default token limit of a completion."""
 EMBEDDED_MAX_TOKENS = 32
 """The same for the embedded model, which keeps generating long after it has answered."""
+PLAIN_STOP = ("\n",)
+"""The stop strings of plain text by default: the built-in templates ask for one line."""
 
 S = TypeVar("S", BuildSpec, EvalSpec)
 
@@ -39,6 +41,8 @@ def resolve_sampling(
     chat = spec.chat_template
     if pipeline.chat_template is not None and "chat_template" not in spec.model_fields_set:
         chat = pipeline.chat_template
+    if chat.plain and "stop" not in chat.model_fields_set:
+        chat = chat.updated(stop=PLAIN_STOP)
     prompts = builtin(_builtin_file(chat, embedded))
     where = f"pipeline {pipeline.name}"
     for tables, named in ((pipeline.prompts, where), (spec.prompts, "prompts")):

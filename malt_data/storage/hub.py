@@ -68,6 +68,19 @@ def fetch_forest(name: str) -> Path:
     return Path(folder)
 
 
+def fetch_manifest(name: str) -> tuple[Path, str]:
+    """Download the manifest of `user/name[@revision]`, if any; return (its folder, commit)."""
+    repo, revision = parse_repo(name)
+    with explain_hub_errors(name):
+        from huggingface_hub import snapshot_download
+
+        commit = head(repo, revision)
+        folder = snapshot_download(
+            repo, repo_type="dataset", revision=commit, allow_patterns=layout.MANIFEST
+        )
+    return Path(folder), commit
+
+
 def fetch_export(name: str, config: Config) -> tuple[Path, str]:
     """Download one export of `user/name[@revision]`; return (its folder in the cache, commit)."""
     repo, revision = parse_repo(name)
@@ -76,9 +89,12 @@ def fetch_export(name: str, config: Config) -> tuple[Path, str]:
 
         commit = head(repo, revision)
         subfolder = f"{layout.EXPORTS}/{config.name}/"
-        if not any(path.startswith(subfolder) for path in listing_of(repo, commit)):
+        paths = [path.split("/") for path in listing_of(repo, commit)]
+        exports = sorted({path[1] for path in paths if path[0] == layout.EXPORTS})
+        if config.name not in exports:
             raise HubError(
-                f"{name} on the Hub has no config {config.name}. Export and push it: malt-data "
+                f"{name} on the Hub has no config {config.name} (it has "
+                f"{', '.join(exports) or 'none'}). Export and push it: malt-data "
                 f"export --role {config.role} --format {config.format.name} --push {repo}"
             )
         folder = snapshot_download(

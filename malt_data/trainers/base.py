@@ -56,8 +56,6 @@ def load_base(name: str, quantize: str | None) -> tuple[Any, "PreTrainedTokenize
         )
     except (OSError, ValueError, ImportError) as error:
         raise TrainError(f"The base model {name} could not be loaded: {one_line(error)}") from None
-    if not tokenizer.chat_template:
-        raise TrainError(f"{name} has no chat template. Use its instruction-tuned variant.")
     return model, tokenizer
 
 

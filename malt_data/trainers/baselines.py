@@ -1,7 +1,8 @@
 """Train compute-matched baselines: as many optimiser steps, but without MALT's roles or its DPO.
 
     sft_long   each role's SFT adapter, trained with SFT for as many more steps as its DPO had
-    lone       a generator alone, with DPO on its own pairs, starting from its SFT adapter
+    lone       the role that speaks first, alone, with DPO on its own pairs, starting from its SFT
+               adapter
     shared     one adapter for all roles: SFT on all their rows, starting from a new LoRA, with as
                many steps as the SFT stages of the roles together
 
@@ -9,20 +10,16 @@ Baselines use the same settings as the team; each stage has its own learning-rat
 does. The settings `star-sa-long`, `star-ma-long`, `malt-lone` and `shared` evaluate them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from malt_data.errors import MaltError
-from malt_data.schemas.roles import ROLES
 from malt_data.storage.documents import read_json
 from malt_data.trainers.data import SHARED
 from malt_data.trainers.dpo import train_dpo
 from malt_data.trainers.sft import train_sft
 from malt_data.trainers.training import PLAN
-
-LONE = "generator"
-"""The role that answers alone in the baseline `lone`."""
 
 Records = dict[str, dict[str, Any]]
 Tables = dict[str, dict[str, str]]
@@ -32,24 +29,27 @@ def train_baselines(
     source: str,
     out: Path,
     team: Mapping[str, dict[str, Any]],
+    roles: Sequence[str],
     *,
     note: Callable[[str], None],
     **options: Any,
 ) -> tuple[Records, Tables]:
     """Train the baselines of a finished team, one folder each in `out`; skip finished ones.
 
-    team: the records of the team's stages by folder. Returns the baselines' records by folder, and
-    `{"sft_long": {role: folder}, …}`. If the generator has no pairs, `lone` is skipped with a note.
-    Raises the errors of `train_sft` and `train_dpo`.
+    team: the records of the team's stages by folder. roles: in the order in which they speak.
+    Returns the baselines' records by folder, and `{"sft_long": {role: folder}, …}`. If the first
+    role has no pairs, `lone` is skipped with a note; a team of one role has no `shared`. Raises the
+    errors of `train_sft` and `train_dpo`.
     """
     options["note"] = note
-    lone = f"{LONE}_dpo"
+    first = roles[0]
+    lone = f"{first}_dpo"
     records: Records = {}
     if lone not in team:
         note(f"Baseline {lone}")
-        if record := _lone(source, out, options):
+        if record := _lone(first, source, out, options):
             records[lone] = record
-    tables: Tables = {"lone": {LONE: lone} if {lone} & {*team, *records} else {}}
+    tables: Tables = {"lone": {first: lone} if {lone} & {*team, *records} else {}}
 
     def sft(role: str, key: str, steps: int, adapter: str | None = None) -> None:
         steps = _planned_steps(out / key, steps, note)
@@ -58,20 +58,22 @@ def train_baselines(
             role, source, out / key, adapter=adapter, **options | {"max_steps": steps}
         )
 
-    dpo = {name: record["steps"] for name, record in {**team, **records}.items() if "_dpo" in name}
-    for role in ROLES:
-        # A generator without DPO has no steps to match, so it gets the maximum over the roles.
-        steps = dpo.get(f"{role}_dpo", max(dpo.values()))
-        sft(role, f"{role}_sft_long", steps, str(out / f"{role}_sft"))
-    sft(SHARED, f"{SHARED}_sft", sum(team[f"{role}_sft"]["steps"] for role in ROLES))
-    tables["sft_long"] = {role: f"{role}_sft_long" for role in ROLES}
-    tables["shared"] = dict.fromkeys(ROLES, f"{SHARED}_sft")
+    trained = {**team, **records}
+    dpo = {role: trained[f"{role}_dpo"]["steps"] for role in roles if f"{role}_dpo" in trained}
+    if dpo:
+        for role in roles:
+            # A role without DPO has no steps to match, so it gets the maximum over the roles.
+            steps = dpo.get(role, max(dpo.values()))
+            sft(role, f"{role}_sft_long", steps, str(out / f"{role}_sft"))
+        tables["sft_long"] = {role: f"{role}_sft_long" for role in roles}
+    if len(roles) > 1:
+        sft(SHARED, f"{SHARED}_sft", sum(team[f"{role}_sft"]["steps"] for role in roles))
+        tables["shared"] = dict.fromkeys(roles, f"{SHARED}_sft")
     return records, tables
 
 
-def _lone(source: str, out: Path, options: dict[str, Any]) -> dict[str, Any] | None:
-    """Train the lone generator; return its record, or None (and note it) if there are no pairs."""
-    role = LONE
+def _lone(role: str, source: str, out: Path, options: dict[str, Any]) -> dict[str, Any] | None:
+    """Train the first role alone; return its record, or None (and note it) without pairs."""
     folder = out / f"{role}_dpo"
     try:
         return train_dpo(role, source, folder, adapter=str(out / f"{role}_sft"), **options)
@@ -86,7 +88,7 @@ def _lone(source: str, out: Path, options: dict[str, Any]) -> dict[str, Any] | N
 def _planned_steps(folder: Path, steps: int, note: Callable[[str], None]) -> int:
     """Return the steps of an existing training in `folder`, else `steps`.
 
-    They differ if a generator's pairs were exported after its `sft_long` was trained.
+    They differ if the first role's pairs were exported after its `sft_long` was trained.
     """
     try:
         before = int(read_json(folder / PLAN)["max_steps"])

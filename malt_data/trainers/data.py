@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from malt_data.errors import ExportError, TrainError, one_line
 from malt_data.exporters.export import ExportReport, read_report
+from malt_data.forests.manifest import read_manifest
 from malt_data.schemas import layout
 from malt_data.schemas.exports import Config, config_of
-from malt_data.schemas.roles import ROLES
-from malt_data.storage.hub import fetch_export
+from malt_data.schemas.pipeline import Pipeline, require_role, shipped
+from malt_data.storage.hub import fetch_export, fetch_manifest
 from malt_data.trainers.recipe import Stage
 
 if TYPE_CHECKING:
@@ -48,11 +49,26 @@ class Data:
         return self.report.model if self.report else None
 
 
+def pipeline_of(source: str) -> tuple[Pipeline, str]:
+    """Return the pipeline that grew a dataset, and its source, on the Hub with the newest commit.
+
+    A dataset without a manifest counts as grown by the shipped `malt`. Raises ForestError or
+    HubError if it cannot be read.
+    """
+    folder = _folder(source)
+    if folder is None:
+        folder, commit = fetch_manifest(source)
+        source = f"{source.partition('@')[0]}@{commit}"
+    known = (folder / layout.MANIFEST).exists()
+    return (read_manifest(folder).spec.pipeline if known else shipped()), source
+
+
 def load_rows(source: str, role: str, stage: Stage) -> Data:
     """Return the rows of `<role>_<stage>` in `source`.
 
     source: `user/name[@revision]` on the Hub, a forest, or the folder of one export. role: may be
-    SHARED. Raises TrainError if there are no rows that TRL can train on, HubError if the Hub fails.
+    SHARED. Raises SpecError for a role that does not speak in the forest, TrainError if there are
+    no rows that TRL can train on, HubError if the Hub fails.
     """
     if role == SHARED:
         return _load_all_roles(source, stage)
@@ -68,7 +84,7 @@ def _load_all_roles(source: str, stage: Stage) -> Data:
     """Return the rows of all roles, without a report, as each export has its own."""
     import datasets
 
-    by_role = [load_rows(source, role, stage) for role in ROLES]
+    by_role = [load_rows(source, role, stage) for role in pipeline_of(source)[0].roles]
 
     def concatenate(splits: "list[datasets.Dataset | None]") -> "datasets.Dataset | None":
         rows = [split for split in splits if split is not None]
@@ -79,16 +95,23 @@ def _load_all_roles(source: str, stage: Stage) -> Data:
     return Data(source, by_role[0].commit, f"{SHARED}_{stage}", train, validation, None)
 
 
-def _local(source: str, config: Config) -> Path | None:
-    """Return the folder of the export if `source` is local; None for a name on the Hub."""
+def _folder(source: str) -> Path | None:
+    """Return the folder of a local source; None for a name on the Hub."""
     path = Path(source)
     if not path.exists() and (source.count("/") == 1 and not source.startswith((".", "/", "~"))):
         return None
-    if (path / layout.EXPORT).exists():
+    return path
+
+
+def _local(source: str, config: Config) -> Path | None:
+    """Return the folder of the export if `source` is local; None for a name on the Hub."""
+    path = _folder(source)
+    if path is None or (path / layout.EXPORT).exists():
         return path
     if (path / layout.MANIFEST).exists():
         folder = path / layout.EXPORTS / config.name
         if not (folder / layout.EXPORT).exists():
+            require_role(str(config.role), read_manifest(path).spec.pipeline.roles)
             raise TrainError(
                 f"{path} has no export {config.name}. Write it: malt-data export {path} "
                 f"--role {config.role} --format {config.format.name}"

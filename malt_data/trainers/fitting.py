@@ -34,7 +34,7 @@ def fit_rows(
     config: that of the base model, with its context length. max_length: from `[trainer]`; None: the
     length of the longest row that fits the model. The facts are `rows` (to train on), `max_length`
     and `left_out` (split → reason → rows). Raises TrainError if no row to train on remains,
-    SpecError if `max_length` is invalid.
+    SpecError if `max_length` is invalid, ExportError for chats if the model has no chat template.
     """
     if max_length is not None and (type(max_length) is not int or max_length < 1):
         raise SpecError(f"[trainer] max_length must be an integer ≥ 1 (got {max_length!r})")

@@ -6,16 +6,19 @@
     r = 32
 
 `[sft]` and `[dpo]` apply to one stage only; `quantize = "4bit"` loads the base model in 4-bit
-(needs a GPU and bitsandbytes); `generator_dpo` and `baselines` are for `--role all`. Missing keys
-are taken from recipes/malt.toml.
+(needs a GPU and bitsandbytes); `dpo_first` and `baselines` are for `--role all`. Missing keys are
+taken from recipes/malt.toml.
 
     >>> epochs(400), epochs(2_000), epochs(50_000)
     (10, 4, 1)
     >>> read_recipe("dpo-nll").arguments("dpo", 400)["loss_type"]
     ['sigmoid', 'sft']
+    >>> Recipe().stages(("solver", "critic"))
+    [('solver', 'sft'), ('critic', 'sft'), ('critic', 'dpo')]
 """
 
 import tomllib
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -23,13 +26,10 @@ from typing import Any, Literal
 
 from malt_data.errors import SpecError
 from malt_data.schemas.model import Model
-from malt_data.schemas.roles import ROLES
 from malt_data.storage.documents import read_settings_file
 
 Stage = Literal["sft", "dpo"]
 STAGES: tuple[Stage, ...] = ("sft", "dpo")
-DPO_ROLES = ("verifier", "refiner")
-"""The roles that the paper also trains with DPO (§4.3)."""
 BASE = "malt"
 """The paper's recipe, which all others override."""
 
@@ -42,21 +42,22 @@ class Recipe(Model):
     dpo: dict[str, Any] = {}
     lora: dict[str, Any] = {}
     quantize: Literal["4bit"] | None = None
-    generator_dpo: bool = False
-    """Also train the generator with DPO (§5.2), not only verifier and refiner (§4.3)."""
+    dpo_first: bool = False
+    """Also train the role that speaks first with DPO (§5.2), not only the others (§4.3)."""
     baselines: bool = True
     """With `--role all`, also train the baselines, see baselines.py."""
 
-    def stages(self, only: Stage | None = None) -> list[tuple[str, Stage]]:
-        """Return the (role, stage) of the recipe in order: SFT for all roles, DPO for some (§4.3).
+    def stages(self, roles: Sequence[str], only: Stage | None = None) -> list[tuple[str, Stage]]:
+        """Return the (role, stage) of the recipe in order.
 
-        only: leave out the other stage.
+        SFT for all roles, DPO for those that answer to another: all but the first (§4.3). roles: in
+        the order in which they speak. only: leave out the other stage.
         """
         return [
             (role, stage)
-            for role in ROLES
+            for index, role in enumerate(roles)
             for stage in STAGES
-            if (stage == "sft" or role in DPO_ROLES or self.generator_dpo) and only in (None, stage)
+            if (stage == "sft" or index or self.dpo_first) and only in (None, stage)
         ]
 
     def arguments(self, stage: Stage, rows: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ With `--adapter`, training starts from that adapter instead of a new one: more s
 data, or another round on new data. `[lora]` only configures new adapters.
 
 The loss is computed on the completion tokens only. The prompt is, token for token, the one that
-`build` sent: the same messages with the same chat template.
+`build` sent: the same messages with the same chat template, or the same plain text.
 """
 
 from pathlib import Path

@@ -17,7 +17,7 @@ from malt_data.schemas.team import BASELINES, Team
 from malt_data.storage.team import parse_team, write_team
 from malt_data.trainers.base import model_of
 from malt_data.trainers.baselines import train_baselines
-from malt_data.trainers.data import load_rows
+from malt_data.trainers.data import load_rows, pipeline_of
 from malt_data.trainers.dpo import train_dpo
 from malt_data.trainers.recipe import Recipe, Stage
 from malt_data.trainers.sft import train_sft
@@ -38,17 +38,18 @@ def train_team(
 
     stage: "sft" trains the team with SFT only (STaR). A whole team is followed by its baselines,
     see baselines.py. Finished stages are skipped. All data is checked before the first stage
-    starts. options: max_steps and on_progress of `train_sft` and `train_dpo`. Raises their errors.
+    starts. The roles are those of the pipeline that grew the data. options: max_steps and
+    on_progress of `train_sft` and `train_dpo`. Raises their errors.
     """
     out, recipe = Path(out), recipe or Recipe()
-    stages = recipe.stages(stage)
+    # One commit for all stages, even if others are pushed meanwhile.
+    pipeline, source = pipeline_of(dataset)
+    stages = recipe.stages(pipeline.roles, stage)
     with quiet_libraries(datasets=True):
-        data = {f"{role}_{each}": load_rows(dataset, role, each) for role, each in stages}
+        data = {f"{role}_{each}": load_rows(source, role, each) for role, each in stages}
     first = next(iter(data.values()))
     name = model_of(first, model, other_model)
     options |= {"model": name, "other_model": other_model, "recipe": recipe, "note": note}
-    # Use one commit for all stages, even if others are pushed meanwhile.
-    source = dataset if first.commit is None else first.pinned
     records = {}
     adapters: dict[str, str] = {}
     for index, (role, each) in enumerate(stages, 1):
@@ -69,7 +70,7 @@ def train_team(
     team = _with(team, *_existing_baselines(out / layout.TEAM))
     write_team(out / layout.TEAM, team)
     if recipe.baselines and stage is None:
-        baselines, tables = train_baselines(source, out, records, **options)
+        baselines, tables = train_baselines(source, out, records, pipeline.roles, **options)
         sources = {key: record["data"] for key, record in baselines.items()}
         write_team(out / layout.TEAM, _with(team, tables, sources))
         records |= baselines

@@ -252,7 +252,7 @@ def plan_of(data: Data, model: str, recipe: Recipe, stage: Stage, **more: Any) -
         "config": data.config,
         "rows": len(data.train),
         "model": model,
-        "settings": recipe.model_dump(exclude={other, "generator_dpo", "baselines"}),
+        "settings": recipe.model_dump(exclude={other, "dpo_first", "baselines"}),
         "stage": stage,
         **more,
     }

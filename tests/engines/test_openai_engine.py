@@ -586,3 +586,84 @@ def test_a_failed_sample_cancels_its_siblings() -> None:
 def test_json_that_is_not_a_completion_is_an_invalid_reply(reply: object) -> None:
     with pytest.raises(module._InvalidReply):
         module._parse(json.dumps(reply), lambda parsed: completions(parsed, (1,)))
+
+
+# --- plain text ---------------------------------------------------------------------------------
+
+PLAIN_PROMPT = "Question: 2 + 2?\nAnswer:"
+
+
+def plain(*seeds: int, **changes: Any) -> Request:
+    settings: dict[str, Any] = {"temperature": 0.3, "max_tokens": 50, **changes}
+    return Request(PLAIN_PROMPT, seeds, **settings)
+
+
+def ask_plain(server: OpenAIServer, *seeds: int, **changes: Any) -> Samples:
+    return asyncio.run(ask(server.base_url, [plain(*seeds, **changes)]))[0]
+
+
+def test_plain_text_goes_to_completions_as_it_is() -> None:
+    usage = {"prompt_tokens": 9, "completion_tokens": 10}
+    with OpenAIServer(answer=lambda m, s, i: m[0]["content"] * (i + 1), usage=usage) as server:
+        samples = ask_plain(server, 11, 12, adapter=None, stop=("\n\n",))
+    assert [received.path for received in server.requests] == ["/v1/completions"]
+    assert server.bodies == [
+        {
+            "model": "test-model",
+            "prompt": PLAIN_PROMPT,
+            "n": 2,
+            "seed": 11,
+            "temperature": 0.3,
+            "max_tokens": 50,
+            "stop": ["\n\n"],
+        }
+    ]
+    assert [completion for _, completion in samples] == [
+        Completion(PLAIN_PROMPT, "stop", 9, 3, 11),
+        Completion(PLAIN_PROMPT * 2, "stop", 9, 7, 11),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["ignore_n", "refuse_n"])
+def test_plain_text_without_n_is_requested_sample_by_sample(kind: str) -> None:
+    with OpenAIServer(**{kind: True}) as server:  # type: ignore[arg-type]
+        samples = ask_plain(server, 11, 12, 13)
+    assert texts(samples) == {i: f"seed {11 + i} sample 0" for i in range(3)}
+    assert {received.path for received in server.requests} == {"/v1/completions"}
+
+
+@pytest.mark.parametrize("keep_stop", [False, True])
+@pytest.mark.parametrize("build", [plain, request])
+def test_a_text_ends_before_its_first_stop_string(
+    keep_stop: bool, build: Callable[..., Request]
+) -> None:
+    answer = Reply(" 4\nQuestion: 3 + 3?\n###", "length")
+    with OpenAIServer(answer=lambda *_: answer, keep_stop=keep_stop) as server:
+        requests = [build(1, stop=stop) for stop in ((), ("###", "\n"), ("none",))]
+        found = [samples[0][1] for samples in asyncio.run(ask(server.base_url, requests))]
+    assert [each.text for each in found] == [answer.text, " 4", answer.text]
+    assert [each.finish_reason for each in found] == ["length", "stop", "length"]
+    assert ["stop" in body for body in server.bodies] == [False, True, True]
+
+
+def test_plain_text_is_retried_and_the_limit_renamed_as_for_chats() -> None:
+    faults = ("garbage", "empty", "no-message", "500", "cut")
+    with OpenAIServer(fail_first=5, faults=faults, limit_field="max_completion_tokens") as server:
+        assert texts(ask_plain(server, 7)) == {0: "seed 7 sample 0"}
+    assert "max_completion_tokens" in server.bodies[-1]
+
+
+def test_a_server_without_completions_or_a_chat_template_says_what_to_do() -> None:
+    with (
+        OpenAIServer(has_completions=False) as server,
+        pytest.raises(EngineDown, match="or no /completions, which plain text needs"),
+    ):
+        ask_plain(server, 1)
+    with (
+        OpenAIServer(has_chat=False) as server,
+        pytest.raises(
+            EngineDown, match=r"without a chat template .*\[chat_template\] plain = true"
+        ),
+    ):
+        one(server)
+    assert len(server.bodies) == 1

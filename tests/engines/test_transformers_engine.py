@@ -6,7 +6,6 @@ The reference is transformers' own greedy `generate` and softmax, one prompt at 
 import asyncio
 import itertools
 import os
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 from lora import write_adapter
+from untemplated import without_chat_template
 
 from malt_data.engines import Completion, Request
 from malt_data.engines.embedded import EMBEDDED, _packed, resolve
@@ -41,6 +41,8 @@ QUESTIONS = (
     "Tom has 12 apples and buys 30 more. He gives 5 to each of his 4 friends and then drops "
     "half of what is left. How many does he have? Answer in one short sentence.",
 )
+
+PLAIN = "The first twenty numbers, one after the other: 1, 2, 3, 4,"
 
 
 @pytest.fixture(scope="module")
@@ -233,10 +235,64 @@ def test_a_model_that_cannot_be_loaded_is_a_clear_error(
 ) -> None:
     with pytest.raises(EngineDown, match=r"could not be loaded.*Check its name"):
         runner.run(TransformersEngine.open(str(tmp_path)))
-    shutil.copytree(resolve(EMBEDDED), tmp_path / "base")
-    (tmp_path / "base" / "chat_template.jinja").unlink()
-    with pytest.raises(EngineDown, match="no chat template"):
-        runner.run(TransformersEngine.open(str(tmp_path / "base")))
+
+
+def test_a_model_without_a_chat_template_is_prompted_with_plain_text(
+    runner: asyncio.Runner, engine: TransformersEngine, tmp_path: Path
+) -> None:
+    plain = Request("Count: 1, 2, 3,", (1, 2), 0.7, 8)
+    base = runner.run(TransformersEngine.open(without_chat_template(tmp_path / "base")))
+    try:
+        with pytest.raises(EngineDown, match=r"no chat template.*\[chat_template\] plain = true"):
+            runner.run(gather(base, ask(QUESTIONS[1], 1)))
+        # The template of the other is not used.
+        assert runner.run(gather(base, plain)) == runner.run(gather(engine, plain))
+    finally:
+        runner.run(base.close())
+
+
+def test_plain_text_is_tokenized_as_it_is(
+    runner: asyncio.Runner, engine: TransformersEngine, reference: tuple[Any, Any]
+) -> None:
+    tokenizer, model = reference
+    ids = tokenizer(PLAIN, return_tensors="pt").input_ids
+    output = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=30)
+    new = output[0, ids.shape[1] :].tolist()
+    request = Request(PLAIN, (1,), 0, 30)
+    (found,) = runner.run(gather(engine, request))
+    assert (found.text, found.prompt_tokens) == (tokenizer.decode(new), ids.shape[1])
+
+    one = replace(request, prompt="The", max_tokens=8)  # a single token, alone and beside others
+    ids = tokenizer(one.prompt, return_tensors="pt").input_ids
+    output = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8)
+    for answers in (
+        runner.run(gather_all(engine, one)),
+        runner.run(gather_all(engine, one, request)),
+    ):
+        assert answers[0][0].text == tokenizer.decode(output[0, 1:])
+
+
+@pytest.mark.parametrize("prompt", [PLAIN, ({"role": "user", "content": "Count from 1 to 20."},)])
+def test_a_text_ends_before_its_first_stop_string(
+    runner: asyncio.Runner, engine: TransformersEngine, reference: tuple[Any, Any], prompt: Any
+) -> None:
+    """Compared with the whole text: cut, and as many tokens as it takes to see the stop string."""
+    tokenizer, _ = reference
+    whole = Request(prompt, (1, 2), 0, 60)
+    (full, _) = runner.run(gather(engine, whole))
+    assert full.finish_reason == "length"
+    # One within a token, one over several, one that begins in one chunk and ends in the next.
+    stops = [full.text[start : start + length] for start, length in ((30, 1), (35, 9), (20, 60))]
+    requests = [replace(whole, stop=("never", stop)) for stop in (*stops, "again")]
+    answers = runner.run(gather_all(engine, *requests, whole))
+    tokens = tokenizer(full.text, add_special_tokens=False)["input_ids"]
+    for stop, (answer, twin) in zip(stops, answers, strict=False):
+        assert answer.text == full.text[: full.text.index(stop)]
+        assert (answer.finish_reason, twin.text) == ("stop", answer.text)
+        count = answer.completion_tokens or 0
+        assert stop in tokenizer.decode(tokens[:count])
+        assert stop not in tokenizer.decode(tokens[: count - 1])
+    assert answers[3] == answers[4] == [full, replace(full, seed=2)]
 
 
 def test_a_model_that_fails_immediately_raises_every_time(

@@ -85,6 +85,22 @@ def test_tokens_are_counted_and_the_finish_reason_is_recorded(
     assert truncated.prompt_tokens == len(engine._encode(requests[0])) > 20
 
 
+def test_plain_text_is_tokenized_as_it_is_and_ends_before_its_stop_string(
+    runner: asyncio.Runner, engine: VLLMEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "The first twenty numbers, one after the other: 1, 2, 3, 4,"
+    whole = Request(text, (1, 2), 0, 30)
+    (full, _), (cut, _) = runner.run(gather_all(engine, whole, replace(whole, stop=("!!", "8,"))))
+    assert full.prompt_tokens == len(engine._tokenizer(text)["input_ids"])
+    assert (full.finish_reason, cut.finish_reason) == ("length", "stop")
+    assert cut.text == full.text[: full.text.index("8,")]
+    assert (cut.completion_tokens or 0) < 30
+    monkeypatch.setattr(engine._tokenizer, "chat_template", None)
+    assert runner.run(gather(engine, whole))[0] == full
+    with pytest.raises(EngineDown, match=r"no chat template.*plain = true"):
+        runner.run(gather(engine, ask(QUESTION, 1)))
+
+
 def test_an_adapter_can_be_used_alongside_the_base_model(
     runner: asyncio.Runner, engine: VLLMEngine, adapter: str
 ) -> None:

@@ -296,10 +296,13 @@ def test_a_missing_tokenizer_is_a_one_line_error(tmp_path: Path) -> None:
         assert "\n" not in message
 
 
-def test_a_tokenizer_without_a_chat_template_is_refused(tokenizer: Any, tmp_path: Path) -> None:
+def test_chats_cannot_be_checked_without_a_chat_template(
+    forest: Forest, tokenizer: Any, tmp_path: Path
+) -> None:
     templated(tokenizer, "").save_pretrained(tmp_path / "base")
-    with pytest.raises(ExportError, match="has no chat template"):
-        load_fit(str(tmp_path / "base"))
+    base = load_fit(str(tmp_path / "base")).tokenizer
+    with pytest.raises(ExportError, match=r"base has no chat template.* plain = true"):
+        check(write(forest, "verifier_sft", tmp_path / "out"), base)
 
 
 def malt(*arguments: object) -> Result:

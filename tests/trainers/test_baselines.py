@@ -13,6 +13,7 @@ from malt_data.evaluation.settings import find_settings, require_adapters
 from malt_data.exporters.export import export
 from malt_data.exporters.selection import Selection
 from malt_data.schemas.exports import config_named, recipe_configs
+from malt_data.schemas.pipeline import shipped
 from malt_data.storage.team import read_team, seen_by
 from malt_data.trainers.recipe import Recipe
 from malt_data.trainers.team import train_team
@@ -89,9 +90,11 @@ def test_an_older_team_gets_its_compute_matched_baselines(tmp_path: Path) -> Non
     assert not team.lone  # without pairs; a note says how to get them
     assert any("malt-lone" in n and "--role generator --format dpo" in n for n in notes)
     adapters, seen = read_team(path).by_set(), seen_by(read_team(path))
-    require_adapters(find_settings(["star-sa-long", "star-ma-long+mv", "shared+mv"]), adapters)
+    require_adapters(
+        find_settings(["star-sa-long", "star-ma-long+mv", "shared+mv"]), shipped(), adapters
+    )
     with pytest.raises(EvalError, match=r"lone adapter of generator.*malt-data export"):
-        require_adapters(find_settings(["malt-lone+mv"]), adapters)
+        require_adapters(find_settings(["malt-lone+mv"]), shipped(), adapters)
     assert str(out / "shared_sft") in seen
     with pytest.raises(SpecError, match="no lone adapter for generator"):
         team.require("lone")
@@ -109,7 +112,7 @@ def test_an_older_team_gets_its_compute_matched_baselines(tmp_path: Path) -> Non
     assert read_team(path).lone == {"generator": str(out / "generator_dpo")}
     assert read_team(path).adapters["generator"] == str(out / "generator_sft")
 
-    own = SHORT.model_copy(update={"generator_dpo": True, "baselines": False})
+    own = SHORT.model_copy(update={"dpo_first": True, "baselines": False})
     train(recipe=own)  # the team's own now, and the baseline's still
     assert read_team(path).adapters["generator"] == str(out / "generator_dpo")
     assert read_team(path).lone == {"generator": str(out / "generator_dpo")}
@@ -123,9 +126,9 @@ def test_an_older_team_gets_its_compute_matched_baselines(tmp_path: Path) -> Non
 def test_baseline_settings_need_a_team_with_every_role() -> None:
     team = {"team": {"generator": "g"}, "sft": {"generator": "g"}, "sft_long": {"generator": "g"}}
     require_adapters(
-        find_settings(["malt", "star-ma", "star-sa-long"]), team
+        find_settings(["malt", "star-ma", "star-sa-long"]), shipped(), team
     )  # the rest is the base model
     with pytest.raises(EvalError, match=r"star-ma-long needs the sft_long adapter of verifier, r"):
-        require_adapters(find_settings(["star-ma-long"]), team)
+        require_adapters(find_settings(["star-ma-long"]), shipped(), team)
     with pytest.raises(EvalError, match=r"needs the shared adapters of a team: pass --team"):
-        require_adapters(find_settings(["shared"]), {})
+        require_adapters(find_settings(["shared"]), shipped(), {})

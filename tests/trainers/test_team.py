@@ -6,8 +6,10 @@ import pytest
 from click.testing import CliRunner
 
 from malt_data.cli import main
-from malt_data.commands.build import _team_settings
+from malt_data.commands.build import _with_team
 from malt_data.errors import SpecError
+from malt_data.schemas.pipeline import ChatTemplate, Pipeline
+from malt_data.schemas.spec import BuildSpec
 from malt_data.schemas.team import Team
 from malt_data.storage.team import read_team, write_team
 
@@ -29,13 +31,39 @@ def test_a_build_samples_with_the_selected_adapters(tmp_path: Path) -> None:
     sft = {"generator": "me/g1", "verifier": "me/v1", "refiner": "me/r1"}
     team = Team(model="m", adapters={"generator": "me/g2"}, sft=sft)
     write_team(path, team)
-    assert _team_settings(path, "team") == {"model": "m", "adapters": {"generator": "me/g2"}}
-    assert _team_settings(path, "sft")["adapters"] == sft
+    assert _with_team(path, "team", {}) == {"model": "m", "adapters": {"generator": "me/g2"}}
+    assert _with_team(path, "sft", {})["adapters"] == sft
     with pytest.raises(SpecError, match=r"no shared adapter for generator, verifier, refiner"):
-        _team_settings(path, "shared")
+        _with_team(path, "shared", {})
     run = CliRunner().invoke(main, ["build", "--adapters", "sft", "--dry-run"])
     assert run.exit_code == 2
     assert "pass --team too" in run.output
+
+
+def test_a_team_of_any_chain_has_the_roles_of_its_pipeline(tmp_path: Path) -> None:
+    pipeline = Pipeline(
+        name="duo",
+        turns=({"role": "solver", "n": 4}, {"role": "critic", "judges": True}, {"role": "solver"}),
+        aliases={"attempt": ["solver"]},
+    ).model_dump(mode="json", exclude_defaults=True)
+    chat_template = {"plain": True, "stop": ["\n"]}
+    sampling = {"temperature": 0.3, "pipeline": pipeline, "chat_template": chat_template}
+    adapters = {"solver": "me/s", "critic": "me/c"}
+    team = Team(model="m", adapters=adapters, sft={"solver": "me/s"}, sampling=sampling)
+    path = tmp_path / "team.toml"
+    write_team(path, team)
+    assert read_team(path) == team
+    assert (team.pipeline.roles, team.pipeline.branching) == (("solver", "critic"), (4, 3, 3))
+    assert team.require("team") == adapters
+    with pytest.raises(SpecError, match="no sft adapter for critic"):
+        team.require("sft")
+    with pytest.raises(
+        SpecError, match="No turn has the role 'verifier'; the roles are solver, critic"
+    ):
+        Team(model="m", shared={"verifier": "me/v"}, sampling=sampling)
+    spec = BuildSpec(adapters=team.require("team"), **read_team(path).sampling)  # the next round
+    assert (spec.adapters, spec.chain) == (adapters, team.pipeline)
+    assert spec.chat_template == ChatTemplate(**chat_template)
 
 
 def test_the_seed_0_is_written(tmp_path: Path) -> None:

@@ -94,8 +94,8 @@ def sent_by_build(forest: Forest, node_id: str, engine: Any) -> list[int]:
     question = questions[steps[0]]
     path = ["/".join(steps[: i + 1]) for i in range(1, len(steps) - 1)]
     messages = render(
-        forest.manifest.spec.prompts, question["kind"], question["question"], question["choices"],
-        [nodes[name]["text"] for name in path],
+        forest.manifest.spec.prompts, forest.manifest.spec.pipeline, question["kind"],
+        question["question"], question["choices"], [nodes[name]["text"] for name in path],
     )  # fmt: skip
     tokens: list[int] = engine._loaded.result().encode(messages)
     return tokens
@@ -321,11 +321,12 @@ def test_a_team_is_trained_in_order_and_grows_the_next_forest(
         "refiner": str(out / "refiner_dpo"),
     }
     assert team.data["verifier_dpo"] == str(forest.folder)
+    assert team.pipeline.roles == tuple(team.adapters)
     stamps = {p: p.stat().st_mtime_ns for p in out.glob("*/adapter_model.safetensors")}
     train_team(str(forest.folder), out, recipe=FAST, max_steps=1)
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
 
-    more = FAST.model_copy(update={"generator_dpo": True})  # §5.2
+    more = FAST.model_copy(update={"dpo_first": True})  # §5.2
     with pytest.raises(TrainError, match=r"malt-data export .* --role generator --format dpo"):
         train_team(str(forest.folder), out, recipe=more, max_steps=1)
     export(forest, config_named("generator_dpo"))
@@ -363,6 +364,8 @@ def test_unsuitable_data_is_refused_before_training(
     adapter = {"adapter": str(sft)}
     one = f"{folder}/exports/verifier_sft"
     refused("no export generator_dpo.*malt-data export", train_dpo, "generator", folder, **adapter)
+    message = r"No turn has the role 'refinr'; the roles are generator, .*Did you mean refiner"
+    refused(message, train_sft, "refinr", folder, kind=SpecError)
     refused("has no rows for", train_dpo, "verifier", str(empty.folder), **adapter)
     refused("contains verifier_sft, not verifier_dpo", train_dpo, "verifier", one, **adapter)
     refused("was sampled by .*--other-model", train_sft, "verifier", folder, model="other")
@@ -413,7 +416,7 @@ def test_a_team_file_is_checked(tmp_path: Path) -> None:
     write_team(path, Team(model=hostile, adapters={"verifier": "me/v"}, data={}))
     assert read_team(path) == Team(model=hostile, adapters={"verifier": "me/v"})
     path.write_text('model = "m"\n[adapters]\ncritic = "c"\n')
-    with pytest.raises(SpecError, match=r"adapters\.critic"):
+    with pytest.raises(SpecError, match=r"team\.toml: No turn has the role 'critic'"):
         read_team(path)
     path.write_text('modle = "m"\n')
     with pytest.raises(SpecError, match="unknown setting 'modle'"):
@@ -459,7 +462,7 @@ def test_from_the_hub_at_a_pinned_commit_and_back(forest: Forest, hub: Hub, tmp_
     malt(hub, home, *dpo, "--out", tmp_path / "dpo")  # from an adapter on the Hub
     missing = ["--dataset", "ann/trees", "--out", tmp_path / "no"]
     _, error = malt(hub, home, *dpo, *missing, "--role", "generator", code=1)
-    assert "has no config generator_dpo" in error
+    assert "has no config generator_dpo (it has generator_sft, " in error
     hidden = ["train", "--role", "refiner", "--dataset", "ann/hidden", "--out", tmp_path / "no"]
     _, error = malt(hub, home, *hidden, code=1, token=None)
     assert "is not on the Hub, or you have no access to it" in error
