@@ -111,6 +111,7 @@ def build(
     malt-data build --questions gsm8k --engine vllm --model Qwen/Qwen3-4B
     malt-data build --questions mine.jsonl \\
         --engine openai --base-url http://127.0.0.1:8000/v1
+    malt-data build --questions tasks.jsonl --grader rewards.py:grade
     """
     from malt_data.builders.build import build_forest
     from malt_data.builders.plan import plan_build
@@ -120,8 +121,9 @@ def build(
     folder = out or default_folder()
     if adapter_set and team is None:
         raise click.UsageError("--adapters selects a team's adapters: pass --team too.")
-    team_settings = _team_settings(team, adapter_set or "team")
-    spec = _build_spec(team_settings | read_config(config) | drop_unset(options), folder)
+    given = read_config(config) | drop_unset(options)
+    team_settings = _team_settings(team, adapter_set or "team", given)
+    spec = _build_spec(team_settings | given, folder)
     if dry_run:
         print_facts(plan_build(spec, folder, prompts_file=prompts_file), as_json)
         return
@@ -165,12 +167,15 @@ def _require_complete(report: "BuildReport") -> None:
         )
 
 
-def _team_settings(path: Path | None, adapter_set: Any) -> dict[str, Any]:
+def _team_settings(path: Path | None, adapter_set: Any, given: dict[str, Any]) -> dict[str, Any]:
     if path is None:
         return {}
+    from malt_data.graders import require_named
     from malt_data.storage.team import read_team
 
     team = read_team(path)
+    if "grader" not in given:
+        require_named(str(team.sampling.get("grader", "")), path)
     return {"model": team.model, "adapters": team.require(adapter_set), **team.sampling}
 
 
@@ -194,6 +199,7 @@ def relabel(
     \b
     malt-data relabel --threshold 0.7 --dry-run
     malt-data relabel --pooling local --out forest-local
+    malt-data relabel --grader rewards.py:grade
     """
     from malt_data.commands.progress import Progress
     from malt_data.forests.forest import open_forest
@@ -209,6 +215,7 @@ def relabel(
             out=out,
             dry_run=dry_run,
             on_progress=progress.update,
+            note=progress.note,
         )
     if as_json:
         print_json({"labels": labels.model_dump(), "flips": flips})

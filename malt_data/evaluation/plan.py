@@ -19,7 +19,9 @@ import pyarrow.compute as pc
 from malt_data.errors import EvalError
 from malt_data.evaluation.parts import CompletionParts, read_manifest, read_questions
 from malt_data.evaluation.settings import Setting, require_adapters
+from malt_data.graders import label_of
 from malt_data.prompts.resolve import resolve_sampling
+from malt_data.prompts.templates import require_prompts
 from malt_data.questions.loading import load_questions
 from malt_data.schemas import layout
 from malt_data.schemas.evaluation import STAMP
@@ -135,10 +137,11 @@ def plan_evaluation(
     loaded = load_questions(
         spec.questions, split=spec.split, grader=spec.grader, kind=spec.kind, fields=spec.fields
     )
+    require_prompts(spec.prompts, spec.pipeline, {q.kind for q in loaded.questions})
     sampled = {seed: sample_questions(loaded.questions, spec.limit, seed) for seed in range(seeds)}
     ids = {q.question_id for questions in sampled.values() for q in questions}
     refuse_seen(ids & seen, len(ids), allow_seen)
-    facts = spec.model_copy(update={"split": loaded.split}).model_dump(mode="json")
+    facts = spec.model_dump(mode="json") | {"split": loaded.split, "grader": label_of(spec.grader)}
     manifest = {
         "schema": STAMP.decode(),
         "spec": {key: facts[key] for key in _ESSENCE},

@@ -16,9 +16,10 @@ import re
 from collections.abc import Callable, Sequence
 
 from malt_data.graders.formulas import last_match
-from malt_data.graders.kinds import Kind, require_kind
+from malt_data.graders.kinds import Kind, kind_of
 
 MAX_ANSWER = 2_000  # anything longer is not an answer; graders read at most 500
+MAX_WHOLE = 10_000  # the same for grids and programs
 _BOXES_JOINED = 16
 _SPECIAL = re.compile(r"<\|[a-zA-Z_]{1,24}\|>|</s>|<end_of_turn>")
 
@@ -55,9 +56,11 @@ _LEAD = re.compile(
 def extract_answer(text: str, kind: str, choices: Sequence[str] | None = None) -> str | None:
     """Return the answer of a completion, close to how it was written, or None (T, §4.1).
 
-    kind: one of KINDS.
+    kind: one of KINDS, or one of the user's own.
     """
-    text, rules = _final_turn(text), require_kind(kind)
+    text, rules = _final_turn(text), kind_of(kind)
+    if rules.whole:
+        return _whole(text, rules)
     steps: tuple[Callable[[], tuple[bool, str | None]], ...] = (
         lambda: _after_marker(text, rules),
         lambda: _last_boxes(text),
@@ -82,6 +85,16 @@ def _final_turn(text: str) -> str:
     if (special := _SPECIAL.search(text)) and special.start() > 0:
         text = text[: special.start()]
     return _TAG.sub(" ", text).strip()
+
+
+def _whole(text: str, kind: Kind) -> str | None:
+    """Return all text after the last marker, else the last box, else the bare text."""
+    marker = last_match(_FINAL, text)
+    if marker is not None:
+        return text[marker.end() :].lstrip(_OPENERS).rstrip()[:MAX_WHOLE] or None
+    committed, answer = _last_boxes(text)
+    answer = answer if committed else kind.bare(text, None)
+    return (answer or "")[:MAX_WHOLE].strip() or None
 
 
 # --- the rules ---------------------------------------------------------------------------------
