@@ -6,10 +6,10 @@
 
 A wrong verdict silently flips values, labels and pairs above its leaf, so each kind of answer has
 its own small grader (`kinds.py`): `numeric` (exact fractions), `choice` (one letter of the
-question's own choices), `math` (structure, exact values, then math-verify) and `reasoning_gym` (the
-task's own score). `Grader("rewards.py:grade")` grades by a function of the user's own. What may hang
-runs in a killable worker (`pool.py`). "timeout" is not "wrong": it means that the answer could not
-be decided.
+question's own choices), `math` (structure, exact values, then math-verify) and `reasoning_gym`
+(the task's own score). `Grader("rewards.py:grade")` grades by a function of the user's own. What
+may hang runs in a killable worker (`pool.py`). "timeout" is not "wrong": it means that the answer
+could not be decided.
 """
 
 from malt_data.graders.extract import extract_answer

@@ -20,6 +20,7 @@ from malt_data.graders.kinds import Kind, kind_of
 
 MAX_ANSWER = 2_000  # anything longer is not an answer; graders read at most 500
 MAX_WHOLE = 10_000  # the same for grids and programs
+_FENCE = re.compile(r"```\w*\n(.*?)\n?```", re.DOTALL)
 _BOXES_JOINED = 16
 _SPECIAL = re.compile(r"<\|[a-zA-Z_]{1,24}\|>|</s>|<end_of_turn>")
 
@@ -88,13 +89,18 @@ def _final_turn(text: str) -> str:
 
 
 def _whole(text: str, kind: Kind) -> str | None:
-    """Return all text after the last marker, else the last box, else the bare text."""
+    """Return all text after the last marker, without bold, box or fence, else the bare text."""
     marker = last_match(_FINAL, text)
-    if marker is not None:
-        return text[marker.end() :].lstrip(_OPENERS).rstrip()[:MAX_WHOLE] or None
-    committed, answer = _last_boxes(text)
-    answer = answer if committed else kind.bare(text, None)
-    return (answer or "")[:MAX_WHOLE].strip() or None
+    rest = text if marker is None else text[marker.end() :].strip()
+    if marker is not None and text[: marker.start()].endswith("**"):
+        rest = rest.replace("**", "", 1).strip()  # **Final Answer:** 7, or **Final Answer: 7**
+    committed, answer = _last_boxes(rest)
+    if not committed:
+        answer = kind.bare(rest, None) if marker is None else rest
+    answer = (answer or "").strip()
+    if fence := _FENCE.match(answer):
+        answer = fence[1]
+    return answer[:MAX_WHOLE].rstrip() or None
 
 
 # --- the rules ---------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ class Pool:
     ) -> None:
         """limit_s: of one call. warm_up: arguments of a first call, without this limit, that makes
         the function import what it needs."""
-        self._start = lambda: _Worker(target, limit_s, memory)
+        self._start: Callable[[], _Worker] = lambda: _Worker(target, limit_s, memory)
         self._limit_s, self._workers, self._warm_up = limit_s, workers, warm_up
         self._lock = threading.Lock()
         self._closed = False
@@ -272,7 +272,7 @@ class _Worker:
             lambda: asyncio.StreamReaderProtocol(reader), _pipe(self.process.stdout)
         )
         into, protocol = await loop.connect_write_pipe(
-            asyncio.streams.FlowControlMixin,  # type: ignore[no-untyped-call]
+            asyncio.streams.FlowControlMixin,
             _pipe(self.process.stdin),
         )
         self._transports = [out, into]
