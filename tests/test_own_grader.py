@@ -175,11 +175,19 @@ def test_a_grader_that_a_forest_names_is_never_run(grown: Path, grader: str) -> 
     manifest = grown / "forest/forest.json"
     manifest.write_text(manifest.read_text().replace("programs.py:grade", grader))
     commands: list[tuple[object, ...]] = [
-        ("stats",), ("show",), ("sql", "FROM nodes"), ("verify",),
-        ("relabel", "--threshold", "0.7"), ("relabel", "--pooling", "local", "--dry-run"), ("build",), ("build", "--limit", "5"),
+        ("stats",),
+        ("show",),
+        ("sql", "FROM nodes"),
+        ("verify",),
+        ("explain", _nodes(grown)[0]["node_id"]),
+        ("relabel", "--threshold", "0.7"),
+        ("relabel", "--pooling", "local", "--dry-run"),
+        ("build",),
+        ("build", "--limit", "5"),
         ("export", "--role", "refiner", "--format", "dpo"),
-        ("explain", _nodes(grown)[0]["node_id"]), ("relabel", "--grader", "auto"), ("push", "ann/trees", "--dry-run"),
-    ]  # fmt: skip
+        ("relabel", "--grader", "auto"),
+        ("push", "ann/trees", "--dry-run"),
+    ]
     for command in commands:
         done = malt(*command, cwd=grown)
         assert "Traceback" not in done.stderr, command

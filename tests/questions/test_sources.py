@@ -285,7 +285,7 @@ def test_reasoning_gym_is_deterministic_and_graded_locally() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "has_gold"),
-    [("ab", True), ("arc_agi", True), ("knights_knaves", True), ("prime_factorization", True),
+    [("ab", True), ("rearc", True), ("knights_knaves", True), ("prime_factorization", True),
      ("graph_color", False), ("rush_hour", False)],
 )  # fmt: skip
 def test_tasks_with_prose_grids_or_no_gold_can_be_asked(task: str, has_gold: bool) -> None:
