@@ -49,10 +49,12 @@ from malt_data.exporters.rows import COLUMNS
 from malt_data.exporters.selection import Selection
 from malt_data.forests.forest import Forest, open_forest
 from malt_data.prompts.templates import render
-from malt_data.schemas.exports import RECIPE, Config, config_named
+from malt_data.schemas.exports import Config, config_named, recipe_configs
+from malt_data.schemas.pipeline import shipped
 
+MALT = shipped()
 EVERYTHING_IN_TRAIN = Selection(validation=0)
-NEEDED = [*COLUMNS, "parent_id"]
+NEEDED = [*COLUMNS, "role", "parent_id"]
 Columns = dict[str, list[Any]]
 Facts = dict[str, Any]
 
@@ -107,7 +109,7 @@ def batched_map(forest: Forest, config: Config, out: Path, processes: int) -> No
 
     def transform(nodes: Columns) -> Columns:
         rows = list(rows_of(nodes, questions, forest.manifest.spec.prompts, config))
-        return {name: [row[name] for row in rows] for name in config.schema.names}
+        return {name: [row[name] for row in rows] for name in config.schema().names}
 
     questions = {row["question_id"]: row for row in forest.questions().collect().to_dicts()}
     dataset = datasets.load_dataset(
@@ -131,8 +133,8 @@ def rows_of(
     """Yield the rows of whole trees: what a user writes in Python."""
     texts = dict(zip(nodes["node_id"], nodes["text"], strict=True))
     families: dict[str, list[int]] = {}
-    for i, depth in enumerate(nodes["depth"]):
-        if depth == config.depth:
+    for i in range(len(nodes["node_id"])):
+        if nodes["role"][i] == config.role:
             parent = nodes["parent_id"][i] or nodes["question_id"][i]
             families.setdefault(parent, []).append(i)
     for parent, siblings in families.items():
@@ -143,7 +145,8 @@ def rows_of(
         question = questions[nodes["question_id"][siblings[0]]]
         steps = parent.split("/")
         path = [texts["/".join(steps[:end])] for end in range(2, len(steps) + 1)]
-        prompt = render(prompts, question["kind"], question["question"], question["choices"], path)
+        asked = question["kind"], question["question"], question["choices"]
+        prompt = render(prompts, MALT, *asked, path)
         shared = {"prompt": list(prompt), "question_id": question["question_id"]}
         negative = [i for i in siblings if not nodes["label"][i]]
         for i in positive:
@@ -265,7 +268,7 @@ def apart(way: str, forest: Path, config: str, folder: Path, processes: int) -> 
 
 def checked(folder: Path, config: Config) -> tuple[int, str]:
     """Return how many rows a folder's Parquet files hold and a digest that no order changes."""
-    columns = ", ".join(config.schema.names)
+    columns = ", ".join(config.schema().names)
     found = duckdb.execute(
         f"SELECT count(*), bit_xor(hash({columns})) FROM read_parquet('{folder}/*.parquet')"
     ).fetchall()[0]
@@ -320,7 +323,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nodes", type=int, default=10_000_000)
     parser.add_argument("--peer-nodes", type=int, default=1_000_000, help="at most --nodes")
-    parser.add_argument("--config", default="refiner_dpo", choices=[c.name for c in RECIPE])
+    parser.add_argument(
+        "--config", default="refiner_dpo", choices=[c.name for c in recipe_configs(MALT.roles)]
+    )
     parser.add_argument("--folder", type=Path, help="where forests are made, and found again")
     parser.add_argument("--processes", type=int, default=1, help="of each peer")
     parser.add_argument("--repeats", type=int, default=1, help="the quickest of so many")

@@ -7,6 +7,7 @@ window, so they cost what real completions of the same entropy cost.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,12 +19,14 @@ from malt_data.forests.forest import Forest
 from malt_data.forests.labels import assign, stamped
 from malt_data.prompts.resolve import resolve_sampling
 from malt_data.schemas.forest import Question
-from malt_data.schemas.roles import ROLES
+from malt_data.schemas.ids import child_id
+from malt_data.schemas.pipeline import shipped
 from malt_data.schemas.spec import BuildSpec
 
 N = 3
 NODES_A_TREE = N + N**2 + N**3
 _TREES_A_PART = 2_500
+MALT = shipped()
 
 
 def synthetic_forest(folder: Path, nodes: int, seed: int = 0) -> Forest:
@@ -64,7 +67,7 @@ def _part(ids: list[str], source: np.random.Generator, pool: pa.Array) -> pl.Dat
         question_id=pl.Series(ids).repeat_by(NODES_A_TREE).explode(),
         text=pl.Series(pc.binary_join_element_wise(*parts, " ")),
         finish_reason=pl.Series(np.where(source.random(rows) < 0.02, "length", "stop")),
-        reward=pl.when(pl.col("depth") == len(ROLES)).then(pl.Series(reward.astype(float))),
+        reward=pl.when(pl.col("depth") == len(MALT.turns)).then(pl.Series(reward.astype(float))),
         seed=pl.Series(source.integers(0, 2**31, rows)),
     )
     right = pl.Series(reward.astype(bool))
@@ -78,30 +81,34 @@ def _part(ids: list[str], source: np.random.Generator, pool: pa.Array) -> pl.Dat
         completion_tokens=pl.lit(150, pl.Int32),
         model=pl.lit("made"),
         adapter=pl.lit(None, pl.String),
+        thinking=pl.lit(None, pl.String),
+        extra=pl.lit(False),
+        cached_tokens=pl.lit(None, pl.Int32),
         latency=pl.lit(1.0),
     )
     return assign(frame, 0.5, "global")
 
 
 def _one_tree() -> pl.DataFrame:
-    places = [
-        (g, v, r)
-        for g in range(N)
-        for v in (None, *range(N))
-        for r in ((None, *range(N)) if v is not None else (None,))
-    ]
-    rows = []
-    for place in places:
-        steps = [f"/{letter}{i}" for letter, i in zip("gvr", place, strict=True) if i is not None]
-        rows.append(
-            {
-                "place": "".join(steps),
-                "above": "".join(steps[:-1]),
-                "role": ROLES[len(steps) - 1],
-                "depth": len(steps),
-                "sample": [i for i in place if i is not None][-1],
-                **dict(zip("gvr", place, strict=True)),
-            }
-        )
-    small = {"depth": pl.Int8, "sample": pl.Int16, "g": pl.Int16, "v": pl.Int16, "r": pl.Int16}
+    rows: list[dict[str, Any]] = []
+
+    def visit(path: str, depth: int, parent: int | None) -> None:
+        for sample in range(N):
+            role, place = MALT.turns[depth].role, len(rows)
+            rows.append(
+                {
+                    "place": child_id(path, role, sample),
+                    "above": path,
+                    "node": place,
+                    "parent": parent,
+                    "role": role,
+                    "depth": depth + 1,
+                    "sample": sample,
+                }
+            )
+            if depth + 1 < len(MALT.turns):
+                visit(child_id(path, role, sample), depth + 1, place)
+
+    visit("", 0, None)
+    small = {"depth": pl.Int8, "sample": pl.Int16, "node": pl.Int32, "parent": pl.Int32}
     return pl.DataFrame(rows, schema_overrides=small)

@@ -12,14 +12,20 @@ from malt_data.forests.forest import Forest
 from malt_data.forests.labels import node_table
 from malt_data.graders import grade_columns
 from malt_data.prompts.resolve import resolve_sampling
+from malt_data.schemas.exports import all_configs
 from malt_data.schemas.forest import Question
 from malt_data.schemas.ids import child_id, question_id
-from malt_data.schemas.roles import ROLES
+from malt_data.schemas.pipeline import Pipeline, shipped
 from malt_data.schemas.spec import BuildSpec
+
+ROLES = shipped().roles
+"""Of the shipped pipeline malt."""
+ALL = all_configs(ROLES)
+"""Every export of its forests."""
 
 
 def make_forest(
-    folder: Path, trees: int = 5, n: tuple[int, int, int] = (2, 3, 2), seed: int = 0,
+    folder: Path, trees: int = 5, n: tuple[int, ...] = (2, 3, 2), seed: int = 0,
     timeouts: float = 0.0, **spec: Any,
 ) -> Forest:  # fmt: skip
     """Write a forest of `trees` trees in which about half of the answers are right, by `seed`.
@@ -33,14 +39,19 @@ def make_forest(
         Question(question_id(text, None), "made", "train", text, None, gold, "numeric", None, "{}")
         for text, gold in zip(texts, golds, strict=True)
     ]
-    settings = {"n_generator": n[0], "n_verifier": n[1], "n_refiner": n[2]}
-    resolved = resolve_sampling(
-        BuildSpec(**{"engine": "openai", "model": "m", **settings, **spec}), None
-    )
+    resolved = resolve_sampling(BuildSpec(**{"engine": "openai", "model": "m", **spec}), None)
+    turns = zip(resolved.pipeline.turns, n, strict=True)
+    pipeline = resolved.pipeline.updated(turns=tuple(turn.updated(n=k) for turn, k in turns))
+    resolved = resolved.model_copy(update={"pipeline": pipeline})
     facts = {"source": "made", "split": "train", "license": "mit", "refused": {"no gold": 1}}
     forest = create_forest(folder, resolved, questions, facts)
     for question in questions:
-        rows = [row for g in range(n[0]) for row in _branch(question, (g,), n, source, timeouts)]
+        rows = [
+            row for g in range(n[0]) for row in _branch(question, (g,), pipeline, source, timeouts)
+        ]
+        places = {row["node_id"]: place for place, row in enumerate(rows)}
+        for row in rows:
+            row |= {"node": places[row["node_id"]], "parent": places.get(row["parent_id"])}
         forest.parts.write(node_table(rows, forest.manifest.labels))
     return forest
 
@@ -60,29 +71,28 @@ def begin(forest: Forest, beginnings: list[str]) -> None:
 def _branch(
     question: Question,
     path: tuple[int, ...],
-    n: tuple[int, int, int],
+    pipeline: Pipeline,
     source: random.Random,
     timeouts: float,
 ) -> list[dict[str, Any]]:
     depth = len(path)
     name = question.question_id
     for level, sample in enumerate(path):
-        parent, name = name, child_id(name, level, sample)
+        parent, name = name, child_id(name, pipeline.turns[level].role, sample)
     answer = source.choice([question.gold, question.gold, "wrong", None, "1000"])
     verdict = "right" if answer == question.gold else "wrong"
     if timeouts and source.random() < timeouts:
         verdict = "timeout"
-    g, v, r = (*path, None, None)[:3]
     row = {
         "question_id": question.question_id,
         "node_id": name,
         "parent_id": parent if depth > 1 else None,
-        "role": ROLES[depth - 1],
+        "role": pipeline.turns[depth - 1].role,
         "depth": depth,
         "sample": path[-1],
-        "g": g,
-        "v": v,
-        "r": r,
+        "thinking": None,
+        "extra": False,
+        "cached_tokens": None,
         "text": "No idea." if answer is None else f"Thinking.\nFinal Answer: {answer}",
         "finish_reason": source.choice(["stop", "length"]),
         "prompt_tokens": 10,
@@ -91,7 +101,7 @@ def _branch(
         "adapter": None,
         "seed": source.randrange(2**31),
         "latency": 0.5,
-    } | grade_columns(answer, verdict, leaf=depth == len(ROLES))
-    samples = range(n[depth]) if depth < len(ROLES) else ()
-    children = (_branch(question, (*path, i), n, source, timeouts) for i in samples)
+    } | grade_columns(answer, verdict, leaf=depth == len(pipeline.turns))
+    samples = range(pipeline.branching[depth]) if depth < len(pipeline.turns) else ()
+    children = (_branch(question, (*path, i), pipeline, source, timeouts) for i in samples)
     return [row, *(node for child in children for node in child)]

@@ -27,9 +27,11 @@ def complete_settings(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     defaults = manifest.spec.model_dump(exclude={"limit", "shard"}, exclude_none=True)
     if "grader" not in values:
         require_named(manifest.spec.grader, folder)
-    if "n" in values:  # --n sets all three roles
-        for role in ("n_generator", "n_verifier", "n_refiner"):
-            defaults.pop(role, None)
+    if "n" in values:  # --n sets every role
+        defaults.pop("n_by_role", None)
+    if "pipeline" in values:  # which says all of this itself
+        for name in ("n", "n_by_role", "prompts", "chat_template"):
+            defaults.pop(name, None)
     if "questions" not in values and "limit" not in values:
         values = {"limit": manifest.spec.limit, **values}
     return {**defaults, **manifest.labels.model_dump(exclude={"grader"}), **values}
@@ -50,7 +52,7 @@ def plan_build(
         require_same_settings(forest, spec.model_copy(update=stored))
         done = forest.done
     todo = sum(q.question_id not in done for q in questions)
-    g, v, _ = spec.branching
+    nodes = spec.chain.nodes_per_tree
     return {
         "forest": str(folder),
         "engine": spec.engine,
@@ -60,9 +62,10 @@ def plan_build(
         "refused": loaded.counts(),
         "trees_done": len(questions) - todo,
         "trees_to_grow": todo,
-        "requests": todo * (1 + g + g * v),
-        "completions": todo * spec.nodes_per_tree,
-        "completion_tokens_at_most": todo * spec.nodes_per_tree * (spec.max_tokens or 0),
+        "pipeline": str(spec.chain),
+        "requests": todo * sum((1, *spec.chain.widths[:-1])),
+        "completions": todo * nodes,
+        "completion_tokens_at_most": todo * nodes * (spec.max_tokens or 0),
     }
 
 

@@ -43,15 +43,16 @@ async def grow(
     Raises EngineError if a request fails permanently, EngineDown if no request can succeed.
     """
     nodes: list[Node] = []
+    chain = spec.chain
 
     async def expand(parent: Node | None, texts: tuple[str, ...]) -> None:
-        request = _request(question, spec, parent, texts)
+        request = _request(question, spec, chain, parent, texts)
         async with aclosing(engine.complete(request)) as samples:  # type: ignore[type-var]
             async for sample, completion in samples:
-                node = _node(question, spec.chain, parent, sample, completion)
+                node = _node(question, chain, parent, sample, completion)
                 nodes.append(node)
                 on_completion(completion)
-                if len(node.path) < len(spec.chain.turns):
+                if len(node.path) < len(chain.turns):
                     group.create_task(expand(node, (*texts, node.text)))
 
     try:
@@ -63,15 +64,19 @@ async def grow(
 
 
 def _request(
-    question: Question, spec: BuildSpec, parent: Node | None, texts: tuple[str, ...]
+    question: Question,
+    spec: BuildSpec,
+    chain: Pipeline,
+    parent: Node | None,
+    texts: tuple[str, ...],
 ) -> Request:
     depth = len(texts)
-    turn = spec.chain.turns[depth]
+    turn = chain.turns[depth]
     parent_id = parent.node_id if parent else question.question_id
     return Request(
         prompt=render(
             spec.prompts,
-            spec.chain,
+            chain,
             question.kind,
             question.question,
             question.choices,
@@ -130,7 +135,7 @@ async def grade(
     Raises GraderError if a function of the user's own cannot grade.
     """
     places = {node.node_id: place for place, node in enumerate(nodes)}
-    asked, leaf = asdict(question), len(spec.chain.turns)
+    asked, leaf = asdict(question), len(spec.pipeline.turns)
     grades = await grader.judge((node.text, asked) for node in nodes)
     return [
         _row(question, node, places, spec, model) | graded.columns(leaf=len(node.path) == leaf)
@@ -142,7 +147,7 @@ def _row(
     question: Question, node: Node, places: Mapping[str, int], spec: BuildSpec, model: str
 ) -> dict[str, Any]:
     depth = len(node.path)
-    role = spec.chain.turns[depth - 1].role
+    role = spec.pipeline.turns[depth - 1].role
     return {
         "question_id": question.question_id,
         "node": places[node.node_id],

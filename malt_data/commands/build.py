@@ -1,5 +1,6 @@
 """`build` a forest, `relabel` its samples."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from malt_data.commands.options import (
     forest_argument,
     grader_option,
     json_option,
+    pipeline_option,
     read_config,
     setting,
     team_option,
@@ -46,12 +48,33 @@ def _poolings() -> tuple[str, ...]:
     return get_args(Pooling)
 
 
-def _branching_options() -> Decorator:
+class _BuildCommand(click.Command):
+    """Reads `--n-ROLE K`, whose roles only the pipeline knows, as `--n-by-role ROLE K`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        split: list[str] = []
+        for arg in args:
+            found = re.fullmatch("--n-([a-z][a-z0-9_-]*)(?:=(.*))?", arg, re.DOTALL)
+            if found is None or arg == "--n-by-role":
+                split.append(arg)
+                continue
+            split += ["--n-by-role", found[1].replace("-", "_")]
+            split += [] if found[2] is None else [found[2]]
+        return super().parse_args(ctx, split)
+
+
+def _tree_options() -> Decorator:
     return combine(
+        pipeline_option,
         setting("--n", type=int, help="Samples per parent, for every role.  [default: 3]"),
-        setting("--n-generator", type=int, help="Samples per question; overrides --n."),
-        setting("--n-verifier", type=int, help="Samples per generator node; overrides --n."),
-        setting("--n-refiner", type=int, help="Samples per verifier node; overrides --n."),
+        click.option(
+            "--n-by-role",
+            "by_role",
+            type=(str, int),
+            multiple=True,
+            hidden=True,
+            help="What --n-ROLE K is read as.",
+        ),
     )
 
 
@@ -69,9 +92,9 @@ def _question_options() -> Decorator:
     )
 
 
-@click.command()
+@click.command(cls=_BuildCommand)
 @click.option("--out", type=NewFolder(), help="Folder of the forest.  [default: forest]")
-@_branching_options()
+@_tree_options()
 @_question_options()
 @engine_options()
 @concurrency_option
@@ -100,11 +123,13 @@ def build(
     prompts_file: Path | None,
     dry_run: bool,
     as_json: bool,
+    by_role: tuple[tuple[str, int], ...],
     **options: Any,
 ) -> None:
     """Grow, grade and label a forest, or resume one.
 
-    An interrupted build resumes when you run the same command again.
+    An interrupted build resumes when you run the same command again. --n-ROLE K
+    overrides --n for one role, e.g. --n-verifier 2.
 
     \b
     malt-data build --n 3
@@ -122,12 +147,13 @@ def build(
     if adapter_set and team is None:
         raise click.UsageError("--adapters selects a team's adapters: pass --team too.")
     given = read_config(config) | drop_unset(options)
+    given |= {f"n_{role}": n for role, n in by_role}
     team_settings = _team_settings(team, adapter_set or "team", given)
     spec = _build_spec(team_settings | given, folder)
     if dry_run:
         print_facts(plan_build(spec, folder, prompts_file=prompts_file), as_json)
         return
-    with BuildProgress(spec.nodes_per_tree) as progress:
+    with BuildProgress(spec.chain.nodes_per_tree) as progress:
         report = build_forest(
             spec,
             folder,
@@ -168,6 +194,7 @@ def _require_complete(report: "BuildReport") -> None:
 
 
 def _team_settings(path: Path | None, adapter_set: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a team, of which another pipeline takes what it has roles for."""
     if path is None:
         return {}
     from malt_data.graders import require_named
@@ -176,7 +203,14 @@ def _team_settings(path: Path | None, adapter_set: Any, given: dict[str, Any]) -
     team = read_team(path)
     if "grader" not in given:
         require_named(str(team.sampling.get("grader", "")), path)
-    return {"model": team.model, "adapters": team.require(adapter_set), **team.sampling}
+    settings = {"model": team.model, "adapters": team.require(adapter_set), **team.sampling}
+    if (pipeline := given.get("pipeline")) is None:
+        return settings
+    names = {turn.template for turn in pipeline.turns}
+    kinds = settings.get("prompts", {}).items()
+    prompts = {kind: {n: t for n, t in parts.items() if n in names} for kind, parts in kinds}
+    adapters = {r: name for r, name in settings["adapters"].items() if r in pipeline.roles}
+    return settings | {"prompts": prompts, "adapters": adapters}
 
 
 @click.command()

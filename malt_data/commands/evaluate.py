@@ -1,6 +1,7 @@
 """`ask` a team one question, `eval` it against baselines."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from malt_data.commands.options import (
     grader_option,
     integer,
     json_option,
+    pipeline_option,
     read_config,
     setting,
     team_option,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from malt_data.evaluation.play import Turn
     from malt_data.evaluation.results import Results
     from malt_data.evaluation.settings import Setting
+    from malt_data.schemas.pipeline import Pipeline
     from malt_data.schemas.team import Team
 
 _CAPTION = "Accuracy in %, ± standard deviation (n − 1) over seeds, or over teams if several."
@@ -58,6 +61,7 @@ def _free_form_kinds() -> tuple[str, ...]:
 @click.option(
     "--setting", "name", help="Setting to play.  [default: malt+mv with --team, else ma+mv]"
 )
+@pipeline_option
 @engine_options(**_TEAM_DEFAULTS)
 @setting(
     "--grader",
@@ -91,8 +95,9 @@ def ask(
     from malt_data.schemas.spec import EvalSpec
 
     loaded = _read_team(team)
-    spec = EvalSpec(**_settings_of(loaded) | drop_unset(options))
-    chosen = find_settings([name or ("malt+mv" if team else "ma+mv")])[0]
+    spec = EvalSpec(**_with_team(loaded, drop_unset(options)))
+    names = [name or ("malt+mv" if team else "ma+mv")]
+    chosen = find_settings(names, pipeline=spec.pipeline)[0]
     turns: list[dict[str, Any]] = []
 
     def on_turn(turn: "Turn") -> None:
@@ -139,6 +144,7 @@ def ask(
     "table averages over them.",
     multiple=True,
 )
+@pipeline_option
 @click.option("--allow-seen", is_flag=True, help="Allow questions that the team was trained on.")
 @engine_options(**_TEAM_DEFAULTS)
 @concurrency_option
@@ -201,7 +207,7 @@ def evaluate(
         _print_overview(folders, as_json, markdown)
         return
     names = [name.strip() for name in settings.split(",")]
-    chosen = find_settings([name for name in names if name], settings_file)
+    chosen = partial(find_settings, [name for name in names if name], settings_file)
     spec_settings = read_config(config) | drop_unset(options)
     plans = _plans(team, out, chosen, spec_settings, seeds=seeds, allow_seen=allow_seen)
     if against is not None:
@@ -229,13 +235,16 @@ def evaluate(
 def _plans(
     teams: tuple[Path, ...],
     out: Path,
-    chosen: "list[Setting]",
+    chosen: "Callable[[Pipeline], list[Setting]]",
     spec_settings: dict[str, Any],
     *,
     seeds: int,
     allow_seen: bool,
 ) -> "list[Plan]":
-    """Return one plan per team; settings without adapters are only in the first one."""
+    """Return one plan per team; settings without adapters are only in the first one.
+
+    chosen: the settings to evaluate, in a pipeline.
+    """
     from malt_data.evaluation.plan import plan_evaluation
     from malt_data.evaluation.teams import output_folders, require_comparable
     from malt_data.graders import require_named
@@ -253,10 +262,12 @@ def _plans(
                 f"{len(unknown)} adapters (e.g. {unknown[0]}) do not record their training "
                 "questions; they may have seen some of these."
             )
+        spec = EvalSpec(**{"split": "test"} | _with_team(team, spec_settings))
+        settings = chosen(spec.pipeline)
         plans.append(
             plan_evaluation(
-                EvalSpec(**{"split": "test"} | _settings_of(team) | spec_settings),
-                [s for s in chosen if s.adapters != "none"] if plans else chosen,
+                spec,
+                [s for s in settings if s.adapters != "none"] if plans else settings,
                 team.by_set() if team else {},
                 folder,
                 seeds=seeds,
@@ -291,14 +302,24 @@ def _read_team(path: Path | None) -> "Team | None":
     return read_team(path)
 
 
-def _settings_of(team: "Team | None") -> dict[str, Any]:
-    """Return what an evaluation takes from a team file, which may have settings of builds too."""
+def _with_team(team: "Team | None", given: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings `given`, over those of a team file, which may have some of builds too.
+
+    In another pipeline, the team keeps its prompts for the turns that this one has too.
+    """
     from malt_data.schemas.spec import EvalSpec
 
     if team is None:
-        return {}
+        return given
     known = {name: team.sampling[name] for name in EvalSpec.model_fields if name in team.sampling}
-    return {"model": team.model, **known}
+    if "pipeline" in given and "prompts" in known:
+        names = {turn.template for turn in EvalSpec(**given).pipeline.turns}
+        known["prompts"] = {
+            kind: {name: templates[name] for name in templates if name in names}
+            for kind, templates in known["prompts"].items()
+            if names & {*templates}
+        }
+    return {"model": team.model, **known, **given}
 
 
 def _print_results(

@@ -1,6 +1,6 @@
 """`export` training sets, `push` and `pull` a forest with its exports."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -116,10 +116,11 @@ def export(
     from malt_data.exporters import export as exporting
     from malt_data.exporters.selection import Selection
     from malt_data.report.exports import print_export
-    from malt_data.schemas.exports import configs
+    from malt_data.schemas.exports import select_configs
 
     opened = open_for_command(forest)
-    requested = configs(role, form)
+    roles = opened.manifest.spec.pipeline.roles
+    requested = select_configs(roles, role, form)
     _refuse_conflicts(requested, out=out, repo=repo, check=check, dry_run=dry_run)
     selection = Selection(**read_config(config) | drop_unset(options))
     checker = _checker(opened, selection) if check else None
@@ -129,7 +130,7 @@ def export(
     if checker is not None:
         for item in requested:
             result = checker(exporting.export_folder(opened, item, out))
-            if _may_be_empty(item, role, form) and not result["rows"]:
+            if _may_be_empty(item, roles, role, form) and not result["rows"]:
                 result["problems"] = []
             facts[item.name]["check"] = result
             problems += result["problems"]
@@ -184,11 +185,13 @@ def _export(
     return reports
 
 
-def _may_be_empty(config: "Config", role: str | None, form: str | None) -> bool:
+def _may_be_empty(
+    config: "Config", roles: Sequence[str], role: str | None, form: str | None
+) -> bool:
     """Return whether a config is only a baseline's and was not requested by name."""
-    from malt_data.schemas.exports import RECIPE
+    from malt_data.schemas.exports import recipe_configs
 
-    return config not in RECIPE and form is None and role in (None, "all")
+    return config not in recipe_configs(roles) and form is None and role in (None, "all")
 
 
 def _checker(forest: "Forest", selection: "Selection") -> Callable[[Path], dict[str, Any]]:

@@ -3,9 +3,12 @@
 from collections.abc import Callable, Iterable
 from functools import cached_property, reduce
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from malt_data.schemas.pipeline import Pipeline
 
 Decorator = Callable[[Any], Any]
 
@@ -79,12 +82,18 @@ def drop_unset(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_config(path: Path | None) -> dict[str, Any]:
-    """Return the settings in a `--config` file, or no settings if there is no file."""
+    """Return the settings in a `--config` file, or no settings if there is no file.
+
+    A `pipeline` may be a name or a file there, as for `--pipeline`.
+    """
     if path is None:
         return {}
     from malt_data.storage.documents import read_settings_file
 
-    return read_settings_file(path)
+    settings = read_settings_file(path)
+    if isinstance(named := settings.get("pipeline"), str):
+        settings["pipeline"] = _pipeline(named)
+    return settings
 
 
 def combine(*decorators: Decorator) -> Decorator:
@@ -124,12 +133,26 @@ def grader_option(
     return setting("--grader", type=GraderName(), help=help)
 
 
+pipeline_option = setting(
+    "--pipeline",
+    metavar="NAME|FILE.toml",
+    callback=lambda ctx, param, name: name and _pipeline(name),
+    help="Who speaks after whom: a shipped pipeline or a TOML file.  [default: malt]",
+)
+
+
 def role_option(help: str, **attributes: Any) -> Decorator:
-    return click.option("--role", type=LazyChoice(_roles), help=help, **attributes)
+    return click.option("--role", help=help, **attributes)
 
 
 def team_option(help: str, **attributes: Any) -> Decorator:
     return click.option("--team", type=FILE, help=help, **attributes)
+
+
+def _pipeline(name: str) -> "Pipeline":
+    from malt_data.prompts.pipelines import find_pipeline
+
+    return find_pipeline(name)
 
 
 def _engines() -> Iterable[str]:
@@ -142,9 +165,3 @@ def _graders() -> Iterable[str]:
     from malt_data.graders import graders
 
     return graders()
-
-
-def _roles() -> Iterable[str]:
-    from malt_data.schemas.roles import ROLES
-
-    return (*ROLES, "all")

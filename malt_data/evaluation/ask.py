@@ -11,7 +11,7 @@ from malt_data.engines.loop import run_sync
 from malt_data.engines.opening import open_engine
 from malt_data.errors import EvalError
 from malt_data.evaluation.play import Memo, Turn, play
-from malt_data.evaluation.settings import Setting, require_adapters
+from malt_data.evaluation.settings import Setting, require_adapters, require_playable
 from malt_data.evaluation.vote import ballots, majority
 from malt_data.graders import KINDS, TEXT, Grader, is_own, kind_of, require_grader
 from malt_data.prompts.resolve import resolve_sampling
@@ -40,23 +40,25 @@ def ask(
     question is the spec's grader, else its kind (that of the team's data), else numeric. A function
     of somebody's own is not run: votes are counted by the answers' text. on_turn:
     called with each turn when it is finished. Raises EvalError if the team lacks the setting's
-    adapters, EngineError if a request fails.
+    adapters, SpecError if the pipeline cannot play it, EngineError if a request fails.
     """
-    require_adapters([setting], team)
     question = _question(text, choices, spec)
     spec = resolve_sampling(spec)
+    require_playable([setting], spec.pipeline, spec.prompts)
+    require_prompts(spec.prompts, spec.pipeline, {question.kind})
+    require_adapters([setting], spec.pipeline, team)
 
     async def play_once() -> list[Turn]:
         engine = await open_for(spec, [setting], team, note)
-        memo = Memo(engine, spec.prompts, spec.temperature, spec.max_tokens or 0)
+        memo = Memo(engine, spec)
         try:
             return await play(question, setting, seed, memo, team, on_turn)
         finally:
             await memo.close()
             await engine.close()
 
-    require_prompts(spec.prompts, spec.pipeline, {question.kind})
-    votes = ballots((t.pass_index, t.turn, t.role, t.answer) for t in run_sync(play_once()))
+    turns = ((t.pass_index, t.turn, t.role, t.answer) for t in run_sync(play_once()))
+    votes = ballots(turns, spec.pipeline.judges)
     with Grader() as grader:
         kind = TEXT if is_own(spec.grader) else question.kind
         return majority(votes, partial(_same, question, kind, grader)), votes
@@ -92,7 +94,7 @@ async def open_for(
     used = {
         name
         for setting in settings
-        for role in setting.turns
+        for role in spec.pipeline.chain(setting.turns).roles
         if (name := setting.adapter(role, team)) is not None
     }
     return await open_engine(spec, sorted(used), note)

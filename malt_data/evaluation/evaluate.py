@@ -136,7 +136,7 @@ async def _play_all(
         flushed = time.monotonic()
 
     async def play_question(seed: int, question: Question, settings: list[Setting]) -> None:
-        memo = Memo(engine, spec.prompts, spec.temperature, spec.max_tokens or 0, played.add)
+        memo = Memo(engine, spec, played.add)
         try:
             turns = await asyncio.gather(
                 *(play(question, setting, seed, memo, team) for setting in settings)
@@ -191,7 +191,7 @@ def _row(
         "turn": turn.turn,
         "role": turn.role,
         "adapter": turn.adapter,
-        "messages": json.dumps(turn.messages, ensure_ascii=False),
+        "messages": json.dumps(turn.prompt, ensure_ascii=False),
         "text": completion.text,
         "answer": turn.answer,
         "correct": graded["correct"],

@@ -7,9 +7,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from malt_data.errors import EvalError
+from malt_data.errors import EvalError, SpecError
 from malt_data.schemas import layout
 from malt_data.schemas.evaluation import COMPLETIONS, STAMP
+from malt_data.schemas.pipeline import ChatTemplate, Pipeline, shipped
 from malt_data.schemas.versions import upgrade
 from malt_data.storage.documents import read_json
 from malt_data.storage.parquet import Footer, read_table
@@ -43,13 +44,34 @@ class CompletionParts(Parts):
         return table.replace_schema_metadata(COMPLETIONS.metadata)
 
 
+def stored_pipeline(pipeline: Pipeline) -> dict[str, Any]:
+    """Return what answers depend on in a pipeline: not its name or branching; prompts are apart."""
+    facts = pipeline.model_dump(mode="json", include={"turns", "aliases"})
+    return facts | {"turns": [{k: turn[k] for k in turn if k != "n"} for turn in facts["turns"]]}
+
+
+_BEFORE_PIPELINES = {
+    "pipeline": stored_pipeline(shipped()),
+    "chat_template": ChatTemplate().model_dump(mode="json"),
+}
+"""What older versions played, without storing it."""
+
+
+def pipeline_of(manifest: dict[str, Any]) -> Pipeline:
+    """Return the pipeline of an evaluation, without prompts."""
+    return Pipeline(**manifest["spec"]["pipeline"])
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the content of `folder`/eval.json; raise EvalError if it is corrupt or too new."""
     path = folder / layout.RESULTS
     try:
         facts = read_json(path)
         stamp = facts["schema"]
-    except (OSError, ValueError, KeyError) as error:
+        if stamp == STAMP.decode():
+            facts["spec"] = _BEFORE_PIPELINES | facts["spec"]
+            pipeline_of(facts)  # raises SpecError
+    except (OSError, ValueError, KeyError, TypeError, SpecError) as error:
         raise EvalError(
             f"{path} cannot be read ({error}). Restore it, or evaluate into a new folder. "
             f"The completions in {folder / layout.COMPLETIONS} are untouched."

@@ -17,11 +17,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from malt_data.errors import EvalError
-from malt_data.evaluation.parts import CompletionParts, read_manifest, read_questions
-from malt_data.evaluation.settings import Setting, require_adapters
+from malt_data.evaluation.parts import (
+    CompletionParts,
+    read_manifest,
+    read_questions,
+    stored_pipeline,
+)
+from malt_data.evaluation.settings import Setting, require_adapters, require_playable
 from malt_data.graders import label_of
 from malt_data.prompts.resolve import resolve_sampling
-from malt_data.prompts.templates import require_prompts
+from malt_data.prompts.templates import kept_kinds, require_prompts
 from malt_data.questions.loading import load_questions
 from malt_data.schemas import layout
 from malt_data.schemas.evaluation import STAMP
@@ -39,7 +44,7 @@ Unplayed = tuple[int, Question, list[Setting]]
 """(seed, question, the settings whose completions are missing)."""
 
 _ESSENCE = ("questions", "split", "fields", "grader", "engine", "model", "temperature",
-            "max_tokens", "prompts")  # fmt: skip
+            "max_tokens", "pipeline", "prompts", "chat_template")  # fmt: skip
 """The settings of the spec that answers depend on."""
 
 
@@ -132,8 +137,9 @@ def plan_evaluation(
     seen: ids of the questions that the team was trained on.
     """
     out = Path(out)
-    require_adapters(settings, team)
     spec = resolve_sampling(spec)
+    require_playable(settings, spec.pipeline, spec.prompts)
+    require_adapters(settings, spec.pipeline, team)
     loaded = load_questions(
         spec.questions, split=spec.split, grader=spec.grader, kind=spec.kind, fields=spec.fields
     )
@@ -142,6 +148,7 @@ def plan_evaluation(
     ids = {q.question_id for questions in sampled.values() for q in questions}
     refuse_seen(ids & seen, len(ids), allow_seen)
     facts = spec.model_dump(mode="json") | {"split": loaded.split, "grader": label_of(spec.grader)}
+    facts["pipeline"] = stored_pipeline(spec.pipeline)
     manifest = {
         "schema": STAMP.decode(),
         "spec": {key: facts[key] for key in _ESSENCE},
@@ -220,8 +227,7 @@ def _merged(out: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         if key == "questions":  # the same file, moved
             old, new = (Path(name).name if Path(name).suffix else name for name in (old, new))
         if key == "prompts" and old:
-            # A kind added to malt-data since then changes no answer in there.
-            new = {kind: templates for kind, templates in new.items() if kind in old}
+            new = kept_kinds(new, old)
         if old != new and not (key == "model" and new is None):
             values = "" if isinstance(new, dict) else f" ({old}, now {new})"
             raise _mismatch(out, f"{key}{values}")

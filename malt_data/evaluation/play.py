@@ -8,16 +8,18 @@ differ only in what they do differently. A `Memo` sends each distinct request on
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from malt_data.engines import Completion, Engine, Messages, Request
+from malt_data.engines import Completion, Engine, Prompt, Request
 from malt_data.evaluation.settings import Setting
 from malt_data.graders import extract_answer
-from malt_data.prompts.templates import Prompts, render
+from malt_data.prompts.templates import render
 from malt_data.schemas.forest import Question
 from malt_data.schemas.ids import node_seed
+from malt_data.schemas.pipeline import Pipeline
+from malt_data.schemas.spec import EvalSpec
 from malt_data.schemas.team import AdapterSets
 
 OTHERS = (
@@ -35,7 +37,7 @@ class Turn:
     turn: int
     role: str
     adapter: str | None
-    messages: Messages
+    prompt: Prompt
     completion: Completion
     answer: str | None
 
@@ -46,32 +48,27 @@ class Memo:
     def __init__(
         self,
         engine: Engine,
-        prompts: Prompts,
-        temperature: float,
-        max_tokens: int,
+        spec: EvalSpec,
         on_completion: Callable[[Completion], None] = lambda _: None,
     ) -> None:
-        """on_completion: called once per completion, however many settings share it."""
+        """spec: resolved. on_completion: called once per completion, whatever shares it."""
         self.engine = engine
+        self.spec = spec
         self.on_completion = on_completion
-        self.prompts = prompts
-        self.temperature = temperature
-        self.max_tokens = max_tokens
         self._tasks: dict[str, asyncio.Task[Completion]] = {}
 
-    async def ask(
-        self, messages: Messages, seed: int, adapter: str | None, turn: int
-    ) -> Completion:
+    async def ask(self, prompt: Prompt, seed: int, adapter: str | None, turn: int) -> Completion:
         """Return the completion of a request; exceptions of the engine propagate."""
-        content = json.dumps([messages, seed, adapter])
+        content = json.dumps([prompt, seed, adapter])
         key = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
         if key not in self._tasks:
             request = Request(
-                messages,
+                prompt,
                 (seed,),
-                self.temperature,
-                self.max_tokens,
+                self.spec.temperature,
+                self.spec.max_tokens or 0,
                 adapter,
+                self.spec.chat_template.stop,
                 priority=-turn,  # finish questions in progress before starting new ones
             )
             self._tasks[key] = asyncio.create_task(self._complete(request))
@@ -120,21 +117,14 @@ async def _pass(
     team: AdapterSets,
     on_turn: Callable[[Turn], None],
 ) -> list[Turn]:
+    chain = memo.spec.pipeline.chain(setting.turns)
     turns: list[Turn] = []
-    texts: dict[str, str] = {}
-    for turn_index, role in enumerate(setting.turns):
-        path = {
-            "generator": (),
-            "verifier": (texts.get("generator", ""),),
-            "refiner": (texts.get("generator", ""), texts.get("verifier", "")),
-        }[role]
-        messages = render(memo.prompts, question.kind, question.question, question.choices, path)
+    for index, role in enumerate(each.role for each in chain.turns):
+        prompt = _prompt(question, memo.spec, chain, [turn.completion.text for turn in turns])
+        spoken = sum(turn.role == role for turn in turns)
+        turn_seed = _seed(question, seed, pass_index, role, spoken)
         adapter = setting.adapter(role, team)
-        turn_seed = _seed(question, seed, pass_index, role)
-        turn = await _turn(
-            question, memo, pass_index, turn_index, role, adapter, messages, turn_seed
-        )
-        texts[role] = turn.completion.text
+        turn = await _turn(question, memo, pass_index, index, role, adapter, prompt, turn_seed)
         turns.append(turn)
         on_turn(turn)
     return turns
@@ -148,16 +138,16 @@ async def _debate(
     team: AdapterSets,
     on_turn: Callable[[Turn], None],
 ) -> list[Turn]:
-    role = setting.turns[0]
+    chain = memo.spec.pipeline.chain(setting.turns)
+    role = chain.turns[0].role
     adapter = setting.adapter(role, team)
-    first = render(memo.prompts, question.kind, question.question, question.choices, ())
-    chats: list[Messages] = [first] * setting.agents
+    prompts = [_prompt(question, memo.spec, chain, ())] * setting.agents
     turns: list[Turn] = []
     for round_index in range(setting.rounds):
         round_turns = await asyncio.gather(
             *(
                 _turn(
-                    question, memo, agent, round_index, role, adapter, chats[agent],
+                    question, memo, agent, round_index, role, adapter, prompts[agent],
                     _seed(question, seed, agent, role, round_index),
                 )
                 for agent in range(setting.agents)
@@ -167,21 +157,41 @@ async def _debate(
         for turn in round_turns:
             on_turn(turn)
         texts = [turn.completion.text for turn in round_turns]
-        chats = [
-            (
-                *chats[agent],
-                {"role": "assistant", "content": texts[agent]},
-                {"role": "user", "content": OTHERS.replace("{answers}", _listed(texts, agent))},
-            )
+        prompts = [
+            _continued(prompts[agent], texts[agent], _listed(texts, agent))
             for agent in range(setting.agents)
         ]
     return turns
 
 
-def _seed(question: Question, seed: int, pass_index: int, role: str, round_index: int = 0) -> int:
-    """Return the sampling seed of a turn."""
-    suffix = f"/{round_index}" if round_index else ""
+def _seed(question: Question, seed: int, pass_index: int, role: str, spoken: int) -> int:
+    """Return the sampling seed of a turn. spoken: how often the role spoke before in this pass."""
+    suffix = f"/{spoken}" if spoken else ""
     return node_seed(seed, f"{question.question_id}/{pass_index}/{role}{suffix}")
+
+
+def _prompt(question: Question, spec: EvalSpec, chain: Pipeline, texts: Sequence[str]) -> Prompt:
+    return render(
+        spec.prompts,
+        chain,
+        question.kind,
+        question.question,
+        question.choices,
+        texts,
+        plain=spec.chat_template.plain,
+    )
+
+
+def _continued(prompt: Prompt, own: str, others: str) -> Prompt:
+    """Return an agent's next prompt in a debate: what it said, and what the others did."""
+    message = OTHERS.replace("{answers}", others)
+    if isinstance(prompt, str):
+        return f"{prompt}{own}\n\n{message}\n\n"
+    return (
+        *prompt,
+        {"role": "assistant", "content": own},
+        {"role": "user", "content": message},
+    )
 
 
 def _listed(texts: list[str], own: int) -> str:
@@ -196,9 +206,9 @@ async def _turn(
     turn_index: int,
     role: str,
     adapter: str | None,
-    messages: Messages,
+    prompt: Prompt,
     seed: int,
 ) -> Turn:
-    completion = await memo.ask(messages, seed, adapter, turn_index)
+    completion = await memo.ask(prompt, seed, adapter, turn_index)
     answer = extract_answer(completion.text, question.kind, question.choices)
-    return Turn(pass_index, turn_index, role, adapter, messages, completion, answer)
+    return Turn(pass_index, turn_index, role, adapter, prompt, completion, answer)

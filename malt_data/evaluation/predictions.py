@@ -1,12 +1,17 @@
 """Compute predictions, the answer of each setting to each question and seed, from completions."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from malt_data.evaluation.parts import CompletionParts, read_manifest, read_questions
+from malt_data.evaluation.parts import (
+    CompletionParts,
+    pipeline_of,
+    read_manifest,
+    read_questions,
+)
 from malt_data.evaluation.settings import Setting
 from malt_data.evaluation.vote import by_turn, majority, same_as
 from malt_data.graders import TEXT, Grader, graded_as, is_own
@@ -43,6 +48,7 @@ def predict(out: Path) -> pa.Table:
     """
     manifest = read_manifest(out)
     settings = {s["name"]: Setting.model_validate(s) for s in manifest["settings"]}
+    judges = pipeline_of(manifest).judges
     grader_name = manifest["spec"]["grader"]
     questions = {row["question_id"]: row for row in read_questions(out).to_pylist()}
     rows = []
@@ -56,7 +62,9 @@ def predict(out: Path) -> pa.Table:
                 question = questions[key[2]]
                 own = is_own(grader_name)
                 kind = TEXT if own else graded_as(question["kind"], grader_name)
-                rows.append(_prediction(settings[key[0]], key, turns, question, kind, grader))
+                rows.append(
+                    _prediction(settings[key[0]], key, turns, judges, question, kind, grader)
+                )
     rows.sort(key=lambda row: (row["setting"], row["seed"], row["question_id"]))
     return pa.Table.from_pylist(rows, schema=PREDICTIONS)
 
@@ -65,6 +73,7 @@ def _prediction(
     setting: Setting,
     key: tuple[str, int, str],
     rows: list[dict[str, Any]],
+    judges: Collection[str],
     question: dict[str, Any],
     kind: str,
     grader: Grader,
@@ -74,10 +83,12 @@ def _prediction(
     def same(a: str, b: str) -> bool:
         return a == b or grader.grade(a, b, kind, choices) == "right"
 
-    turns = by_turn((row["pass"], row["turn"], row["role"], row["answer"]) for row in rows)
+    said = ((row["pass"], row["turn"], row["role"], row["answer"]) for row in rows)
+    turns = by_turn(said, judges)
     votes = turns[-1]
     answer = majority(votes, same)
-    first = {row["role"]: row["answer"] for row in rows if row["pass"] == 0}
+    # The last of each role: one may speak in several turns, and in every round of a debate.
+    first = {f"{row['role']}_answer": row["answer"] for row in rows if row["pass"] == 0}
     return {
         "setting": key[0],
         "seed": key[1],
@@ -85,9 +96,7 @@ def _prediction(
         "answer": answer,
         "correct": _correct(rows, answer),
         "votes": votes,
-        "generator_answer": first.get("generator"),
-        "verifier_answer": first.get("verifier"),
-        "refiner_answer": first.get("refiner"),
+        **{name: first.get(name) for name in PREDICTIONS.names if name.endswith("_answer")},
         "prompt_tokens": _sum(row["prompt_tokens"] for row in rows),
         "completion_tokens": _sum(row["completion_tokens"] for row in rows),
         "seconds": _seconds(rows, debate=setting.agents > 1),

@@ -13,10 +13,16 @@ import polars as pl
 import pyarrow.dataset as ds
 
 from malt_data.errors import EvalError
-from malt_data.evaluation.parts import CompletionParts, read_manifest, read_questions
+from malt_data.evaluation.parts import (
+    CompletionParts,
+    pipeline_of,
+    read_manifest,
+    read_questions,
+)
 from malt_data.evaluation.predictions import read_predictions
 from malt_data.schemas import layout
 from malt_data.schemas.evaluation import COMPLETIONS
+from malt_data.schemas.pipeline import roles_table
 from malt_data.storage.parquet import read_table
 
 
@@ -38,8 +44,10 @@ class Results:
         return [setting["name"] for setting in self.manifest["settings"]]
 
     def tables(self) -> dict[str, ds.Dataset]:
-        """Return the tables that SQL can read."""
+        """Return the tables that SQL can read; `roles` says which roles judge."""
+        pipeline = pipeline_of(self.manifest)
         return {
+            "roles": ds.dataset(roles_table(pipeline)),
             "questions": ds.dataset(read_questions(self.folder)),
             "completions": ds.dataset(CompletionParts(self.folder).paths(), schema=COMPLETIONS),
             "predictions": ds.dataset(read_predictions(self.folder)),

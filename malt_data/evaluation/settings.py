@@ -1,5 +1,7 @@
 """Find settings by name: `ma+mv` is the table `ma` of settings.toml with a vote of three.
 
+A setting plays turns of a pipeline, which it names as `Pipeline.chain` does.
+
 >>> setting = find_settings(["ma+mv"])[0]
 >>> setting.votes, setting.turns
 (3, ('generator', 'verifier', 'refiner'))
@@ -14,8 +16,9 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from malt_data.errors import EvalError, SpecError
+from malt_data.prompts.templates import render
 from malt_data.schemas.model import Field, Model
-from malt_data.schemas.roles import ROLES, Role
+from malt_data.schemas.pipeline import Pipeline, Prompts, require_role, shipped
 from malt_data.schemas.team import AdapterSet, AdapterSets
 from malt_data.storage.documents import read_settings_file
 
@@ -27,21 +30,17 @@ class Setting(Model):
     """How to answer a question; see settings.toml."""
 
     name: str = ""
-    turns: tuple[Role, ...] = Field(min_length=1)
+    turns: tuple[str, ...] = Field(min_length=1)
     adapters: Literal["none"] | AdapterSet = "none"
-    base: tuple[Role, ...] = ()
+    base: tuple[str, ...] = ()
     agents: int = Field(1, ge=1, le=16)
     rounds: int = Field(1, ge=1, le=16)
     votes: int = Field(1, ge=1, le=99)
 
     @model_validator(mode="after")
     def _check(self) -> "Setting":
-        if list(self.turns) != [role for role in ROLES if role in self.turns]:
-            raise ValueError(f"turns must be some of {', '.join(ROLES)}, in this order")
-        if self.turns[0] != ROLES[0]:
-            raise ValueError("the first turn must be the generator's")
         if self.agents > 1 and (len(self.turns), self.votes) != (1, 1):
-            raise ValueError('a debate (agents > 1) needs turns = ["generator"] and no votes')
+            raise ValueError("a debate (agents > 1) needs turns = 1 and no votes")
         if self.rounds > 1 and self.agents == 1:
             raise ValueError("rounds need agents > 1")
         return self
@@ -58,10 +57,13 @@ class Setting(Model):
         return team.get(self.adapters, {}).get(role)
 
 
-def find_settings(names: list[str], path: str | Path | None = None) -> list[Setting]:
+def find_settings(
+    names: list[str], path: str | Path | None = None, pipeline: Pipeline | None = None
+) -> list[Setting]:
     """Return the settings called `names`, from settings.toml or the TOML file at `path`.
 
-    Raises SpecError for an unknown name or an invalid setting.
+    pipeline: whose turns they play; None: `malt`. Raises SpecError for an unknown name or an
+    invalid setting, e.g. one with turns that the pipeline does not have.
     """
     tables = tomllib.loads(
         resources.files(__package__).joinpath("settings.toml").read_text("utf-8")
@@ -70,24 +72,61 @@ def find_settings(names: list[str], path: str | Path | None = None) -> list[Sett
         tables |= read_settings_file(path, "settings file")
     if not names:
         raise SpecError(f"No setting was given. Choose one or more of {', '.join(tables)}.")
-    return [_setting(name, tables) for name in dict.fromkeys(names)]
+    pipeline = shipped() if pipeline is None else pipeline
+    return [_setting(name, tables, pipeline) for name in dict.fromkeys(names)]
 
 
-def _setting(name: str, tables: dict[str, Any]) -> Setting:
+def _setting(name: str, tables: dict[str, Any], pipeline: Pipeline) -> Setting:
     plain = name.removesuffix("+mv")
     if plain not in tables:
         names = ", ".join(tables)
         raise SpecError(f"Unknown setting {plain!r}. Choose from (most also with +mv): {names}.")
     if not isinstance(tables[plain], dict):
         raise SpecError(f"Setting {plain} is not a table: write [{plain}] and its keys below it.")
-    votes = {"votes": VOTES} if name.endswith("+mv") else {}
+    values = {**tables[plain], "name": name}
+    if name.endswith("+mv"):
+        values["votes"] = VOTES
     try:
-        return Setting.model_validate({**tables[plain], **votes, "name": name})
+        values["turns"] = _turns(values.get("turns"), pipeline)
+        setting = Setting.model_validate(values)
+        pipeline.chain(setting.turns)
+        for role in setting.base:
+            require_role(role, pipeline.roles)
     except SpecError as error:
         raise SpecError(f"Setting {name}: {error}") from None
+    return setting
 
 
-def require_adapters(settings: Sequence[Setting], team: AdapterSets) -> None:
+def _turns(turns: Any, pipeline: Pipeline) -> Any:
+    """Return the names of the first `turns` turns of a pipeline; None: of all; a list: itself."""
+    names = [turn.template for turn in pipeline.turns]
+    if turns is None:
+        return names
+    if type(turns) is not int:
+        return turns
+    if not 1 <= turns <= len(names):
+        raise SpecError(
+            f"turns = {turns}, but the pipeline has turns 1 to {len(names)}: {', '.join(names)}."
+        )
+    return names[:turns]
+
+
+def require_playable(settings: Sequence[Setting], pipeline: Pipeline, prompts: Prompts) -> None:
+    """Raise SpecError if a prompt shows a text that comes later, or if it comes first itself.
+
+    The text of a role that the setting leaves out is empty instead (*MALT* §A.9).
+    """
+    for setting in settings:
+        try:
+            chain = pipeline.chain(setting.turns)
+            for kind in prompts:
+                for turn in range(len(chain.turns)):
+                    render(prompts, chain, kind, "", None, [""] * turn)
+        except SpecError as error:
+            raise SpecError(f"Setting {setting.name}: {error}") from None
+
+
+def require_adapters(settings: Sequence[Setting], pipeline: Pipeline, team: AdapterSets) -> None:
     """Raise EvalError if a setting needs adapters that `team` lacks.
 
     In "team" and "sft" some roles may use the base model; in the baselines all need an adapter.
@@ -95,7 +134,8 @@ def require_adapters(settings: Sequence[Setting], team: AdapterSets) -> None:
     for setting in settings:
         name = setting.adapters
         adapters = team.get(name, {})
-        required = [role for role in setting.turns if role not in setting.base]
+        roles = pipeline.chain(setting.turns).roles
+        required = [role for role in roles if role not in setting.base]
         missing = [role for role in required if role not in adapters]
         if name == "none" or not missing or (adapters and name in ("team", "sft")):
             continue
@@ -103,9 +143,9 @@ def require_adapters(settings: Sequence[Setting], team: AdapterSets) -> None:
             raise EvalError(
                 f"Setting {setting.name} needs the {name} adapters of a team: pass --team team.toml"
             )
-        first = "malt-data export --role generator --format dpo, then " if name == "lone" else ""
+        export = f"malt-data export --role {missing[0]} --format dpo, then "
         raise EvalError(
             f"Setting {setting.name} needs the {name} adapter of {', '.join(missing)}, which is "
-            f"not in the team file. Train it: {first}malt-data train --role all with the team's "
-            "--dataset and --out."
+            f"not in the team file. Train it: {export if name == 'lone' else ''}malt-data train "
+            "--role all with the team's --dataset and --out."
         )

@@ -7,7 +7,7 @@
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 Same = Callable[[str, str], bool]
 Turns = Iterable[tuple[int, int, str, str | None]]
@@ -42,21 +42,21 @@ def same_as(answers: Sequence[str | None], same: Same) -> list[int | None]:
     return indices
 
 
-def ballots(turns: Turns) -> list[str | None]:
+def ballots(turns: Turns, judges: Collection[str]) -> list[str | None]:
     """Return the final answer of each pass, or of each agent of a debate, in order."""
-    answers = by_turn(turns)
+    answers = by_turn(turns, judges)
     return answers[-1] if answers else []
 
 
-def by_turn(turns: Turns) -> list[list[str | None]]:
+def by_turn(turns: Turns, judges: Collection[str]) -> list[list[str | None]]:
     """Return, for each turn, what each pass would answer if it ended there.
 
-    A verifier without an answer of its own keeps the generator's (Table 5, G + V).
+    A turn of a role in `judges` without an answer of its own keeps the one before (Table 5, G + V).
     """
     passes: dict[int, list[str | None]] = {}
     for pass_index, _, role, answer in sorted(turns, key=lambda turn: turn[:2]):
         answers = passes.setdefault(pass_index, [])
-        keeps = role == "verifier" and answer is None and answers
+        keeps = role in judges and answer is None and answers
         answers.append(answers[-1] if keeps else answer)
     longest = max(map(len, passes.values()), default=0)
     return [

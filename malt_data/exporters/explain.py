@@ -19,7 +19,7 @@ from malt_data.exporters.rows import COLUMNS, Rows
 from malt_data.exporters.selection import Selection
 from malt_data.forests.facts import find_tree
 from malt_data.forests.forest import Forest
-from malt_data.schemas.exports import ALL, Config
+from malt_data.schemas.exports import Config, all_configs
 
 
 def explain(forest: Forest, node_id: str, other: str | None = None) -> dict[str, Any]:
@@ -34,13 +34,13 @@ def explain(forest: Forest, node_id: str, other: str | None = None) -> dict[str,
         if name is not None and name not in ids:
             raise ForestError(
                 f"{name!r} is not a node of tree {tree['question_id'][0]}. Its nodes are "
-                f"{min(ids)}, {min(ids)}/v0, …"
+                f"{', '.join(sorted(ids)[:2])}, …"
             )
     node = tree.row(by_predicate=pl.col("node_id") == node_id, named=True)
     steps = node_id.split("/")
     path = ["/".join(steps[: i + 1]) for i in range(1, len(steps))]
     leaves = tree.filter(
-        (pl.col("depth") == 3)
+        pl.col("reward").is_not_null()
         & ((pl.col("node_id") == node_id) | pl.col("node_id").str.starts_with(node_id + "/"))
     )
     question = forest.questions().filter(pl.col("question_id") == steps[0]).collect()
@@ -55,11 +55,15 @@ def explain(forest: Forest, node_id: str, other: str | None = None) -> dict[str,
     }
 
 
+def _is_leaf(node: dict[str, Any]) -> bool:
+    return node["reward"] is not None
+
+
 def _because(forest: Forest, tree: pl.DataFrame, node: dict[str, Any]) -> str:
     labels = forest.manifest.labels
     side = "above" if node["label"] else "not above"
     outcome = f"{side} {labels.threshold:g}: {'positive' if node['label'] else 'negative'}"
-    if node["depth"] == 3:
+    if _is_leaf(node):
         return f"its answer is {node['verdict']}, so its reward {node['reward']:g} is {outcome}"
     children = tree.filter(pl.col("parent_id") == node["node_id"])
     local = labels.pooling == "local"
@@ -76,8 +80,10 @@ def _exports(
     state = fingerprint(forest)
     chunk = tree.select(COLUMNS).to_arrow().cast(pa.schema(_arrow_fields(tree)))
     decisions = {}
-    for config in ALL:
-        if config.depth != node["depth"] or (other is not None and config.format.unit != "pair"):
+    pipeline = forest.manifest.spec.pipeline
+    for config in all_configs(pipeline.roles):
+        trained = config.role == node["role"] if config.role else _is_leaf(node)
+        if not trained or (other is not None and config.format.unit != "pair"):
             continue
         report = existing.get(config.name)
         with Rows(forest, config, report.selection if report else Selection()) as rows:

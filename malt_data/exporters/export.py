@@ -27,6 +27,7 @@ from malt_data.graders import KINDS
 from malt_data.schemas import layout
 from malt_data.schemas.exports import SPLITS, STAMP, Config, config_named
 from malt_data.schemas.model import Model
+from malt_data.schemas.pipeline import ChatTemplate
 from malt_data.schemas.spec import Labels
 from malt_data.storage.documents import read_json
 from malt_data.storage.files import atomic_folder, recover
@@ -201,7 +202,7 @@ def summarize(forest: Forest, rows: Rows, state: str) -> ExportReport:
 
 
 def sampling_of(forest: Forest) -> dict[str, Any]:
-    """Return temperature, token limit, prompts, grader and the kind of the free-form questions.
+    """Return pipeline, temperature, token limit, prompts, grader and the kind of the questions.
 
     A team trained on the export expects the same settings at inference. The grader is the build's,
     which decided how questions were prompted, not the one of a later relabel.
@@ -210,7 +211,12 @@ def sampling_of(forest: Forest) -> dict[str, Any]:
     lettered = {name for name, kind in KINDS.items() if kind.lettered}
     free = set(forest.questions().select("kind").collect()["kind"]) - lettered
     kind = {"kind": free.pop()} if len(free) == 1 else {}
-    return spec.model_dump(include={"temperature", "max_tokens", "prompts", "grader"}) | kind
+    settings = spec.model_dump(include={"temperature", "max_tokens", "prompts", "grader"}) | kind
+    if spec.chat_template != ChatTemplate():
+        settings["chat_template"] = spec.chat_template.model_dump(mode="json")
+    # Without defaults: TOML, in which a team stores this, has no null.
+    pipeline = spec.chain.model_dump(mode="json", exclude_defaults=True)
+    return settings | {"pipeline": pipeline}
 
 
 def _write(
@@ -222,7 +228,7 @@ def _write(
 ) -> Rows:
     total = len(forest.done)
     done = 0
-    with Rows(forest, config, selection) as rows, Shards(folder, config.schema) as shards:
+    with Rows(forest, config, selection) as rows, Shards(folder, rows.schema) as shards:
         for chunk in chunks(forest):
             for split, batch in rows.of(chunk):
                 shards.write(split, batch)

@@ -10,7 +10,7 @@ tree, so chunks are independent.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from itertools import takewhile
 from pathlib import Path
@@ -24,10 +24,11 @@ from malt_data.errors import SpecError
 from malt_data.exporters.fit import UNFIT, load_fit
 from malt_data.exporters.selection import Selection, rules
 from malt_data.forests.forest import Forest
-from malt_data.prompts.templates import pieces
+from malt_data.prompts.templates import pieces, templates
 from malt_data.schemas.exports import SPLITS, Config
-from malt_data.schemas.roles import ROLES
-from malt_data.schemas.versions import upgrade
+from malt_data.schemas.manifest import CURRENT
+from malt_data.schemas.spec import BuildSpec
+from malt_data.schemas.versions import stamp_of, upgrade
 from malt_data.storage.parquet import corrupt
 from malt_data.storage.query import lock_down
 
@@ -39,16 +40,22 @@ _TOKENIZER_BATCH = 512
 """Rows to tokenize at once."""
 _BATCH_BYTES = 32 * 2**20
 COLUMNS = [
-    *("question_id", "node_id", "depth", "sample", "g", "v", "r"),
+    *("question_id", "node_id", "depth", "sample", "node", "parent"),
     *("text", "verdict", "value", "label", "finish_reason"),
 ]
 _CANDIDATES = {"node": "nodes", "pair": "pairs", "trajectory": "trajectories"}
 _LEDGER = {
     "node": ["key", "node_id"],
     "pair": ["chosen", "rejected", "chosen_id", "rejected_id"],
-    "trajectory": ["key", "node_id", "verifier", "generator"],
+    "trajectory": ["key", "node_id"],
 }
-"""Unit of a row → the columns that the ledger keeps of a candidate."""
+"""Unit of a row → the columns that the ledger keeps of a candidate; a trajectory also the key of
+each turn."""
+_MACROS = {
+    False: "CREATE MACRO said(text) AS [{'role': 'assistant', 'content': text}]",
+    True: "CREATE MACRO said(text) AS text",
+}
+"""Whether the forest's prompts are plain text → how a completion is written in a row."""
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "memory_limit": "2GB",
     # Chunks are too small to parallelise: two threads used more CPU time and were no faster, and
@@ -70,19 +77,28 @@ class Rows:
         self.config = config
         self.counts: Counts = Counter()
         self._forest = forest
+        spec = forest.manifest.spec
+        self._turns = len(spec.pipeline.turns)
+        self._depths = (
+            spec.pipeline.depths(config.role) if config.role is not None else (self._turns,)
+        )
+        self._plain = spec.chat_template.plain
+        self.schema = config.schema(plain=self._plain)
         self.selection = with_tokenizer(selection, forest)
         self._fit = (
             load_fit(self.selection.tokenizer, selection.max_length)
             if self.selection.tokenizer
             else None
         )
-        self._messages, self._literals = _messages(forest, config)
+        prompted = self._depths if config.role is not None else (1,)
+        self._prompts, self._literals = _prompts_query(spec, prompted)
         self._connection = duckdb.connect(":memory:", config=_CONFIG)
         self._connection.register("stored_questions", forest.questions_dataset())
         lock_down(self._connection)  # the prompts come from a manifest that anyone may have written
         self._connection.execute(
             _query("questions"), {"seed": str(selection.seed), "border": selection.border}
         )
+        self._connection.execute(_MACROS[self._plain])
 
     def __enter__(self) -> "Rows":
         return self
@@ -114,8 +130,8 @@ class Rows:
         """Build the ledger of a chunk; return its (split, reason, count)."""
         tree = pc.dictionary_encode(chunk["question_id"].combine_chunks()).indices
         self._connection.register("chunk", chunk.append_column("tree", tree.cast(pa.int64())))
-        self._connection.execute(_query("keyed"))
-        source = f"({_query(_CANDIDATES[self.config.format.unit])})"
+        self._connection.execute(_query("keyed").replace("{leaf}", str(self._turns)))
+        source = f"({self._of_paths(_query(_CANDIDATES[self.config.format.unit]))})"
         all_rules = rules(self.config, self.selection)
         if self._fit:
             before_fit = takewhile(lambda rule: rule[0] not in UNFIT, all_rules)
@@ -139,13 +155,14 @@ class Rows:
                 f"WHEN {condition} THEN '{reason}' END AS reason) FROM {before})"
             )
         last = f"step_{len(steps) - 2}" if len(steps) > 1 else "candidates"
-        key = "parent" if self.config.role else f"{last}.key & ~((1::BIGINT << 45) - 1)"
+        key = "parent" if self.config.role else f"{last}.key >> 32 << 32"
+        columns = [*_LEDGER[self.config.format.unit], *([] if self.config.role else self._keys)]
         self._connection.execute(
             f"CREATE OR REPLACE TEMP TABLE ledger AS WITH {', '.join(steps)} "
-            f"SELECT {', '.join(_LEDGER[self.config.format.unit])}, question_id, reason, "
+            f"SELECT {', '.join(columns)}, question_id, reason, "
             f"validation, {key} AS prompt_key FROM {last} JOIN questions USING (question_id) "
             "ORDER BY validation, parent, place",
-            {"depth": self.config.depth, "seed": str(self.selection.seed)},
+            {"depths": self._depths, "seed": str(self.selection.seed)},
         )
 
     def _unfit(self, chunk: pa.Table) -> pa.Table:
@@ -162,12 +179,11 @@ class Rows:
         return pa.Table.from_pylist(unfit, pa.schema([(n, pa.string()) for n in (*ids, "unfit")]))
 
     def _rows(self, chunk: pa.Table) -> Iterator[tuple[str, pa.Table]]:
-        prompts = _query("prompts").replace("{messages}", self._messages)
-        depth = 0 if self.config.role is None else self.config.depth - 1
-        self._connection.execute(prompts, {"parent_depth": depth, **self._literals})
-        relation = self._connection.sql(_query(f"{self.config.format.unit}_rows"))
+        self._connection.execute(self._prompts, self._literals)
+        query = self._of_paths(_query(f"{self.config.format.unit}_rows"))
+        relation = self._connection.sql(query)
         width = max(1, 4 * chunk.nbytes // max(1, chunk.num_rows))  # prompts repeat texts
-        schema = self.config.schema
+        schema = self.schema
         for batch in relation.to_arrow_reader(max(64, min(65_536, _BATCH_BYTES // width))):
             rows = pa.Table.from_batches([batch])
             held_out = rows["validation"]
@@ -175,6 +191,36 @@ class Rows:
                 part = rows if pc.all(side).as_py() else rows.filter(side)
                 if part.num_rows:
                     yield split, part.select(schema.names).cast(schema)
+
+    @property
+    def _keys(self) -> list[str]:
+        """The ledger's columns with the key of each turn of a trajectory but the last."""
+        return [f"turn_{depth}" for depth in range(1, self._turns)]
+
+    def _of_paths(self, query: str) -> str:
+        """Fill in what a query of trajectories says of every turn; other queries are unchanged."""
+        depths = range(1, self._turns + 1)
+        filled = {
+            "{keys}": "".join(f"{name}.key AS {name}, " for name in self._keys),
+            "{truncated}": " OR ".join(f"turn_{depth}.truncated" for depth in depths),
+            "{texts}": ", ".join(f"turn_{depth}.text" for depth in depths),
+            "{leaf}": f"turn_{self._turns}",
+            "{above}": _joins(self._turns),
+            "{found}": " ".join(
+                f"JOIN keyed AS {name} ON {name}.key = ledger.{name}" for name in self._keys
+            ),
+        }
+        for name, text in filled.items():
+            query = query.replace(name, text)
+        return query
+
+
+def _joins(depth: int) -> str:
+    """Return the joins from the node `turn_<depth>` to every node above it."""
+    return " ".join(
+        f"JOIN keyed AS turn_{above} ON turn_{above}.key = turn_{above + 1}.parent"
+        for above in range(depth - 1, 0, -1)
+    )
 
 
 def with_tokenizer(selection: Selection, forest: Forest) -> Selection:
@@ -219,11 +265,18 @@ def _tables(path: Path, budget: int) -> Iterator[pa.Table]:
                 facts.row_group(i).total_byte_size for i in range(facts.num_row_groups)
             ) // max(1, facts.num_rows)
             rows = max(64, min(65_536, budget // 4 // max(1, width)))
+            if stamp_of(file.schema_arrow) != CURRENT:  # an upgrade needs whole trees
+                yield from _slices(upgrade(file.read(), str(path)).select(COLUMNS), rows)
+                return
             for batch in file.iter_batches(batch_size=rows, columns=COLUMNS):
-                table = pa.Table.from_batches([batch])
-                yield upgrade(table.replace_schema_metadata(file.schema_arrow.metadata), str(path))
+                yield pa.Table.from_batches([batch])
     except (OSError, pa.ArrowException) as error:
         raise corrupt(path, error) from error
+
+
+def _slices(table: pa.Table, rows: int) -> Iterator[pa.Table]:
+    for start in range(0, table.num_rows, rows):
+        yield table.slice(start, rows)
 
 
 def _last_tree(table: pa.Table) -> int:
@@ -233,30 +286,61 @@ def _last_tree(table: pa.Table) -> int:
     return int(pc.index(ids, last).as_py())
 
 
-def _messages(forest: Forest, config: Config) -> tuple[str, dict[str, str]]:
-    """Return the SQL expression of a prompt, and the literals to bind to it.
+def _prompts_query(spec: BuildSpec, depths: Sequence[int]) -> tuple[str, dict[str, str]]:
+    """Return the SQL of the prompts of the turns at `depths`, and the literals to bind to it.
 
     A template becomes `concat(literal, column, literal, …)`, so placeholder names inside the texts
     themselves are not replaced.
     """
-    role = config.role or ROLES[0]
     literals: dict[str, str] = {}
+    selects = []
+    for depth in depths:
+        prompt = _prompt_expression(spec, depth, literals)
+        if depth == 1:
+            parents = "(SELECT DISTINCT root AS key, question_id FROM keyed WHERE depth = 1)"
+            nodes, key, where = f"{parents} AS parent", "parent", ""
+        else:
+            key = f"turn_{depth - 1}"
+            nodes, where = f"keyed AS {key} {_joins(depth - 1)}", f"{key}.depth = {depth - 1} AND"
+        selects.append(
+            f"SELECT {key}.key, {prompt} AS prompt FROM {nodes} "
+            f"JOIN questions ON questions.question_id = {key}.question_id "
+            f"WHERE {where} {key}.key IN (SELECT prompt_key FROM ledger WHERE reason IS NULL)"
+        )
+    return f"CREATE OR REPLACE TEMP TABLE prompts AS {' UNION ALL '.join(selects)}", literals
+
+
+def _prompt_expression(spec: BuildSpec, depth: int, literals: dict[str, str]) -> str:
+    """Return a prompt as a CASE over the kinds; add its literals to `literals`."""
+
+    def bind(text: str) -> str:
+        name = f"text_{len(literals)}"
+        literals[name] = text
+        return f"${name}"
+
+    def concat(template: str) -> str:
+        terms = []
+        for literal, name in pieces(template, spec.pipeline):
+            terms.append(bind(literal))
+            if name in ("question", "choices"):
+                terms.append(f"questions.{name}")
+            elif name and (source := spec.pipeline.source(name, depth - 1)) is not None:
+                terms.append(f"turn_{source + 1}.text")
+        return f"concat({', '.join(terms)})"
+
     cases = []
-    for number, (kind, roles) in enumerate(forest.manifest.spec.prompts.items()):
-        literals[f"kind_{number}"] = kind
-        messages = []
-        for speaker in ("system", "user"):
-            template = roles.get(role, {}).get(speaker)
-            if not template:
-                continue
-            terms = []
-            for literal, name in pieces(template):
-                bound = f"text_{len(literals)}"
-                literals[bound] = literal
-                terms += [f"${bound}", *([name] if name else [])]
-            messages.append(f"{{'role': '{speaker}', 'content': concat({', '.join(terms)})}}")
-        cases.append(f"WHEN $kind_{number} THEN [{', '.join(messages)}]")
-    return f"CASE questions.kind {' '.join(cases)} END", literals
+    for kind in spec.prompts:
+        spoken = [
+            (speaker, concat(template))
+            for speaker, template in templates(spec.prompts, kind, spec.pipeline.turns[depth - 1])
+        ]
+        if spec.chat_template.plain:
+            prompt = f"concat_ws({', '.join(['chr(10) || chr(10)', *(t for _, t in spoken)])})"
+        else:
+            messages = (f"{{'role': '{who}', 'content': {text}}}" for who, text in spoken)
+            prompt = f"[{', '.join(messages)}]"
+        cases.append(f"WHEN {bind(kind)} THEN {prompt}")
+    return f"CASE questions.kind {' '.join(cases)} END"
 
 
 def _query(name: str) -> str:

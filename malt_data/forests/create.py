@@ -12,6 +12,7 @@ import pyarrow as pa
 from malt_data.errors import ForestError, MixError
 from malt_data.forests.forest import Forest, open_forest
 from malt_data.forests.parts import NodeParts
+from malt_data.prompts.templates import kept_kinds
 from malt_data.schemas import layout
 from malt_data.schemas.forest import QUESTIONS, Question, question_table
 from malt_data.schemas.manifest import CURRENT, Manifest
@@ -128,8 +129,7 @@ def require_same_settings(forest: Forest, spec: BuildSpec) -> None:
     """Raise MixError, listing each setting that differs, unless `spec` grows the same trees."""
     folder, labels = forest.folder, forest.manifest.labels
     before, after = forest.manifest.spec.identity(), spec.identity()
-    # A kind added to malt-data since the forest was begun does not change its settings.
-    after["prompts"] = {k: v for k, v in after["prompts"].items() if k in before["prompts"]}
+    after["prompts"] = kept_kinds(after["prompts"], before["prompts"])
     differing = [name for name in before if after[name] not in (before[name], None)]
     if not differing:
         if spec.labels != labels:
@@ -139,8 +139,8 @@ def require_same_settings(forest: Forest, spec: BuildSpec) -> None:
             )
         return
     differences = "; ".join(
-        "prompts differ"
-        if name == "prompts"
+        f"{name} differ"
+        if name in ("prompts", "aliases")
         else f"{name} is {before[name]!r}, not {after[name]!r}"
         for name in differing
     )

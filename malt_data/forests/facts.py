@@ -38,4 +38,4 @@ def find_tree(forest: Forest, name: str | None) -> pl.DataFrame:
         )
     if "/" in (name or "") and name not in set(nodes["node_id"]):
         raise ForestError(f"Tree {trees[0]} has no node {name!r}.")
-    return nodes.sort("g", "v", "r", nulls_last=False)
+    return nodes.sort("node")

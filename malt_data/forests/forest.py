@@ -25,6 +25,7 @@ from malt_data.forests.parts import NodeParts
 from malt_data.schemas import layout
 from malt_data.schemas.forest import NODES, QUESTIONS, VERSION
 from malt_data.schemas.manifest import Manifest
+from malt_data.schemas.pipeline import roles_table
 from malt_data.schemas.spec import Labelled
 from malt_data.storage.hub import HUB, fetch_forest
 
@@ -76,7 +77,11 @@ class Forest:
 
     def tables(self) -> dict[str, ds.Dataset]:
         """Return the datasets that SQL views are defined over."""
-        return {"questions": self.questions_dataset(), "nodes": self.nodes_dataset()}
+        return {
+            "questions": self.questions_dataset(),
+            "nodes": self.nodes_dataset(),
+            "roles": ds.dataset(roles_table(self.manifest.spec.pipeline)),
+        }
 
     def questions(self) -> pl.LazyFrame:
         """Return one row per question (`schemas.forest.QUESTIONS`), with or without a tree."""

@@ -14,7 +14,6 @@ import polars as pl
 from malt_data.errors import ForestError, SpecError
 from malt_data.forests.forest import Forest
 from malt_data.graders import Grader, graded_as, kind_of
-from malt_data.schemas.roles import ROLES
 
 GRADED = ("answer", "correct", "verdict", "reward")
 """The columns of `nodes` that depend only on a text and its question."""
@@ -29,6 +28,7 @@ class Golds:
 
     def __init__(self, forest: Forest, grader: Grader) -> None:
         self._grader = grader
+        self._deepest = len(forest.manifest.spec.pipeline.turns)
         self._rows: dict[str, dict[str, Any]] = {}
         for row in forest.questions().collect().iter_rows(named=True):
             gold = row["gold"]
@@ -53,7 +53,7 @@ class Golds:
         rows = nodes.select("question_id", "text", "depth").rows()
         graded = self._grader.judge_sync((text, self._rows[name]) for name, text, _ in rows)
         grades = [
-            each.columns(leaf=depth == len(ROLES))
+            each.columns(leaf=depth == self._deepest)
             for each, (*_, depth) in zip(graded, rows, strict=True)
         ]
         columns = pl.DataFrame(grades, schema={name: nodes.schema[name] for name in GRADED})

@@ -8,8 +8,9 @@ children decides at every level.
 Floating-point means of means can miss exact ties (0.5 becomes 0.5000000000000001), so values are
 compared to nine decimals, which is exact for any tree with fewer than 10⁸ leaves.
 
-    >>> frame = pl.DataFrame({"question_id": ["q"] * 4, "g": [0] * 4, "v": [None, 0, 0, 0],
-    ...     "r": [None, None, 0, 1], "depth": [1, 2, 3, 3], "reward": [None, None, 1.0, 0.0]})
+    >>> frame = pl.DataFrame({"question_id": ["q"] * 4, "node": [0, 1, 2, 3],
+    ...     "parent": [None, 0, 1, 1], "depth": [1, 2, 3, 3], "extra": [False] * 4,
+    ...     "reward": [None, None, 1.0, 0.0]})
     >>> assign(frame, 0.5, "global").select("value", "label", "leaves").rows()
     [(0.5, False, 2), (0.5, False, 2), (1.0, True, 1), (0.0, False, 1)]
 """
@@ -24,39 +25,40 @@ from malt_data.schemas.forest import NODES
 from malt_data.schemas.spec import Labels, Pooling
 from malt_data.storage.parquet import LABELS
 
-_PATH = ["question_id", "g", "v", "r"]
+_PLACE = ["question_id", "node"]
 
 
 def assign(nodes: pl.DataFrame, threshold: float, pooling: Pooling) -> pl.DataFrame:
     """Return `nodes` in tree order with `value`, `label` and `leaves` recomputed.
 
-    nodes: complete trees in any order; needs question_id, g, v, r, depth and the leaves' reward.
+    nodes: complete trees in any order; needs question_id, node, parent, depth, extra and the
+    leaves' reward. Nodes marked `extra` are in no mean above them.
     Raises ForestError if an inner node has no children.
     """
-    nodes = nodes.drop("value", "label", "leaves", strict=False).sort(_PATH, nulls_last=False)
-    deepest = 3
+    nodes = nodes.drop("value", "label", "leaves", strict=False).sort(_PLACE)
+    deepest = int(nodes["depth"].max() or 1)  # type: ignore[arg-type]
     level = nodes.filter(pl.col("depth") == deepest).with_columns(
         value=pl.col("reward"), leaves=pl.lit(1, pl.Int32)
     )
     levels = [_labelled(level, threshold)]
     for depth in range(deepest - 1, 0, -1):
-        keys = _PATH[: depth + 1]
         pooled = pl.col("label").cast(pl.Float64) if pooling == "local" else pl.col("value")
         children = (
             levels[-1]
-            .group_by(keys, maintain_order=True)
+            .filter(~pl.col("extra"))
+            .group_by("question_id", node="parent", maintain_order=True)
             .agg(value=pooled.mean(), leaves=pl.sum("leaves"))
         )
-        level = nodes.filter(pl.col("depth") == depth).join(children, on=keys, how="left")
+        level = nodes.filter(pl.col("depth") == depth).join(children, on=_PLACE, how="left")
         levels.append(_labelled(level, threshold))
-    return pl.concat(levels, how="vertical").sort(_PATH, nulls_last=False)
+    return pl.concat(levels, how="vertical").sort(_PLACE)
 
 
 def _labelled(level: pl.DataFrame, threshold: float) -> pl.DataFrame:
     if level["value"].null_count():
         first = level.filter(pl.col("value").is_null()).row(0, named=True)
         raise ForestError(
-            f"Tree {first['question_id']} is incomplete: its node g{first['g']} at depth "
+            f"Tree {first['question_id']} is incomplete: its node {first['node']} at depth "
             f"{first['depth']} has neither children nor a reward."
         )
     return level.with_columns(

@@ -24,7 +24,6 @@ from malt_data.forests.parts import NodeParts
 from malt_data.graders import Grader, is_own, label_of
 from malt_data.schemas import layout
 from malt_data.schemas.manifest import CURRENT
-from malt_data.schemas.roles import ROLES
 from malt_data.schemas.spec import Labelled, Labels
 from malt_data.storage.files import atomic_folder, write_text
 from malt_data.storage.parquet import write_table
@@ -113,7 +112,8 @@ class _Job:
                 forest.manifest = manifest
             elif folder is not None:
                 write_text(folder / layout.MANIFEST, manifest.to_json())
-            flips: Flips = {role: dict.fromkeys(_COUNTS, 0) for role in ROLES}
+            roles = manifest.spec.pipeline.roles
+            flips: Flips = {role: dict.fromkeys(_COUNTS, 0) for role in roles}
             for index, path in enumerate(paths):
                 before = _frame(forest.parts, path)
                 after = golds.grade(before) if golds and path in regrade else before

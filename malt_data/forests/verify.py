@@ -130,32 +130,36 @@ def _part(
 
 def _shape(forest: Forest, frame: pl.DataFrame) -> Iterator[str]:
     """Check that trees have the manifest's branching and ids match the nodes' positions."""
-    branching = forest.manifest.spec.branching
-    expected = [branching[0], branching[0] * branching[1]]
-    expected.append(expected[1] * branching[2])
+    pipeline = forest.manifest.spec.chain
     depths = frame.group_by("question_id").agg(
-        *[(pl.col("depth") == d + 1).sum().alias(f"d{d}") for d in range(3)],
-        unique=pl.col("node_id").n_unique(),
+        *[
+            ((pl.col("depth") == depth) & ~pl.col("extra")).sum().alias(f"turn_{depth}")
+            for depth in range(1, len(pipeline.turns) + 1)
+        ],
+        unique=pl.col("node_id").n_unique() == pl.len(),
+        numbered=pl.col("node").sort() == pl.int_range(pl.len()),
     )
-    complete = pl.col("unique") == sum(expected)
-    for d in range(3):
-        complete &= pl.col(f"d{d}") == expected[d]
+    complete = pl.col("unique") & pl.col("numbered").list.all()
+    for depth, width in enumerate(pipeline.widths, 1):
+        complete &= pl.col(f"turn_{depth}") == width
     if incomplete := depths.filter(~complete)["question_id"].to_list():
-        yield f"trees without exactly {sum(expected)} nodes: {_some(incomplete)}."
-    generator = pl.format("{}/g{}", "question_id", "g")
-    verifier = pl.format("{}/v{}", generator, "v")
-    refiner = pl.format("{}/r{}", verifier, "r")
-    depth = pl.col("depth")
-    expected_ids = frame.with_columns(
-        id=pl.when(depth == 1).then(generator).when(depth == 2).then(verifier).otherwise(refiner),
-        parent=pl.when(depth == 2).then(generator).when(depth == 3).then(verifier),
-        last=pl.when(depth == 1).then("g").when(depth == 2).then("v").otherwise("r"),
-        named=depth.replace_strict({1: "generator", 2: "verifier", 3: "refiner"}, default=None),
+        expected = pipeline.nodes_per_tree
+        yield f"trees without exactly {expected} numbered nodes: {_some(incomplete)}."
+    roles = {depth: turn.role for depth, turn in enumerate(pipeline.turns, 1)}
+    initials = {depth: role[0] for depth, role in roles.items()}
+    above = frame.select("question_id", parent="node", above="node_id", above_depth="depth")
+    placed = frame.join(
+        above.unique(["question_id", "parent"]), on=["question_id", "parent"], how="left"
+    ).with_columns(
+        initial=pl.col("depth").replace_strict(initials, default=None, return_dtype=pl.String),
+        named=pl.col("depth").replace_strict(roles, default=None, return_dtype=pl.String),
     )
-    wrong = expected_ids.filter(
-        pl.col("id").ne_missing(pl.col("node_id"))
-        | pl.col("parent").ne_missing(pl.col("parent_id"))
-        | pl.col("last").ne_missing(pl.col("sample"))
+    under = pl.coalesce("above", "question_id")
+    wrong = placed.filter(
+        pl.format("{}/{}{}", under, "initial", "sample").ne_missing(pl.col("node_id"))
+        | pl.col("above").ne_missing(pl.col("parent_id"))
+        | (pl.col("above_depth").fill_null(0) + 1).ne_missing(pl.col("depth"))
+        | (pl.col("parent") >= pl.col("node")).fill_null(False)
         | pl.col("named").ne_missing(pl.col("role"))
     )
     if wrong.height:
@@ -186,7 +190,7 @@ def _grades(frame: pl.DataFrame, golds: Golds | None) -> Iterator[str]:
 
 def _labels(forest: Forest, frame: pl.DataFrame) -> Iterator[str]:
     """Check rewards against verdicts, and values, labels and leaf counts against rewards."""
-    leaf = pl.col("depth") == 3
+    leaf = pl.col("depth") == len(forest.manifest.spec.pipeline.turns)
     reward, verdict = pl.col("reward"), pl.col("verdict")
     follows = (
         pl.when(~leaf)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from malt_data.errors import SpecError
-from malt_data.schemas.pipeline import SHIPPED, Pipeline, shipped
+from malt_data.schemas.pipeline import Pipeline, shipped
 from malt_data.storage.documents import read_settings_file
 
 
@@ -17,7 +17,7 @@ def find_pipeline(name: str | Path) -> Pipeline:
 
     Raises SpecError if there is no such pipeline or the file is invalid.
     """
-    if str(name) in SHIPPED or not (str(name).endswith(".toml") or Path(name).is_file()):
+    if not str(name).endswith(".toml"):
         return shipped(str(name))
     tables = read_settings_file(name, "pipeline file")
     try:

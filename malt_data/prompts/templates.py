@@ -10,6 +10,7 @@ exactly the prompt that a role was sampled with.
     ['user']
 """
 
+import contextlib
 import difflib
 import re
 import tomllib
@@ -20,7 +21,7 @@ from importlib import resources
 from malt_data.engines import Prompt
 from malt_data.errors import SpecError
 from malt_data.graders import KINDS
-from malt_data.schemas.pipeline import Pipeline, Prompts, Turn
+from malt_data.schemas.pipeline import PREVIOUS, Pipeline, Prompts, Turn
 
 _SPEAKERS = ("system", "user")
 _BRACED = re.compile(r"\{(\w+)\}")
@@ -135,8 +136,8 @@ def _joined(messages: Sequence[tuple[str, str]], plain: bool) -> Prompt:
 
 
 def templates(prompts: Prompts, kind: str, turn: Turn) -> list[tuple[str, str]]:
-    """Return (speaker, template) of each message of a turn's prompt."""
-    parts = prompts[kind][turn.template]
+    """Return (speaker, template) of each message of a turn's prompt; empty if there is none."""
+    parts = prompts.get(kind, {}).get(turn.template, {})
     return [(speaker, parts[speaker]) for speaker in _SPEAKERS if parts.get(speaker)]
 
 
@@ -194,11 +195,11 @@ def _check_parts(parts: Mapping[str, object], kind: str, name: str, where: str) 
 def _check_placeholders(
     pipeline: Pipeline, index: int, kind: str, parts: Mapping[str, str], where: str
 ) -> None:
-    """Check that a turn sees the question, the text before it, and what the aliases stand for."""
+    """Check that a turn sees the question and the texts that it is about."""
     turn = pipeline.turns[index]
     where = f"{where}: [{kind}.{turn.template}]"
     used = dict.fromkeys(_BRACED.findall("".join(parts.values())))
-    shown = set()
+    shown: set[int | None] = set()
     for name in used:
         if name in ("question", "choices"):
             continue
@@ -214,10 +215,21 @@ def _check_placeholders(
     for name in required:
         if name not in used:
             raise SpecError(f"{where} must show the {turn.role} {{{name}}}.")
-    for name in (*pipeline.aliases, "previous"):
-        try:
-            source = pipeline.source(name, index)
-        except SpecError:  # nothing above fills it
-            continue
-        if source is not None and source not in shown:
-            raise SpecError(f"{where} must show the {turn.role} {{{name}}}.")
+    for source in sorted(_required(pipeline, index) - shown):
+        raise SpecError(f"{where} must show the {turn.role} {{{_name(pipeline, source, index)}}}.")
+
+
+def _required(pipeline: Pipeline, index: int) -> set[int]:
+    """Return the turns that turn `index` must see: the one before, and what that one judges."""
+    if index < 2 or not pipeline.turns[index - 1].judges:
+        return {index - 1} - {-1}
+    return {index - 2, index - 1}
+
+
+def _name(pipeline: Pipeline, source: int, index: int) -> str:
+    """Return the placeholder in turn `index` of the text of turn `source`."""
+    for name in (*pipeline.aliases, *pipeline.roles):
+        with contextlib.suppress(SpecError):
+            if pipeline.source(name, index) == source:
+                return name
+    return PREVIOUS

@@ -28,7 +28,7 @@ from malt_data.report.terminal import show
 from malt_data.schemas import layout
 from malt_data.schemas.exports import Config
 from malt_data.schemas.forest import NODES, QUESTIONS
-from malt_data.schemas.roles import ROLES
+from malt_data.schemas.pipeline import DEFAULT, SHIPPED, Pipeline
 from malt_data.storage.provenance import version
 
 _WIDTH = 100
@@ -71,7 +71,9 @@ def _facts(forest: Forest, repo: str, configs: list[Config]) -> dict[str, Any]:
         name=repo.partition("/")[2],
         manifest=forest.manifest,
         spec=spec,
-        branching=spec.branching,
+        pipeline=spec.chain,
+        story=_story(spec.chain),
+        leaves=_leaves(spec.chain),
         questions=forest.manifest.questions,
         origin=_origin(spec.questions),
         forest=facts["forest"],
@@ -152,7 +154,7 @@ def _tree(forest: Forest) -> str:
     from rich.console import Console
 
     query = (
-        "SELECT question_id FROM nodes WHERE depth = 3 GROUP BY question_id "
+        "SELECT question_id FROM nodes WHERE reward IS NOT NULL GROUP BY question_id "
         "ORDER BY min(reward) = max(reward), question_id LIMIT 1"
     )
     trees = forest.sql(query)
@@ -169,18 +171,17 @@ def _prompts(forest: Forest) -> str:
     kinds = forest.sql("SELECT DISTINCT kind FROM questions ORDER BY kind")["kind"]
     parts = []
     for kind in kinds:
-        for role in ROLES:
-            for speaker, text in forest.manifest.spec.prompts[kind][role].items():
-                parts.append(f"# {kind}, {role}, {speaker}\n{clean(text)}")
+        for name, templates in forest.manifest.spec.prompts[kind].items():
+            for speaker, text in templates.items():
+                parts.append(f"# {kind}, {name}, {speaker}\n{clean(text)}")
     return "\n\n".join(parts)
 
 
 def _rebuild(forest: Forest) -> str:
     """Return the command that rebuilds the forest."""
     spec = forest.manifest.spec
-    g, v, r = spec.branching
     flags: dict[str, Any] = {
-        **({"n": g} if g == v == r else {"n-generator": g, "n-verifier": v, "n-refiner": r}),
+        **_branching(spec.chain),
         "questions": spec.questions,
         "split": spec.split,
         "limit": spec.limit,
@@ -195,6 +196,35 @@ def _rebuild(forest: Forest) -> str:
         f"--{name} {shlex.quote(clean(str(v)))}" for name, v in flags.items() if v is not None
     ]
     return " \\\n    ".join(["malt-data build", *options])
+
+
+def _story(pipeline: Pipeline) -> str:
+    """Return a sentence that says who speaks after whom."""
+    if pipeline.name == DEFAULT:
+        return (
+            "For each question, a *generator*\nanswers, a *verifier* criticises each answer, and a "
+            "*refiner* writes final answers for each\ncriticism."
+        )
+    turns = ", then ".join(f"a *{turn.role}*" for turn in pipeline.turns)
+    return f"For each question: {turns}, each under every text of\nthe turn before."
+
+
+def _leaves(pipeline: Pipeline) -> list[tuple[str, int]]:
+    """Return (role, leaves below a node of it) of every turn but the last."""
+    widths = pipeline.widths
+    return [
+        (turn.role, widths[-1] // width)
+        for turn, width in zip(pipeline.turns[:-1], widths[:-1], strict=True)
+    ]
+
+
+def _branching(pipeline: Pipeline) -> dict[str, Any]:
+    """Return the options of the pipeline; a shipped one is named."""
+    own = pipeline.name not in SHIPPED
+    named = {} if pipeline.name == DEFAULT else {"pipeline": f"{pipeline.name}{'.toml' * own}"}
+    if len({*pipeline.branching}) == 1:
+        return {**named, "n": pipeline.branching[0]}
+    return {**named, **{f"n-{turn.role}": turn.n for turn in pipeline.turns}}
 
 
 def _cell(value: object) -> str:

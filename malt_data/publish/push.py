@@ -23,7 +23,7 @@ from malt_data.forests.forest import Forest
 from malt_data.publish.card import render_card
 from malt_data.publish.sync import save_states, synced_states
 from malt_data.schemas import layout
-from malt_data.schemas.exports import ALL, DEFAULT, Config, config_named
+from malt_data.schemas.exports import Config, all_configs, config_named, default_configs
 from malt_data.storage.files import lock
 from malt_data.storage.hub import (
     Listing,
@@ -122,14 +122,15 @@ def push_adapter(folder: str | Path, repo: str) -> str:
 def _fresh_exports(forest: Forest, names: Sequence[str] | None) -> list[Config]:
     """Return the configs to push, after exporting the missing and stale ones."""
     existing = exports_of(forest)
+    roles = forest.manifest.spec.pipeline.roles
     if names is None:
-        names = list(existing) or [config.name for config in DEFAULT]
+        names = list(existing) or [config.name for config in default_configs(roles)]
     state = fingerprint(forest)
     for name in names:
         report = existing.get(name)
         if report is None or report.forest != state:
             export(forest, config_named(name), report.selection if report else None)
-    return [config for config in ALL if config.name in names]
+    return [config for config in all_configs(roles) if config.name in names]
 
 
 @dataclass(frozen=True)

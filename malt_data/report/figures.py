@@ -3,6 +3,7 @@
 write_figures(open_results("results"), "results/figures")
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ from malt_data.errors import EvalError
 from malt_data.evaluation.results import Results
 from malt_data.evaluation.tables import accuracy_table
 from malt_data.report.tables import tokens
-from malt_data.schemas.roles import ROLES
 from malt_data.storage.files import atomic_write
 
 _SIZE = (6.0, 3.8)  # inches
@@ -62,7 +62,7 @@ def _turns(axes: Any, results: Results) -> bool:
 
     def line(name: str, column: str, label: str, **style: Any) -> None:
         rows = by_name[name]
-        x = [row["turn"] if name in debates else ROLES.index(row["role"]) for row in rows]
+        x = [row["turn"] for row in rows]
         axes.plot(x, [100 * row[column] for row in rows], marker="o", markersize=4,
                   label=label, **style)  # fmt: skip
 
@@ -73,13 +73,22 @@ def _turns(axes: Any, results: Results) -> bool:
         voted = name if debate or name.endswith("+mv") else f"{name}+mv"
         if voted in by_name:
             line(voted, "voted", f"{voted}, voted", color=colour, linestyle="--")
+    ticks = _speakers(row for row in rows if row["setting"] not in debates)
     rounds = max(row["turn"] for row in rows) + 1
-    ticks = [f"round {index + 1}" for index in range(rounds)]
-    axes.set_xticks(*((range(rounds), ticks) if debates >= {*names} else (range(3), ROLES)))
+    ticks += [f"round {index + 1}" for index in range(len(ticks), rounds)]
+    axes.set_xticks(range(rounds), ticks)
     axes.set(ylabel="accuracy, %", title="Accuracy after each turn")
     axes.set_ylim(bottom=0)
     _legend(axes)
     return True
+
+
+def _speakers(rows: Iterable[dict[str, Any]]) -> list[str]:
+    """Return who speaks in each turn, which may depend on the setting."""
+    roles: dict[int, dict[str, None]] = {}
+    for row in rows:
+        roles.setdefault(row["turn"], {})[row["role"]] = None
+    return [" / ".join(roles[turn]) for turn in sorted(roles)]
 
 
 def _flips(axes: Any, results: Results) -> bool:

@@ -29,11 +29,12 @@ def print_stats(facts: dict[str, Any], console: Console) -> None:
         f"{overall['all_right']} all right, {overall['mixed']} mixed, "
         f"{overall['all_wrong']} all wrong."
     )
-    console.print(
-        f"The refiner fixes {_share(overall['fix_rate'])} of wrong first answers and breaks "
-        f"{_share(overall['break_rate'])} of right ones."
-    )
     roles = facts["roles"]
+    if len(roles) > 1:
+        console.print(
+            f"The last turn fixes {_share(overall['fix_rate'])} of wrong first answers and breaks "
+            f"{_share(overall['break_rate'])} of right ones."
+        )
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for row in roles:

@@ -1,7 +1,9 @@
 """The columns of an evaluation: `eval/1`.
 
 `completions/part-*.parquet` has one row per completion of every setting, seed and question.
-`predictions.parquet` has one row per setting, seed and question and is computed from it.
+`predictions.parquet` has one row per setting, seed and question and is computed from it. Its
+columns `ROLE_answer` are null in pipelines without that role; where it speaks several times, they
+have its last answer.
 """
 
 import pyarrow as pa

@@ -3,17 +3,19 @@
 Every format can be read by TRL directly and has additional columns for the origin of a row. A
 config is the dataset of a role in a format, named `<role>_<format>`; `trajectory` spans all roles.
 
-    >>> [config.name for config in RECIPE]
-    ['generator_sft', 'verifier_sft', 'verifier_dpo', 'refiner_sft', 'refiner_dpo']
+    >>> [config.name for config in recipe_configs(("solver", "critic"))]
+    ['solver_sft', 'critic_sft', 'critic_dpo']
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import pyarrow as pa
 
 from malt_data.errors import SpecError
-from malt_data.schemas.roles import ROLES
+from malt_data.schemas.pipeline import require_role
 
 STAMP = b"export/1"
 """`malt.schema` in the footer of every exported shard."""
@@ -92,7 +94,7 @@ FORMATS: dict[str, Format] = {
                 _column(
                     "completion",
                     _messages,
-                    "generator, verifier and refiner in turn, blank lines between",
+                    "the texts of the path, turn by turn, blank lines between",
                 ),
                 _question,
                 _column("node_id", pa.string(), "the leaf; its path is in its name"),
@@ -116,38 +118,33 @@ class Config:
         return f"{self.role}_{self.format.name}" if self.role else self.format.name
 
     @property
-    def depth(self) -> int:
-        """Depth of the nodes whose texts are trained on; that of the leaves for trajectories."""
-        return 1 + [str(role) for role in ROLES].index(self.role) if self.role else len(ROLES)
-
-    @property
     def ids(self) -> list[str]:
         """The columns that identify a row."""
         names = ("node_id", "chosen_id", "rejected_id")
         return [field.name for field in self.format.columns if field.name in names]
 
-    @property
-    def schema(self) -> pa.Schema:
-        return pa.schema(self.format.columns, metadata={b"malt.schema": STAMP})
+    def schema(self, *, plain: bool = False) -> pa.Schema:
+        """Return the columns; `plain`: prompts and completions are strings, for base models."""
+        columns = self.format.columns
+        if plain:
+            columns = tuple(
+                _column(field.name, pa.string(), f"{_doc(field)}, as plain text")
+                if field.type == _messages
+                else field
+                for field in columns
+            )
+        return pa.schema(columns, metadata={b"malt.schema": STAMP})
 
 
-ALL: tuple[Config, ...] = (
-    *(
-        Config(role, form)
-        for role in ROLES
-        for form in FORMATS.values()
-        if form.unit != "trajectory"
-    ),
-    *(Config(None, form) for form in FORMATS.values() if form.unit == "trajectory"),
-)
+def _doc(field: pa.Field) -> str:
+    doc: str = field.metadata[b"doc"].decode()
+    return doc.removeprefix("one assistant message: ")
 
 
 def config_named(name: str) -> Config:
     """Return the config called `name`, e.g. `refiner_dpo`; raise SpecError if there is none."""
-    for config in ALL:
-        if config.name == name:
-            return config
-    raise SpecError(f"Unknown export {name!r}. Choose from {', '.join(c.name for c in ALL)}.")
+    role, _, form = name.rpartition("_")
+    return config_of(role or None, form)
 
 
 def config_of(role: str | None, form: str) -> Config:
@@ -155,34 +152,56 @@ def config_of(role: str | None, form: str) -> Config:
 
     Raises SpecError if there is no such config.
     """
-    return config_named(f"{role}_{form}" if role else form)
+    known = form in FORMATS and (FORMATS[form].unit == "trajectory") is (role is None)
+    if not known or (role is not None and not re.fullmatch("[a-z][a-z0-9_]*", role)):
+        raise SpecError(
+            f"Unknown export {f'{role}_{form}' if role else form!r}. Name it ROLE_FORMAT, with one "
+            f"of the formats {', '.join(FORMATS)}; trajectories have no role."
+        )
+    return Config(role, FORMATS[form])
 
 
-def configs(role: str | None, form: str | None) -> list[Config]:
-    """Return the configs that `--role` and `--format` select; without both, DEFAULT.
+def all_configs(roles: Sequence[str]) -> tuple[Config, ...]:
+    """Return every export of a forest with these roles."""
+    node = [form for form in FORMATS.values() if form.unit != "trajectory"]
+    whole = [form for form in FORMATS.values() if form.unit == "trajectory"]
+    return (
+        *(Config(role, form) for role in roles for form in node),
+        *(Config(None, form) for form in whole),
+    )
 
-    A role without a format selects its part of DEFAULT; a format without a role applies to all
-    roles. Raises SpecError for trajectories of one role.
+
+def recipe_configs(roles: Sequence[str]) -> tuple[Config, ...]:
+    """Return what MALT trains on: SFT for all roles, DPO for all but the first (§4.3)."""
+    return tuple(
+        config_of(role, form)
+        for index, role in enumerate(roles)
+        for form in (("sft", "dpo") if index else ("sft",))
+    )
+
+
+def default_configs(roles: Sequence[str]) -> tuple[Config, ...]:
+    """Return what is exported by default: SFT and DPO for all roles.
+
+    The pairs of the first role are an option of the recipe, and for a baseline.
+    """
+    return tuple(config_of(role, form) for role in roles for form in ("sft", "dpo"))
+
+
+def select_configs(roles: Sequence[str], role: str | None, form: str | None) -> list[Config]:
+    """Return the configs that `--role` and `--format` select; without both, the default ones.
+
+    A role without a format selects its part of them; a format without a role applies to all roles.
+    Raises SpecError for an unknown role, and for trajectories of one role.
     """
     if form is not None and FORMATS[form].unit == "trajectory":
         if role not in (None, "all"):
             raise SpecError("Trajectories span all roles: leave out --role.")
-        return [config_named(form)]
+        return [config_of(None, form)]
+    if role not in (None, "all"):
+        require_role(str(role), roles)
     return [
         config
-        for config in (DEFAULT if form is None else ALL)
+        for config in (default_configs(roles) if form is None else all_configs(roles))
         if role in (None, "all", config.role) and form in (None, config.format.name) and config.role
     ]
-
-
-RECIPE: tuple[Config, ...] = tuple(
-    map(
-        config_named,
-        ("generator_sft", "verifier_sft", "verifier_dpo", "refiner_sft", "refiner_dpo"),
-    )
-)
-"""What MALT trains on: SFT for all roles, DPO for verifier and refiner (§4.3)."""
-DEFAULT: tuple[Config, ...] = tuple(
-    config_of(role, form) for role in ROLES for form in ("sft", "dpo")
-)
-"""What is exported by default: RECIPE, and the generator's pairs for a baseline."""

@@ -48,15 +48,11 @@ NODES = pa.schema(
         _column("node", pa.int32(), "its index in the tree, from 0; parents before children"),
         _column("parent", pa.int32(), "the parent's index; null in the first turn", null=True),
         _column("node_id", pa.string(), "unique and readable: <question_id>/g0/v2/r1"),
-        _column(
-            "parent_id", pa.string(), "the parent's node_id; null: first turn", null=True
-        ),
+        _column("parent_id", pa.string(), "the parent's node_id; null: first turn", null=True),
         _column("role", _role, "who spoke"),
         _column("depth", pa.int8(), "the turn: 1, 2, 3, …"),
         _column("sample", pa.int16(), "index among its siblings, from 0"),
-        _column(
-            "text", pa.string(), "the completion without its thinking"
-        ),
+        _column("text", pa.string(), "the completion without its thinking"),
         _column("thinking", pa.string(), "what a reasoning model thought before it", null=True),
         _column("answer", pa.string(), "answer extracted from text; null: none", null=True),
         _column("correct", pa.bool_(), "answer equals gold; null: could not be graded", null=True),

@@ -39,6 +39,7 @@ from functools import cache
 from importlib import resources
 from typing import Self
 
+import pyarrow as pa
 from pydantic import model_validator
 
 from malt_data.errors import SpecError
@@ -108,6 +109,10 @@ class Pipeline(Model):
             raise ValueError(f"{min(wrong)!r} has a meaning of its own: choose another name")
         if both := {*self.roles} & {*self.aliases}:
             raise ValueError(f"{min(both)!r} is a role and an alias")
+        speakers: dict[str, str] = {}
+        for turn in self.turns:
+            if (other := speakers.setdefault(turn.template, turn.role)) != turn.role:
+                raise ValueError(f"{other!r} and {turn.role!r} share the prompt {turn.template!r}")
         for alias, roles in self.aliases.items():
             if unknown := {*roles} - {*self.roles}:
                 raise ValueError(f"alias {alias!r}: no turn has the role {min(unknown)!r}")
@@ -152,6 +157,8 @@ class Pipeline(Model):
 
     def sampled(self, n: int | None, n_by_role: Mapping[str, int]) -> "Pipeline":
         """Return this pipeline with other branching: `n_by_role`, else `n`, else its own."""
+        if n is None and not n_by_role:
+            return self
         for role in n_by_role:
             require_role(role, self.roles)
         turns = (
@@ -163,7 +170,8 @@ class Pipeline(Model):
     def chain(self, names: Sequence[str]) -> "Pipeline":
         """Return the pipeline of the turns called `names`, by their `prompt` or else their role.
 
-        Raises SpecError if there is no such turn.
+        Each turn speaks once, and the texts of roles that are left out are empty. Raises SpecError
+        if there is no such turn.
         """
         turns = {turn.template: turn for turn in reversed(self.turns)}
         for name in names:
@@ -171,21 +179,24 @@ class Pipeline(Model):
                 raise SpecError(
                     f"The pipeline has no turn {name!r}. Its turns: {', '.join(reversed(turns))}."
                 )
-        chosen = tuple(turns[name] for name in names)
+        chosen = tuple(turns[name].updated(n=1) for name in names)
         roles = {turn.role for turn in chosen}
         aliases = {
-            alias: tuple(role for role in by if role in roles) for alias, by in self.aliases.items()
+            name: tuple(role for role in self.aliases.get(name, (name,)) if role in roles)
+            for name in (*self.aliases, *self.roles)
+            if name not in roles
         }
         return self.updated(turns=chosen, aliases=aliases)
 
     def source(self, placeholder: str, turn: int) -> int | None:
         """Return the index of the turn whose text fills a placeholder of turn `turn`.
 
-        None: its text is always empty. Raises SpecError if no turn above can fill it.
+        None: its text is always empty. Raises SpecError if no turn above can fill it, or if there
+        is none.
         """
         above = [each.role for each in self.turns[:turn]]
         roles: Sequence[str] = self.aliases.get(placeholder, (placeholder,))
-        if not roles:
+        if turn and not roles:
             return None
         for index in reversed(range(turn)):
             if placeholder == PREVIOUS or above[index] in roles:
@@ -209,12 +220,20 @@ class Pipeline(Model):
         )
 
 
-def require_role(role: str, roles: Sequence[str]) -> None:
-    """Raise SpecError unless `role` is one of `roles`."""
+def roles_table(pipeline: Pipeline) -> pa.Table:
+    """Return the roles as a table for SQL: `role`, and whether it `judges` the answer before."""
+    roles = pipeline.roles
+    return pa.table({"role": roles, "judges": [role in pipeline.judges for role in roles]})
+
+
+def require_role(role: str, roles: Sequence[str], where: str = "") -> None:
+    """Raise SpecError unless `role` is one of `roles`; `where` begins the message."""
     if role not in roles:
         near = difflib.get_close_matches(role, roles, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        raise SpecError(f"No turn has the role {role!r}; the roles are {', '.join(roles)}.{hint}")
+        raise SpecError(
+            f"{where}No turn has the role {role!r}; the roles are {', '.join(roles)}.{hint}"
+        )
 
 
 @cache

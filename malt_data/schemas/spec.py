@@ -11,7 +11,6 @@ forest records how to grow it again.
     malt_data.errors.SpecError: unknown setting 'threshold'
 """
 
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -88,10 +87,10 @@ class TreeSpec(PipelineSpec):
                 raise ValueError(f"shard must be I/K with I from 1 to K, not {self.shard}")
         self.chain  # noqa: B018 - raises SpecError for an unknown role
         for role in self.adapters:
-            require_role(role, self.pipeline.roles)
+            require_role(role, self.pipeline.roles, "adapters: ")
         return self
 
-    @cached_property
+    @property
     def chain(self) -> Pipeline:
         """The pipeline with the branching of this build."""
         return self.pipeline.sampled(self.n, self.n_by_role)

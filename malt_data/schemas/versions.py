@@ -10,18 +10,48 @@ are upgraded step by step when read; files of newer versions or other formats ar
 import re
 from collections.abc import Callable
 
+import polars as pl
 import pyarrow as pa
 
 from malt_data.errors import ForestError
-from malt_data.schemas.forest import NAME, QUESTIONS, SCHEMA_KEY, VERSION
+from malt_data.schemas.forest import NAME, NODES, QUESTIONS, SCHEMA_KEY, VERSION
 
 
 def _to_2(table: pa.Table) -> pa.Table:
-    """Add the column `cluster` to `questions`."""
-    if "gold" not in table.column_names:
+    """Add `cluster` to questions; replace the ordinals `g`, `v` and `r` of nodes by their place.
+
+    A table of nodes must hold whole trees.
+    """
+    if "gold" in table.column_names:
+        table = table.append_column("cluster", pa.nulls(table.num_rows, pa.string()))
+        return table.select([name for name in QUESTIONS.names if name in table.column_names])
+    if "g" not in table.column_names:
         return table
-    table = table.append_column("cluster", pa.nulls(table.num_rows, pa.string()))
-    return table.select([name for name in QUESTIONS.names if name in table.column_names])
+    nodes = pl.DataFrame(table.replace_schema_metadata(None)).with_row_index("row")
+    path = ["question_id", "g", "v", "r"]
+    tree = pl.int_range(pl.len(), dtype=pl.Int32).over("question_id")
+    nodes = nodes.sort(path, nulls_last=False).with_columns(node=tree)
+    above = nodes.select(*path, parent="node", depth=pl.col("depth") + 1)
+    keys = {2: path[:2], 3: path[:3]}
+    levels = [nodes.filter(pl.col("depth") == 1).with_columns(parent=pl.lit(None, pl.Int32))]
+    levels += [
+        nodes.filter(pl.col("depth") == depth).join(
+            above.filter(pl.col("depth") == depth).select(*key, "parent"), on=key, how="left"
+        )
+        for depth, key in keys.items()
+    ]
+    nodes = (
+        pl.concat(levels)
+        .sort("row")
+        .with_columns(
+            thinking=pl.lit(None, pl.String),
+            extra=pl.lit(False),
+            cached_tokens=pl.lit(None, pl.Int32),
+        )
+    )
+    fields = [NODES.field(name) for name in NODES.names if name in nodes.columns]
+    upgraded = nodes.select([field.name for field in fields]).to_arrow()
+    return upgraded.cast(pa.schema(fields, metadata=table.schema.metadata))
 
 
 UPGRADES: dict[int, Callable[[pa.Table], pa.Table]] = {1: _to_2}

@@ -11,6 +11,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from fractions import Fraction
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,12 @@ def node_rows(forest: Path) -> list[dict[str, Any]]:
     ]
 
 
-def recompute(forest: Path, n: tuple[int, int, int], count: int) -> Counter[str]:
+def recompute(
+    forest: Path,
+    n: tuple[int, ...],
+    count: int,
+    roles: tuple[str, ...] = ("generator", "verifier", "refiner"),
+) -> Counter[str]:
     """Check every id, count, reward, value and label of `forest` with independent code."""
     golds = {
         row["question_id"]: row["gold"]
@@ -71,28 +77,31 @@ def recompute(forest: Path, n: tuple[int, int, int], count: int) -> Counter[str]
     }
     assert len(golds) == count
     rows = node_rows(forest)
-    assert len(rows) == count * (n[0] + n[0] * n[1] + n[0] * n[1] * n[2])
+    assert len(rows) == count * sum(prod(n[:depth]) for depth in range(1, len(n) + 1))
     by_id = {row["node_id"]: row for row in rows}
     assert len(by_id) == len(rows)
     children: dict[str, list[dict[str, Any]]] = defaultdict(list)
     labels: Counter[str] = Counter()
     for row in rows:
         children[row["parent_id"] or row["question_id"]].append(row)
-    assert set(children) == set(golds) | {r["node_id"] for r in rows if r["depth"] < 3}
+    assert set(children) == set(golds) | {r["node_id"] for r in rows if r["depth"] < len(n)}
     for parent, siblings in children.items():
         depth = parent.count("/")
         assert sorted(row["node_id"] for row in siblings) == sorted(
-            f"{parent}/{'gvr'[depth]}{i}" for i in range(n[depth])
+            f"{parent}/{roles[depth][0]}{i}" for i in range(n[depth])
         )
     for row in sorted(rows, key=lambda row: -row["depth"]):
-        assert row["role"] == ("generator", "verifier", "refiner")[row["depth"] - 1]
+        assert row["role"] == roles[row["depth"] - 1]
+        above = by_id.get(row["parent_id"])
+        assert row["parent"] == (above["node"] if above else None)
+        assert above is None or above["node"] < row["node"]
         assert row["question_id"] == row["node_id"].partition("/")[0]
         assert row["sample"] == int(re.search(r"\d+$", row["node_id"])[0])  # type: ignore[index]
         match = re.search(r"Final Answer: (\d+)$", row["text"])
         assert row["answer"] == (match[1] if match else None)
         right = bool(match) and match[1] == golds[row["question_id"]]  # type: ignore[index]
         assert row["correct"] is right
-        if row["depth"] == 3:
+        if row["depth"] == len(n):
             assert row["reward"] == float(right)
             row["exact"], row["count"] = Fraction(right), 1
         else:
@@ -151,7 +160,7 @@ def test_failing_every_fifth_request_does_not_change_the_forest(tmp_path: Path, 
 def test_children_start_before_their_parents_siblings_complete(tmp_path: Path) -> None:
     """No barrier between levels: while one answer is slow, the other is verified and refined."""
     questions = write_questions(tmp_path / "q.jsonl", 1)
-    slow = node_seed(0, child_id(question_id("What is 0 plus 3?", None), 0, 1))
+    slow = node_seed(0, child_id(question_id("What is 0 plus 3?", None), "generator", 1))
 
     def delay(body: dict[str, Any]) -> float:
         return 1.0 if body["seed"] == slow else 0.0
@@ -339,7 +348,7 @@ def grown(tmp_path: Path) -> Iterator[tuple[OpenAIServer, Path, Path]]:
 @pytest.mark.parametrize(
     ("option", "difference"),
     [
-        (["--n", "3"], "n_generator is 2, not 3"),
+        (["--n", "3"], "pipeline is 'generator 2 → verifier 2"),
         (["--temperature", "0.9"], "temperature is 0.3, not 0.9"),
         (["--model", "other"], "model is 'm', not 'other'"),
         (["--seed", "5"], "seed is 0, not 5"),

@@ -10,12 +10,12 @@ import torch
 import transformers
 from evaluation.harness import write_questions
 from lora import write_adapter
+from synthetic import ROLES
 
 from malt_data.engines.embedded import EMBEDDED, resolve
 from malt_data.evaluation.evaluate import evaluate
 from malt_data.evaluation.plan import plan_evaluation
 from malt_data.evaluation.settings import find_settings
-from malt_data.schemas.roles import ROLES
 from malt_data.schemas.spec import EvalSpec
 
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from malt_data.errors import SpecError
 from malt_data.evaluation.settings import Setting, find_settings
-from malt_data.evaluation.vote import ballots, majority
+from malt_data.evaluation.vote import ballots, by_turn, majority
 from malt_data.graders import choice
+from malt_data.schemas.pipeline import Pipeline, shipped
 
 ANSWERS = st.lists(st.sampled_from(["1", "2", "3", None]), max_size=9)
 
@@ -47,14 +48,15 @@ def test_equal_answers_in_different_wordings_count_together() -> None:
 def test_the_answer_of_a_pass_is_that_of_its_last_turn() -> None:
     turns = [(1, 0, "generator", "4"), (0, 2, "refiner", "9"), (0, 0, "generator", "1"),
              (1, 2, "refiner", None), (0, 1, "verifier", "5")]  # fmt: skip
-    assert ballots(turns) == ["9", None]
+    assert ballots(turns, ("verifier",)) == ["9", None]
 
 
-def test_a_verifier_without_an_answer_keeps_the_generators() -> None:
-    kept = [(0, 0, "generator", "4"), (0, 1, "verifier", None)]
-    changed = [(0, 0, "generator", "4"), (0, 1, "verifier", "5")]
-    assert ballots(kept) == ["4"]
-    assert ballots(changed) == ["5"]
+def test_a_judge_without_an_answer_keeps_the_one_before() -> None:
+    for said, kept, kept_if_not_judging in (("5", "5", "5"), (None, "4", None)):
+        turns = [(0, 0, "solver", "4"), (0, 1, "critic", said)]
+        assert ballots(turns, ("critic",)) == [kept]
+        assert ballots(turns, ()) == [kept_if_not_judging]
+    assert by_turn([(0, 0, "critic", None)], ("critic",)) == [[None]]
 
 
 def test_different_wordings_of_a_choice_count_together() -> None:
@@ -76,9 +78,41 @@ def test_settings_by_name() -> None:
         find_settings(["moa"])
 
 
+def test_turns_are_a_number_a_list_of_names_or_all_of_the_pipeline(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text('[all]\n[two]\nturns = 2\n[own]\nturns = ["solver", "again", "again"]\n'
+                    '[base]\nbase = ["solver"]\n')  # fmt: skip
+    turns = [{"role": "solver"}, {"role": "critic"}, {"role": "solver", "prompt": "again"}]
+    pipeline = Pipeline(turns=turns)
+    found = find_settings(["all", "two", "own", "base", "sa"], path, pipeline)
+    assert [setting.turns for setting in found] == [
+        ("solver", "critic", "again"),
+        ("solver", "critic"),
+        ("solver", "again", "again"),
+        ("solver", "critic", "again"),
+        ("solver",),
+    ]
+    (own,) = find_settings(["base"], path, pipeline)
+    team = {"team": {"solver": "s", "critic": "c"}}
+    trained = own.model_copy(update={"adapters": "team"})
+    assert [trained.adapter(role, team) for role in ("solver", "critic")] == [None, "c"]
+    assert [setting.turns for setting in find_settings(["ma", "malt-gv", "malt-gr"])] == [
+        ("generator", "verifier", "refiner"),
+        ("generator", "verifier"),
+        ("generator", "refiner"),
+    ]
+    assert find_settings(["ma"], pipeline=shipped("malt2"))[0].turns == (
+        "generator", "verifier", "refiner", "verifier", "refiner"
+    )  # fmt: skip
+    with pytest.raises(SpecError, match=r"Setting malt-gv: turns = 2, .* turns 1 to 1: generator"):
+        find_settings(["malt-gv"], pipeline=shipped("generator"))
+    with pytest.raises(SpecError, match="Setting malt-base-v: No turn has the role 'verifier'"):
+        find_settings(["malt-base-v"], pipeline=shipped("refine"))
+
+
 def test_a_custom_setting_is_validated(tmp_path: Path) -> None:
     path = tmp_path / "own.toml"
-    path.write_text('[mine]\nname = "sa"\nturns = ["generator", "refiner"]\nvotes = 5\n')
+    path.write_text('[mine]\nname = "sa"\nturns = ["refiner", "generator"]\nvotes = 5\n')
     assert [(s.name, s.votes) for s in find_settings(["sa", "mine"], path)] == [
         ("sa", 1),
         ("mine", 5),
@@ -86,10 +120,20 @@ def test_a_custom_setting_is_validated(tmp_path: Path) -> None:
     for text, message in [
         ("mine = 3", "write [mine]"),
         ("[[mine]]", "write [mine]"),
-        ('[mine]\nturns = ["refiner"]', "the first turn must be the generator's"),
-        ('[mine]\nturns = ["generator", "refiner"]\nagents = 3', "a debate (agents > 1) needs"),
-        ('[mine]\nturns = ["generator"]\nrounds = 3', "rounds need agents"),
-        ('[mine]\nturns = ["generator"]\nhats = 6', "unknown setting 'hats'"),
+        (
+            '[mine]\nturns = ["judge"]',
+            "Setting mine: The pipeline has no turn 'judge'. Its turns: "
+            "generator, verifier, refiner.",
+        ),
+        ("[mine]\nturns = []", "turns: "),
+        ('[mine]\nturns = "refiner"', "turns: "),
+        ("[mine]\nturns = true", "turns: "),
+        ("[mine]\nturns = 0", "turns = 0, but the pipeline has turns 1 to 3: generator, verifier"),
+        ("[mine]\nturns = 4", "turns = 4, but the pipeline has turns 1 to 3"),
+        ('[mine]\nbase = ["refinr"]', "Did you mean refiner?"),
+        ("[mine]\nagents = 3", "a debate (agents > 1) needs turns = 1"),
+        ("[mine]\nturns = 1\nrounds = 3", "rounds need agents"),
+        ("[mine]\nhats = 6", "unknown setting 'hats'"),
     ]:
         path.write_text(text)
         with pytest.raises(SpecError, match=re.escape(message)):

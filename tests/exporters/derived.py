@@ -21,6 +21,7 @@ def derive(
     questions = {row["question_id"]: row for row in forest.questions().collect().to_dicts()}
     candidates = _candidates(config, nodes)
     undecided = _resting_on_a_timeout(nodes)
+    depth = len(forest.manifest.spec.pipeline.turns)
     for one in candidates:
         names = [one[side]["node_id"] for side in ("chosen", "rejected") if side in one]
         one["ungraded"] = bool(undecided & set(names or [one["node_id"]]))
@@ -28,7 +29,7 @@ def derive(
         cut = {name for name, row in nodes.items() if row["finish_reason"] == "length"}
         for one in candidates:
             steps = one["node_id"].split("/")
-            path = {"/".join(steps[: i + 1]) for i in range(1, 4)}
+            path = {"/".join(steps[: i + 1]) for i in range(1, depth + 1)}
             one["finish_reason"] = "length" if cut & path else "stop"
     dropped: Counter[str] = Counter()
     for reason, holds in _rules(config, chosen, candidates):
@@ -53,7 +54,8 @@ def _in_turn(candidates: list[Row], holds: Any) -> list[tuple[Row, bool]]:
 def _resting_on_a_timeout(nodes: dict[str, Row]) -> set[str]:
     found = set()
     for row in nodes.values():
-        one: Row | None = row if row["depth"] == 3 and row["verdict"] == "timeout" else None
+        is_leaf = row["reward"] is not None
+        one: Row | None = row if is_leaf and row["verdict"] == "timeout" else None
         while one:
             found.add(one["node_id"])
             one = nodes.get(one["parent_id"])
@@ -61,7 +63,11 @@ def _resting_on_a_timeout(nodes: dict[str, Row]) -> set[str]:
 
 
 def _candidates(config: Config, nodes: dict[str, Row]) -> list[Row]:
-    mine = [row for row in nodes.values() if row["depth"] == config.depth]
+    mine = [
+        row
+        for row in nodes.values()
+        if (row["role"] == config.role if config.role else row["reward"] is not None)
+    ]
     if config.format.name != "dpo":
         return [{**row, "parent": row["parent_id"] or row["question_id"]} for row in mine]
     return [
@@ -117,16 +123,19 @@ def _row(
     while (above[0] if above else leaf)["parent_id"]:
         above.insert(0, nodes[(above[0] if above else leaf)["parent_id"]])
     path = () if config.format.name == "trajectory" else tuple(row["text"] for row in above)
+    spec = forest.manifest.spec
     prompt = render(
-        forest.manifest.spec.prompts,
-        question["kind"], question["question"], question["choices"], path,
+        spec.prompts, spec.pipeline, question["kind"], question["question"], question["choices"],
+        path, plain=spec.chat_template.plain,
     )  # fmt: skip
-    common = {"prompt": [dict(m) for m in prompt], "question_id": leaf["question_id"]}
+    plain = isinstance(prompt, str)
+    shown = prompt if isinstance(prompt, str) else [dict(message) for message in prompt]
+    common = {"prompt": shown, "question_id": leaf["question_id"]}
     if config.format.name == "dpo":
         sides: Row = {}
         for side in ("chosen", "rejected"):
             node = one[side]
-            sides |= {side: _said(node["text"]), f"{side}_id": node["node_id"],
+            sides |= {side: _said(node["text"], plain), f"{side}_id": node["node_id"],
                       f"{side}_value": node["value"]}  # fmt: skip
         return common | sides
     text = leaf["text"]
@@ -134,8 +143,8 @@ def _row(
         text = "\n\n".join(row["text"] for row in [*above, leaf])
     label = {"label": leaf["label"]} if config.format.name == "kto" else {}
     named = {"node_id": leaf["node_id"], "value": leaf["value"]}
-    return common | {"completion": _said(text)} | named | label
+    return common | {"completion": _said(text, plain)} | named | label
 
 
-def _said(text: str) -> list[dict[str, str]]:
-    return [{"role": "assistant", "content": text}]
+def _said(text: str, plain: bool) -> Any:
+    return text if plain else [{"role": "assistant", "content": text}]

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
-from synthetic import make_forest
+from synthetic import ALL, make_forest
 
 from malt_data.cli import main
 from malt_data.engines.embedded import EMBEDDED
@@ -21,7 +21,7 @@ from malt_data.exporters.export import export
 from malt_data.exporters.fit import Fit, load_fit
 from malt_data.exporters.selection import Selection
 from malt_data.forests.forest import Forest
-from malt_data.schemas.exports import ALL, config_named
+from malt_data.schemas.exports import config_named
 
 pytest.importorskip("transformers")
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 from exporters.derived import derive
-from synthetic import make_forest
+from synthetic import ALL, make_forest
 
 from malt_data.cli import main
 from malt_data.errors import ForestError
@@ -22,7 +22,7 @@ from malt_data.exporters.rows import Rows, chunks
 from malt_data.exporters.selection import REASONS, Selection
 from malt_data.forests.forest import Forest, open_forest
 from malt_data.forests.relabel import relabel
-from malt_data.schemas.exports import ALL, Config, config_named
+from malt_data.schemas.exports import Config, config_named
 from malt_data.schemas.spec import Labels
 
 Node = dict[str, Any]
@@ -85,10 +85,10 @@ def test_every_node_is_explained_as_independent_code_derives(
     assert left_out == Counter({reason: n for reason, n in dropped.items() if n})
     assert found == ledger(forest, config, Selection())
     nodes = nodes_of(forest)
-    depths = {
-        nodes[name]["depth"] for name, facts in result.items() if config.name in facts["exports"]
+    roles = {
+        nodes[name]["role"] for name, facts in result.items() if config.name in facts["exports"]
     }
-    assert depths == {config.depth}
+    assert roles == {config.role or "refiner"}
 
 
 def test_both_outcomes_and_reasons_occur(result: dict[str, dict[str, Any]]) -> None:

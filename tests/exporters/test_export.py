@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from exporters.derived import derive
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from synthetic import make_forest
+from synthetic import ALL, make_forest
 
 from malt_data.cli import main
 from malt_data.engines.embedded import EMBEDDED
@@ -36,7 +36,13 @@ from malt_data.exporters.selection import REASONS, Selection
 from malt_data.exporters.verify import verify_export
 from malt_data.forests.forest import Forest, open_forest
 from malt_data.forests.relabel import relabel
-from malt_data.schemas.exports import ALL, DEFAULT, RECIPE, Config, config_named, configs
+from malt_data.schemas.exports import (
+    Config,
+    config_named,
+    default_configs,
+    recipe_configs,
+    select_configs,
+)
 from malt_data.schemas.layout import EXPORT
 from malt_data.schemas.spec import Labels
 
@@ -250,7 +256,7 @@ def test_every_shard_is_stamped_and_has_the_declared_columns(
         for path in (tmp_path / config.name).glob("*.parquet"):
             schema = pq.read_schema(path)
             assert schema.metadata[b"malt.schema"] == b"export/1"
-            assert schema.remove_metadata().names == config.schema.names
+            assert schema.remove_metadata().names == config.schema().names
 
 
 @pytest.mark.slow
@@ -388,19 +394,26 @@ def test_wrong_settings_are_named() -> None:
         Selection(margin=3)
     with pytest.raises(SpecError, match="unknown setting 'strategie'"):
         Selection(**{"strategie": "all"})
-    with pytest.raises(SpecError, match=r"Unknown export 'refiner_ppo'.*refiner_dpo"):
+    with pytest.raises(SpecError, match=r"Unknown export .refiner_ppo.*dpo, kto"):
         config_named("refiner_ppo")
     with pytest.raises(SpecError, match="span all roles"):
-        configs("refiner", "trajectory")
+        select_configs(ROLES, "refiner", "trajectory")
 
 
 def test_role_and_format_select_configs() -> None:
-    assert [c.name for c in configs(None, None)] == [c.name for c in DEFAULT]
-    assert set(DEFAULT) - set(RECIPE) == {config_named("generator_dpo")}  # a baseline's
-    assert [c.name for c in configs("generator", None)] == ["generator_sft", "generator_dpo"]
-    assert [c.name for c in configs("all", "kto")] == [f"{r}_kto" for r in ROLES]
-    assert [c.name for c in configs(None, "trajectory")] == ["trajectory"]
-    assert [c.name for c in configs("generator", "dpo")] == ["generator_dpo"]
+    assert [c.name for c in select_configs(ROLES, None, None)] == [
+        c.name for c in default_configs(ROLES)
+    ]
+    assert set(default_configs(ROLES)) - set(recipe_configs(ROLES)) == {
+        config_named("generator_dpo")
+    }  # a baseline's
+    assert [c.name for c in select_configs(ROLES, "generator", None)] == [
+        "generator_sft",
+        "generator_dpo",
+    ]
+    assert [c.name for c in select_configs(ROLES, "all", "kto")] == [f"{r}_kto" for r in ROLES]
+    assert [c.name for c in select_configs(ROLES, None, "trajectory")] == ["trajectory"]
+    assert [c.name for c in select_configs(ROLES, "generator", "dpo")] == ["generator_dpo"]
 
 
 ROLES = ("generator", "verifier", "refiner")

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from exporters.derived import derive
-from synthetic import begin, make_forest
+from synthetic import ALL, begin, make_forest
 
 from malt_data.engines.embedded import EMBEDDED
 from malt_data.errors import ExportError, SpecError
@@ -20,7 +20,7 @@ from malt_data.forests.forest import Forest, open_forest
 from malt_data.forests.relabel import relabel
 from malt_data.publish.card import render_card
 from malt_data.publish.push import _fresh_exports
-from malt_data.schemas.exports import ALL, Config, config_named
+from malt_data.schemas.exports import Config, config_named
 from malt_data.schemas.spec import Labels
 
 pytest.importorskip("transformers")

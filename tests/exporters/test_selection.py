@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 from exporters.derived import derive
 from openai_server import OpenAIServer
-from synthetic import make_forest
+from synthetic import ALL, make_forest
 
 from malt_data.builders.build import build_forest
 from malt_data.exporters.explain import explain
 from malt_data.exporters.export import export
 from malt_data.exporters.selection import REASONS, Selection
 from malt_data.forests.forest import Forest, open_forest
-from malt_data.schemas.exports import ALL, config_named
+from malt_data.schemas.exports import config_named
 from malt_data.schemas.spec import BuildSpec
 
 ROLES = ("generator", "verifier", "refiner")

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic import begin, make_forest
+from synthetic import ALL, begin, make_forest
 from trainers.tiny import make_tiny
 
 from malt_data.exporters.check import check
 from malt_data.exporters.export import export
 from malt_data.exporters.fit import Fit
 from malt_data.exporters.selection import Selection
-from malt_data.schemas.exports import ALL, config_named
+from malt_data.schemas.exports import config_named
 
 trl = pytest.importorskip("trl")
 

@@ -31,21 +31,49 @@ ragged = st.lists(
 )
 
 
-def frame_of(rewards: Rewards, question_id: str = "q") -> pl.DataFrame:
+def _levels(draw: Any, depth: int) -> Any:
+    if not depth:
+        return draw(st.integers(0, 1))
+    return [_levels(draw, depth - 1) for _ in range(draw(st.integers(1, 2)))]
+
+
+@st.composite
+def chains_of_any_length(draw: Any) -> Any:
+    return _levels(draw, draw(st.integers(1, 5)))
+
+
+chains = chains_of_any_length()
+
+
+def frame_of(rewards: Any, question_id: str = "q") -> pl.DataFrame:
+    """Return the nodes of a tree: nested lists of rewards, one level per turn."""
     rows: list[dict[str, Any]] = []
-    for g, verifications in enumerate(rewards):
-        rows.append({"g": g, "v": None, "r": None, "depth": 1, "reward": None})
-        for v, leaves in enumerate(verifications):
-            rows.append({"g": g, "v": v, "r": None, "depth": 2, "reward": None})
-            rows += [
-                {"g": g, "v": v, "r": r, "depth": 3, "reward": float(reward)}
-                for r, reward in enumerate(leaves)
-            ]
-    schema = {"g": pl.Int16, "v": pl.Int16, "r": pl.Int16, "depth": pl.Int8, "reward": pl.Float64}
+
+    def visit(children: Any, path: tuple[int, ...], parent: int | None) -> None:
+        for sample, child in enumerate(children):
+            place, is_leaf = len(rows), isinstance(child, int)
+            rows.append(
+                {
+                    "path": (*path, sample),
+                    "node": place,
+                    "parent": parent,
+                    "depth": len(path) + 1,
+                    "extra": False,
+                    "reward": float(child) if is_leaf else None,
+                }
+            )
+            if not is_leaf:
+                visit(child, (*path, sample), place)
+
+    visit(rewards, (), None)
+    schema: dict[str, Any] = {
+        "path": pl.List(pl.Int64), "node": pl.Int32, "parent": pl.Int32, "depth": pl.Int8,
+        "extra": pl.Boolean, "reward": pl.Float64,
+    }  # fmt: skip
     return pl.DataFrame(rows, schema=schema).with_columns(question_id=pl.lit(question_id))
 
 
-def brute_force(rewards: Rewards, threshold: Fraction, pooling: str) -> dict[tuple[int, ...], Any]:
+def brute_force(rewards: Any, threshold: Fraction, pooling: str) -> dict[tuple[int, ...], Any]:
     """Return path → (value, label, leaves) in exact arithmetic."""
     results: dict[tuple[int, ...], Any] = {}
 
@@ -54,7 +82,7 @@ def brute_force(rewards: Rewards, threshold: Fraction, pooling: str) -> dict[tup
             value, leaves = Fraction(node), 1
         else:
             children = [visit(child, (*path, i)) for i, child in enumerate(node)]
-            if pooling == "local" and len(path) < 3:
+            if pooling == "local":
                 pooled = [Fraction(results[(*path, i)][1]) for i in range(len(children))]
             else:
                 pooled = [value for value, _ in children]
@@ -70,20 +98,18 @@ def brute_force(rewards: Rewards, threshold: Fraction, pooling: str) -> dict[tup
 
 def by_path(frame: pl.DataFrame) -> dict[tuple[int, ...], Any]:
     return {
-        tuple(i for i in (row["g"], row["v"], row["r"]) if i is not None): (
-            row["value"],
-            row["label"],
-            row["leaves"],
-        )
+        tuple(row["path"]): (row["value"], row["label"], row["leaves"])
         for row in frame.iter_rows(named=True)
     }
 
 
 @settings(max_examples=300, deadline=None)
-@given(trees | ragged, st.sampled_from([0, 1, 2, 3, 5, 6, 9]), st.sampled_from(["global", "local"]))
-def test_values_and_labels_match_the_definition(
-    rewards: Rewards, tenths: int, pooling: Any
-) -> None:
+@given(
+    trees | ragged | chains,
+    st.sampled_from([0, 1, 2, 3, 5, 6, 9]),
+    st.sampled_from(["global", "local"]),
+)
+def test_values_and_labels_match_the_definition(rewards: Any, tenths: int, pooling: Any) -> None:
     expected = brute_force(rewards, Fraction(tenths, 10), pooling)
     actual = by_path(assign(frame_of(rewards), tenths / 10, pooling))
     assert actual.keys() == expected.keys()
@@ -123,6 +149,18 @@ def test_relabelling_replaces_the_old_labels() -> None:
 
 
 def test_an_incomplete_tree_is_an_error() -> None:
-    frame = frame_of([[[1], [0]]]).filter(~((pl.col("v") == 1) & (pl.col("depth") == 3)))
+    frame = frame_of([[[1], [0]]]).filter(pl.col("reward").ne_missing(0.0))
     with pytest.raises(ForestError, match="Tree q is incomplete"):
         assign(frame, 0.5, "global")
+
+
+def test_extra_samples_are_in_no_mean_above_them() -> None:
+    frame = frame_of([[[1, 0, 0]]])
+    marked = frame.with_columns(extra=pl.Series([False, False, False, False, True]))
+    assert by_path(assign(marked, 0.4, "global")) == {
+        (0,): (0.5, True, 2),
+        (0, 0): (0.5, True, 2),
+        (0, 0, 0): (1.0, True, 1),
+        (0, 0, 1): (0.0, False, 1),
+        (0, 0, 2): (0.0, False, 1),
+    }

@@ -16,13 +16,13 @@ from exporters.derived import derive
 from exporters.test_export import rewrite
 from hub_server import Hub, User
 from shell import malt as run_malt
-from synthetic import make_forest
+from synthetic import ALL, make_forest
 
 from malt_data.errors import SpecError
 from malt_data.exporters.selection import Selection
 from malt_data.forests.forest import Forest, open_forest
 from malt_data.forests.verify import verify
-from malt_data.schemas.exports import ALL, config_named
+from malt_data.schemas.exports import config_named
 from malt_data.storage.files import lock
 from malt_data.storage.hub import parse_repo
 

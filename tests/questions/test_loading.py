@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from malt_data.errors import QuestionsError, SpecError
 from malt_data.graders import Grader, extract_answer
-from malt_data.prompts.templates import load_prompts, render
+from malt_data.prompts.templates import builtin, render
 from malt_data.questions.benchmarks import BENCHMARKS
 from malt_data.questions.fields import last_box
 from malt_data.questions.loading import Loaded, load_questions
 from malt_data.schemas.forest import Question, question_table
 from malt_data.schemas.ids import question_id
+from malt_data.schemas.pipeline import shipped
 
 CSQA = {
     "id": "c-1",
@@ -371,14 +372,14 @@ def test_permuting_the_golds_of_a_source_changes_no_prompt_and_no_extracted_answ
 ) -> None:
     """The kind is never inferred from a question's own gold (contract §1)."""
     completions = ["Final Answer: 7 apples", r"So \boxed{\sqrt2}.", "Final Answer: x+1.", "#### 12"]
-    prompts = load_prompts(None)
+    prompts = builtin(), shipped()
 
     def prompts_and_answers(order: list[str]) -> list[Any]:
         rows = [{"question": f"What is {i}?", "answer": gold} for i, gold in enumerate(order)]
         return [
             (
-                render(prompts, q.kind, q.question, q.choices, ()),
-                render(prompts, q.kind, q.question, q.choices, ("a", "b")),
+                render(*prompts, q.kind, q.question, q.choices, ()),
+                render(*prompts, q.kind, q.question, q.choices, ("a", "b")),
                 [extract_answer(text, q.kind, q.choices) for text in completions],
             )
             for q in load(tmp_path, *rows).questions

@@ -36,6 +36,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from openai_server import OpenAIServer, Reply
+from synthetic import ALL, ROLES
 
 from malt_data.builders.build import build_forest
 from malt_data.evaluation.evaluate import evaluate
@@ -50,7 +51,7 @@ from malt_data.forests.forest import Forest, open_forest
 from malt_data.forests.relabel import relabel
 from malt_data.report.tables import markdown, markdown_overview
 from malt_data.schemas.evaluation import COMPLETIONS, PREDICTIONS
-from malt_data.schemas.exports import ALL, DEFAULT, FORMATS, RECIPE
+from malt_data.schemas.exports import FORMATS, default_configs, recipe_configs
 from malt_data.schemas.spec import BuildSpec, EvalSpec, Labels
 from malt_data.storage.parquet import write_table
 
@@ -136,8 +137,8 @@ def export_columns() -> dict[str, Any]:
     return {
         "formats": {name: columns(pa.schema(form.columns)) for name, form in FORMATS.items()},
         "all": [config.name for config in ALL],
-        "default": [config.name for config in DEFAULT],
-        "recipe": [config.name for config in RECIPE],
+        "default": [config.name for config in default_configs(ROLES)],
+        "recipe": [config.name for config in recipe_configs(ROLES)],
         "ids": {config.name: config.ids for config in ALL},
     }
 
@@ -171,7 +172,7 @@ def _served(folder: Path) -> Iterator[dict[str, Any]]:
 def build(folder: Path) -> Forest:
     """Grow a tree for each of QUESTIONS in `folder`/forest, with a few leaves left undecided."""
     with _served(folder) as asked:
-        spec = BuildSpec(**asked, n=2, n_refiner=3, seed=7)
+        spec = BuildSpec(**asked, n=2, n_by_role={"refiner": 3}, seed=7)
         report = build_forest(spec, Path("forest"))
     assert not report.failed
     assert not report.refused
@@ -185,7 +186,7 @@ def _undecide(forest: Forest) -> None:
     for path in forest.parts.paths():
         table = forest.parts.read(path)
         frame = pl.DataFrame(table)
-        leaf = pl.col("r").eq_missing(2) & (pl.col("g") == pl.col("v"))
+        leaf = pl.col("node_id").str.contains("/(g0/v0|g1/v1)/r2$")
         hit = leaf & (pl.col("verdict") == "wrong")
         frame = frame.with_columns(
             verdict=pl.when(hit).then(pl.lit("timeout")).otherwise("verdict"),

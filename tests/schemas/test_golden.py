@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from schemas import golden
+from synthetic import ALL
 
 from malt_data import Results, open_results
 from malt_data.evaluation.predictions import predict
 from malt_data.forests.forest import open_forest
 from malt_data.forests.verify import verify
 from malt_data.schemas.evaluation import COMPLETIONS, PREDICTIONS
-from malt_data.schemas.exports import ALL
 
 
 def stored(path: Path) -> Any:
@@ -52,7 +52,7 @@ def assert_same(found: Any, kept: Any, place: str = "") -> None:
 
 def test_export_1_is_what_was_agreed() -> None:
     assert_same(as_json(golden.export_columns()), stored(golden.HERE / "export_1.json"))
-    assert {config.schema.metadata[b"malt.schema"] for config in ALL} == {b"export/1"}
+    assert {config.schema().metadata[b"malt.schema"] for config in ALL} == {b"export/1"}
 
 
 def test_eval_1_is_what_was_agreed() -> None:

@@ -43,7 +43,10 @@ def test_ids_are_the_same_in_every_process() -> None:
 
 
 def test_a_node_id_is_its_path() -> None:
-    assert child_id(child_id(child_id("q", 0, 2), 1, 0), 2, 11) == "q/g2/v0/r11"
+    assert (
+        child_id(child_id(child_id("q", "generator", 2), "verifier", 0), "refiner", 11)
+        == "q/g2/v0/r11"
+    )
 
 
 @given(st.integers(), st.text())

@@ -37,8 +37,9 @@ def test_an_evaluation_takes_no_settings_of_a_build(name: str) -> None:
 def test_what_is_stored_of_a_build_keeps_its_groups_in_order() -> None:
     assert [*BuildSpec.model_fields] == [
         *("questions", "split", "limit", "fields", "kind"),
-        *("shard", "n", "n_generator", "n_verifier", "n_refiner", "adapters", "seed"),
-        *("engine", "model", "base_url", "concurrency", "temperature", "max_tokens", "prompts"),
+        *("pipeline", "shard", "n", "n_by_role", "adapters", "seed"),
+        *("engine", "model", "base_url", "concurrency", "temperature", "max_tokens"),
+        *("chat_template", "prompts"),
         *("grader", "threshold", "pooling"),
     ]
 

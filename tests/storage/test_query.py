@@ -62,20 +62,22 @@ def test_trajectories_are_one_row_per_leaf_with_its_whole_path(forest: Forest) -
     leaves = [node for node in by_id.values() if node["depth"] == 3]
     rows = forest.sql("FROM trajectories").to_dicts()
     assert len(rows) == len(leaves)
+    assert {row["leaf_id"] for row in rows} == {leaf["node_id"] for leaf in leaves}
     for row in rows:
-        leaf = by_id[row["refiner_id"]]
-        verifier = by_id[leaf["parent_id"]]
-        generator = by_id[verifier["parent_id"]]
-        assert (row["verifier_id"], row["generator_id"]) == (
-            verifier["node_id"],
-            generator["node_id"],
-        )
-        assert (row["generator_text"], row["verifier_text"], row["refiner_text"]) == (
-            generator["text"],
-            verifier["text"],
-            leaf["text"],
-        )
-        assert (row["answer"], row["reward"]) == (leaf["answer"], leaf["reward"])
+        leaf = by_id[row["leaf_id"]]
+        path = [leaf]
+        while path[0]["parent_id"]:
+            path.insert(0, by_id[path[0]["parent_id"]])
+        assert row == {
+            "question_id": leaf["question_id"],
+            "leaf_id": leaf["node_id"],
+            "node_ids": [node["node_id"] for node in path],
+            "roles": [node["role"] for node in path],
+            "texts": [node["text"] for node in path],
+            "answers": [node["answer"] for node in path],
+            "answer": leaf["answer"],
+            "reward": leaf["reward"],
+        }
 
 
 def test_role_stats_count_the_nodes(forest: Forest) -> None:
@@ -144,6 +146,7 @@ ESCAPES = [
 @pytest.mark.parametrize("query", ESCAPES)
 def test_a_query_cannot_leave_the_forest(forest: Forest, tmp_path: Path, query: str) -> None:
     part = sorted(forest.folder.glob("nodes/*.parquet"))[0]
+    forest.sql("FROM role_stats")  # leaves a lock file
     before = {path: path.read_bytes() for path in forest.folder.rglob("*") if path.is_file()}
     text = query.format(victim=tmp_path / "victim", folder=tmp_path / "out", part=part)
     with pytest.raises(QueryError) as caught:

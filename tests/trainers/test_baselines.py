@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic import make_forest
+from synthetic import ROLES, make_forest
 from trainers.tiny import make_tiny
 
 from malt_data.errors import EvalError, SpecError
 from malt_data.evaluation.settings import find_settings, require_adapters
 from malt_data.exporters.export import export
 from malt_data.exporters.selection import Selection
-from malt_data.schemas.exports import RECIPE, config_named
-from malt_data.schemas.roles import ROLES
+from malt_data.schemas.exports import config_named, recipe_configs
 from malt_data.storage.team import read_team, seen_by
 from malt_data.trainers.recipe import Recipe
 from malt_data.trainers.team import train_team
@@ -47,7 +46,7 @@ def as_trained_before(out: Path) -> None:
 
 def test_an_older_team_gets_its_compute_matched_baselines(tmp_path: Path) -> None:
     forest = make_forest(tmp_path / "f", trees=6, n=(3, 2, 2), model=make_tiny(tmp_path / "tiny"))
-    for config in RECIPE:
+    for config in recipe_configs(ROLES):
         export(forest, config, ALL_ROWS)
     source, out = str(forest.folder), tmp_path / "team"
     path = out / "team.toml"
@@ -58,7 +57,7 @@ def test_an_older_team_gets_its_compute_matched_baselines(tmp_path: Path) -> Non
         return train_team(source, out, note=notes.append, **{"recipe": SHORT, **more})
 
     train(recipe=SHORT.model_copy(update={"baselines": False}))
-    assert set(weights(out)) == {config.name for config in RECIPE}
+    assert set(weights(out)) == {config.name for config in recipe_configs(ROLES)}
     assert not read_team(path).sft_long
     assert read_team(path).seed == 0
     as_trained_before(out)

@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 from hub_server import Hub
-from synthetic import make_forest
+from synthetic import ROLES, make_forest
 from trainers.tiny import make_tiny
 
 from malt_data.engines.transformers import TransformersEngine
@@ -25,7 +25,7 @@ from malt_data.exporters.export import export
 from malt_data.exporters.selection import Selection
 from malt_data.forests.forest import Forest, open_forest
 from malt_data.prompts.templates import render
-from malt_data.schemas.exports import RECIPE, config_named
+from malt_data.schemas.exports import config_named, recipe_configs
 from malt_data.schemas.team import Team
 from malt_data.storage.team import read_team, write_team
 from malt_data.trainers import training
@@ -55,7 +55,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def forest(tmp_path_factory: pytest.TempPathFactory, tiny: str) -> Forest:
     forest = make_forest(tmp_path_factory.mktemp("forest") / "f", trees=24, n=(3, 3, 2), model=tiny)
-    for config in RECIPE:
+    for config in recipe_configs(ROLES):
         export(forest, config, Selection(validation=0.3))
     return forest
 
@@ -311,7 +311,7 @@ def test_a_team_is_trained_in_order_and_grows_the_next_forest(
     forest = open_forest(shutil.copytree(forest.folder, tmp_path / "own"))  # to be added to
     notes: list[str] = []
     records = train_team(str(forest.folder), out, recipe=FAST, max_steps=1, note=notes.append)
-    assert list(records) == [config.name for config in RECIPE]
+    assert list(records) == [config.name for config in recipe_configs(ROLES)]
     assert records["refiner_dpo"]["adapter"] == str(out / "refiner_sft")
     team = read_team(out / "team.toml")
     assert team.model == tiny

@@ -2,7 +2,7 @@
 -- The ledger selects the nodes, the format the columns.
 SELECT
     prompts.prompt,
-    [{'role': 'assistant', 'content': node.text}] AS completion,
+    said(node.text) AS completion,
     node.label,
     ledger.question_id,
     ledger.node_id,

@@ -7,4 +7,4 @@ SELECT
     sample AS place,
     md5($seed || ':' || node_id) AS draw
 FROM keyed
-WHERE depth = $depth
+WHERE list_contains($depths, depth)

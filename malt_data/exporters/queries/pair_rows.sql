@@ -2,8 +2,8 @@
 -- each join half of the texts.
 SELECT
     prompts.prompt,
-    [{'role': 'assistant', 'content': chosen.text}] AS chosen,
-    [{'role': 'assistant', 'content': rejected.text}] AS rejected,
+    said(chosen.text) AS chosen,
+    said(rejected.text) AS rejected,
     ledger.question_id,
     ledger.chosen_id,
     ledger.rejected_id,

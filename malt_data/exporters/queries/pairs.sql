@@ -5,7 +5,7 @@ WITH siblings AS (
         key IN (FROM ungraded) AS ungraded,
         hash(text) AS text
     FROM keyed
-    WHERE depth = $depth
+    WHERE list_contains($depths, depth)
 )
 SELECT
     chosen.key AS chosen,

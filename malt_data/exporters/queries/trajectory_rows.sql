@@ -1,18 +1,14 @@
 -- Rows of trajectory: a correct path as one completion, to distil a team into one model
--- (MALT §A.8.2). The prompt is the generator's.
+-- (MALT §A.8.2). The prompt is that of the first turn. rows.py fills in what it says of each turn.
 SELECT
     prompts.prompt,
-    [{
-        'role': 'assistant',
-        'content': concat_ws(chr(10) || chr(10), generator.text, verifier.text, leaf.text)
-    }] AS completion,
+    said(concat_ws(chr(10) || chr(10), {texts})) AS completion,
     ledger.question_id,
     ledger.node_id,
-    leaf.value,
+    {leaf}.value,
     ledger.validation
 FROM ledger
 JOIN prompts ON prompts.key = ledger.prompt_key
-JOIN keyed AS leaf ON leaf.key = ledger.key
-JOIN keyed AS verifier ON verifier.key = ledger.verifier
-JOIN keyed AS generator ON generator.key = ledger.generator
+JOIN keyed AS {leaf} ON {leaf}.key = ledger.key
+{found}
 WHERE ledger.reason IS NULL

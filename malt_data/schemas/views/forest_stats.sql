@@ -1,17 +1,26 @@
--- The forest in one row: number of trees, how mixed they are, what the refiner fixes and breaks.
-WITH trees AS (
+-- The forest in one row: number of trees, how mixed they are, what the later turns fix and break of
+-- the first answers.
+WITH RECURSIVE trees AS (
     SELECT question_id, avg(reward) AS reward
     FROM nodes
-    WHERE depth = 3
+    WHERE reward IS NOT NULL
     GROUP BY question_id
 ),
+paths AS (
+    SELECT question_id, correct AS after, node, parent
+    FROM nodes
+    WHERE reward IS NOT NULL
+    UNION ALL
+    SELECT paths.question_id, paths.after, above.node, above.parent
+    FROM paths
+    JOIN nodes AS above
+        ON above.question_id = paths.question_id AND above.node = paths.parent
+),
 turns AS (
-    SELECT generator.correct AS before, leaf.correct AS after
-    FROM nodes AS leaf
-    JOIN nodes AS generator
-        ON generator.question_id = leaf.question_id AND generator.depth = 1
-        AND generator.g = leaf.g
-    WHERE leaf.depth = 3
+    SELECT first.correct AS before, paths.after
+    FROM paths
+    JOIN nodes AS first USING (question_id, node)
+    WHERE paths.parent IS NULL AND first.reward IS NULL
 )
 SELECT
     (SELECT count(*) FROM questions) AS questions,

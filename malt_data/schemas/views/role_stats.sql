@@ -1,5 +1,5 @@
--- Statistics of each role, in the order of the roles. seconds: the sum of latencies, which exceeds
--- the wall-clock time if completions run in parallel.
+-- Statistics of each role, in the order of their first turns. seconds: the sum of latencies, which
+-- exceeds the wall-clock time if completions run in parallel.
 CREATE VIEW role_stats AS
 WITH usable AS (
     SELECT role, count(*) AS pairs, count(DISTINCT coalesce(parent_id, question_id)) AS parents
@@ -23,5 +23,5 @@ SELECT
     count(*) FILTER (n.verdict = 'timeout') AS grading_timeouts
 FROM nodes AS n
 LEFT JOIN usable ON usable.role = n.role::VARCHAR
-GROUP BY n.role, n.depth
-ORDER BY n.depth;
+GROUP BY n.role
+ORDER BY min(n.depth);

@@ -1,20 +1,25 @@
--- One row per leaf: the whole path question → generator → verifier → refiner (MALT §4.1).
+-- One row per leaf: the whole path from the first turn to the last (MALT §4.1), as lists in the
+-- order of the turns.
 CREATE VIEW trajectories AS
+WITH RECURSIVE paths AS (
+    SELECT question_id, node AS leaf, node, parent
+    FROM nodes
+    WHERE reward IS NOT NULL
+    UNION ALL
+    SELECT paths.question_id, paths.leaf, above.node, above.parent
+    FROM paths
+    JOIN nodes AS above
+        ON above.question_id = paths.question_id AND above.node = paths.parent
+)
 SELECT
-    leaf.question_id,
-    generator.node_id AS generator_id,
-    verifier.node_id AS verifier_id,
-    leaf.node_id AS refiner_id,
-    generator.text AS generator_text,
-    verifier.text AS verifier_text,
-    leaf.text AS refiner_text,
-    leaf.answer,
-    leaf.reward
-FROM nodes AS leaf
-JOIN nodes AS verifier
-    ON verifier.question_id = leaf.question_id AND verifier.depth = 2
-    AND verifier.g = leaf.g AND verifier.v = leaf.v
-JOIN nodes AS generator
-    ON generator.question_id = leaf.question_id AND generator.depth = 1
-    AND generator.g = leaf.g
-WHERE leaf.depth = 3;
+    question_id,
+    last(node_id ORDER BY depth) AS leaf_id,
+    list(node_id ORDER BY depth) AS node_ids,
+    list(role::VARCHAR ORDER BY depth) AS roles,
+    list(text ORDER BY depth) AS texts,
+    list(nodes.answer ORDER BY depth) AS answers,
+    last(nodes.answer ORDER BY depth) AS answer,
+    last(reward ORDER BY depth) AS reward
+FROM paths
+JOIN nodes USING (question_id, node)
+GROUP BY question_id, leaf;

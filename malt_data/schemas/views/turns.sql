@@ -1,6 +1,6 @@
--- Every turn of every pass, with the answer of the pass if it ended there; a verifier without an
--- answer keeps the previous one. same_as: the first pass with the same answer after this turn; null
--- if there is no answer.
+-- Every turn of every pass, with the answer of the pass if it ended there; a role that judges
+-- keeps the previous one if it has none of its own. same_as: the first pass with the same answer
+-- after this turn; null if there is no answer.
 CREATE VIEW turns AS
 WITH said AS (
     SELECT
@@ -11,11 +11,12 @@ WITH said AS (
         turn,
         role,
         last_value(
-            CASE WHEN role <> 'verifier' OR answer IS NOT NULL
+            CASE WHEN answer IS NOT NULL OR NOT coalesce(judges, false)
                 THEN {'answer': answer, 'correct': correct} END
             IGNORE NULLS
         ) OVER (PARTITION BY setting, seed, question_id, pass ORDER BY turn) AS last
     FROM completions
+    LEFT JOIN roles USING (role)
 )
 SELECT
     said.setting,

@@ -1,20 +1,20 @@
--- The verifier as a critic of the previous answer (judgement.sql): how often it accepts and rejects
+-- The roles that judge the answer before them (judgement.sql): how often each accepts and rejects
 -- right and wrong answers. Answers that could not be graded count as wrong, as elsewhere.
 CREATE VIEW verdicts AS
 WITH judged AS (
     SELECT
-        verifier.role::VARCHAR AS role,
-        verifier.depth,
+        judge.role::VARCHAR AS role,
+        judge.depth,
         coalesce(before.correct, false) AS correct,
         judgement(
-            verifier.text, verifier.answer, verifier.correct, before.answer, before.correct,
+            judge.text, judge.answer, judge.correct, before.answer, before.correct,
             questions.choices IS NOT NULL
         ) AS judgement
-    FROM nodes AS verifier
+    FROM nodes AS judge
     JOIN nodes AS before
-        ON before.question_id = verifier.question_id AND before.node_id = verifier.parent_id
-    JOIN questions ON questions.question_id = verifier.question_id
-    WHERE verifier.role = 'verifier'
+        ON before.question_id = judge.question_id AND before.node = judge.parent
+    JOIN questions ON questions.question_id = judge.question_id
+    JOIN roles ON roles.role = judge.role::VARCHAR AND roles.judges
 )
 SELECT
     role,

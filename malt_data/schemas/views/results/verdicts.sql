@@ -1,22 +1,22 @@
--- The verifier as a critic of the previous answer (judgement.sql): how often it accepts and rejects
--- right and wrong answers. Answers that could not be graded count as wrong, as elsewhere.
+-- Roles that judge the previous answer (judgement.sql): how often they accept and reject right and
+-- wrong answers, turn by turn. Answers that could not be graded count as wrong, as elsewhere.
 CREATE VIEW verdicts AS
 WITH judged AS (
     SELECT
-        verifier.setting,
-        verifier.turn,
+        critic.setting,
+        critic.turn,
         before.correct,
         judgement(
-            verifier.text, verifier.answer, verifier.correct, before.answer, before.correct,
+            critic.text, critic.answer, critic.correct, before.answer, before.correct,
             questions.choices IS NOT NULL
         ) AS judgement
-    FROM completions AS verifier
+    FROM completions AS critic
+    JOIN roles ON roles.role = critic.role AND roles.judges
     JOIN turns AS before
-        ON before.setting = verifier.setting AND before.seed = verifier.seed
-        AND before.question_id = verifier.question_id AND before.pass = verifier.pass
-        AND before.turn = verifier.turn - 1
-    JOIN questions ON questions.question_id = verifier.question_id
-    WHERE verifier.role = 'verifier'
+        ON before.setting = critic.setting AND before.seed = critic.seed
+        AND before.question_id = critic.question_id AND before.pass = critic.pass
+        AND before.turn = critic.turn - 1
+    JOIN questions ON questions.question_id = critic.question_id
 )
 SELECT
     setting,
