@@ -22,6 +22,7 @@ from pathlib import Path
 from malt_data.builders.build import BuildReport, grow_all
 from malt_data.engines import Completion, Gate, Request
 from malt_data.forests.create import create_forest
+from malt_data.graders import Grader
 from malt_data.prompts.resolve import resolve_sampling
 from malt_data.schemas.forest import Question
 from malt_data.schemas.ids import question_id
@@ -65,7 +66,8 @@ def measure(count: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         forest = create_forest(Path(folder) / "forest", spec, questions(count), {})
         started = time.perf_counter()
-        asyncio.run(grow_all(forest, spec, questions(count), InstantEngine(), report))
+        with Grader() as grader:
+            asyncio.run(grow_all(forest, spec, questions(count), InstantEngine(), grader, report))
         seconds = time.perf_counter() - started
     return {
         "trees": count,

@@ -7,6 +7,7 @@ from .errors import EngineError as EngineError
 from .errors import EvalError as EvalError
 from .errors import ExportError as ExportError
 from .errors import ForestError as ForestError
+from .errors import GraderError as GraderError
 from .errors import HubError as HubError
 from .errors import MaltError as MaltError
 from .errors import MixError as MixError

@@ -3,6 +3,7 @@
     MaltError
     ├── SpecError          an invalid setting, file or flag (exit code 2)
     ├── QuestionsError     a question source that cannot be read
+    ├── GraderError        a function of the user's own that cannot grade
     ├── StorageError       a file or folder that cannot be read or written
     ├── ForestError        a forest that is missing, corrupt or newer than this code
     │   └── MixError       a build whose settings differ from the forest's
@@ -44,6 +45,10 @@ class SpecError(MaltError):
 
 class QuestionsError(MaltError):
     """A question source that cannot be read or has no usable question."""
+
+
+class GraderError(MaltError):
+    """A grader that cannot be loaded, or that fails on every completion."""
 
 
 class StorageError(MaltError):

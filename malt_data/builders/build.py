@@ -25,7 +25,7 @@ from malt_data.engines import Completion, Engine
 from malt_data.engines.loop import run_sync
 from malt_data.engines.opening import open_engine
 from malt_data.engines.usage import Usage
-from malt_data.errors import EngineDown, EngineError, MaltError
+from malt_data.errors import EngineDown, EngineError, GraderError, MaltError
 from malt_data.forests.create import create_forest, remove_empty, stored_questions
 from malt_data.forests.forest import Forest
 from malt_data.forests.manifest import update_manifest
@@ -95,8 +95,9 @@ def build_forest(
     loaded = load(spec)
     for text in loaded.notes:
         note(text)
-    spec = spec.model_copy(update={"split": loaded.split})
-    return run_sync(_build(spec, Path(folder), loaded, engine, on_progress, note))
+    with Grader(spec.grader, timeout_s=spec.grader_timeout, note=note) as grader:
+        spec = spec.model_copy(update={"split": loaded.split, "grader": grader.name})
+        return run_sync(_build(spec, Path(folder), loaded, engine, grader, on_progress, note))
 
 
 async def _build(
@@ -104,6 +105,7 @@ async def _build(
     folder: Path,
     loaded: Loaded,
     engine: Engine | None,
+    grader: Grader,
     on_progress: OnProgress,
     note: Callable[[str], None],
 ) -> BuildReport:
@@ -127,7 +129,7 @@ async def _build(
         async with _opened(engine, spec, note) as opened:
             started = dt.datetime.now(dt.UTC).replace(microsecond=0)
             spec = spec.model_copy(update={"model": opened.model})
-            await _grow_into(folder, spec, loaded, todo, opened, report, on_progress)
+            await _grow_into(folder, spec, loaded, todo, opened, grader, report, on_progress)
     finally:
         report.stop()
         if started is not None and report.grown:
@@ -141,6 +143,7 @@ async def _grow_into(
     loaded: Loaded,
     todo: Sequence[Question],
     engine: Engine,
+    grader: Grader,
     report: BuildReport,
     on_progress: OnProgress,
 ) -> None:
@@ -153,10 +156,10 @@ async def _grow_into(
         with parts.reading():  # blocks relabelling while trees are added
             forest = create_forest(folder, spec, loaded.questions, loaded.report())
             await grow_all(
-                forest, spec, stored_questions(forest, todo), engine, report, on_progress
+                forest, spec, stored_questions(forest, todo), engine, grader, report, on_progress
             )
         parts.compact()
-    except EngineError:
+    except (EngineError, GraderError):
         if fresh:  # do not pin the folder to settings that never worked
             remove_empty(folder)
         raise
@@ -190,12 +193,13 @@ async def grow_all(
     spec: BuildSpec,
     questions: Sequence[Question],
     engine: Engine,
+    grader: Grader,
     report: BuildReport,
     on_progress: OnProgress = lambda _: None,
 ) -> None:
     """Grow a tree for each question, except those that another process has grown or claimed."""
     started = time.monotonic()
-    with Grader() as grader, Writer(forest) as writer, _cancel_on_sigterm():
+    with Writer(forest) as writer, _cancel_on_sigterm():
         build = _Build(forest, spec, engine, grader, writer, report, on_progress)
         try:
             await build.run(questions)

@@ -6,7 +6,9 @@ from typing import Any
 from malt_data.forests.create import require_same_settings
 from malt_data.forests.forest import open_forest
 from malt_data.forests.manifest import read_manifest
+from malt_data.graders import label_of, require_named
 from malt_data.prompts.resolve import resolve_sampling
+from malt_data.prompts.templates import require_prompts
 from malt_data.questions.loading import Loaded, load_questions
 from malt_data.schemas import layout
 from malt_data.schemas.spec import BuildSpec
@@ -16,12 +18,15 @@ def complete_settings(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Fill in settings from the forest in `folder`, if there is one.
 
     Any setting not given defaults to the forest's, so that plain `malt-data build` resumes it. The
-    exceptions: `shard` is never carried over, and `limit` is not if `questions` is given.
+    exceptions: `shard` is never carried over, `limit` is not if `questions` is given, and a grader
+    of somebody's own must be named again, as a manifest cannot have it run (SpecError).
     """
     if not (folder / layout.MANIFEST).exists():
         return values
     manifest = read_manifest(folder)
     defaults = manifest.spec.model_dump(exclude={"limit", "shard"}, exclude_none=True)
+    if "grader" not in values:
+        require_named(manifest.spec.grader, folder)
     if "n" in values:  # --n sets every role
         defaults.pop("n_by_role", None)
     if "pipeline" in values:  # which says all of this itself
@@ -43,7 +48,8 @@ def plan_build(
     done: set[str] = set()
     if (folder / layout.MANIFEST).exists():
         forest = open_forest(folder)
-        require_same_settings(forest, spec.model_copy(update={"split": loaded.split}))
+        stored = {"split": loaded.split, "grader": label_of(spec.grader)}
+        require_same_settings(forest, spec.model_copy(update=stored))
         done = forest.done
     todo = sum(q.question_id not in done for q in questions)
     nodes = spec.chain.nodes_per_tree
@@ -64,8 +70,8 @@ def plan_build(
 
 
 def load(spec: BuildSpec) -> Loaded:
-    """Load the questions selected by `spec`."""
-    return load_questions(
+    """Load the questions selected by `spec`; raise SpecError if one cannot be asked."""
+    loaded = load_questions(
         spec.questions,
         split=spec.split,
         limit=spec.limit,
@@ -74,6 +80,8 @@ def load(spec: BuildSpec) -> Loaded:
         kind=spec.kind,
         fields=spec.fields,
     )
+    require_prompts(spec.prompts, spec.pipeline, {q.kind for q in loaded.questions})
+    return loaded
 
 
 def in_shard(question_id: str, shard: str | None) -> bool:

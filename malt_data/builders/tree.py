@@ -7,12 +7,12 @@ request fails the tree: it is not stored, and the next run grows it again.
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from malt_data.engines import Completion, Engine, Request
 from malt_data.errors import EngineDown, EngineError
-from malt_data.graders import Grader, extract_answer, grade_columns
+from malt_data.graders import Grader
 from malt_data.prompts.templates import render
 from malt_data.schemas.forest import Question
 from malt_data.schemas.ids import child_id, node_seed
@@ -130,16 +130,17 @@ def _flatten(group: BaseExceptionGroup[EngineError]) -> list[EngineError]:
 async def grade(
     question: Question, nodes: Sequence[Node], spec: BuildSpec, model: str, grader: Grader
 ) -> list[dict[str, Any]]:
-    """Extract and grade the answers of a tree; return its rows, without values and labels."""
-    rows = []
-    turns = spec.pipeline.turns
+    """Grade the nodes of a tree; return its rows, without values and labels.
+
+    Raises GraderError if a function of the user's own cannot grade.
+    """
     places = {node.node_id: place for place, node in enumerate(nodes)}
-    for node in nodes:
-        answer = extract_answer(node.text, question.kind, question.choices)
-        verdict = await grader.verdict(answer, question.gold, question.kind, question.choices)
-        graded = grade_columns(answer, verdict, leaf=len(node.path) == len(turns))
-        rows.append(_row(question, node, places, spec, model) | graded)
-    return rows
+    asked, leaf = asdict(question), len(spec.pipeline.turns)
+    grades = await grader.judge((node.text, asked) for node in nodes)
+    return [
+        _row(question, node, places, spec, model) | graded.columns(leaf=len(node.path) == leaf)
+        for node, graded in zip(nodes, grades, strict=True)
+    ]
 
 
 def _row(

@@ -136,6 +136,7 @@ def build(
     malt-data build --questions gsm8k --engine vllm --model Qwen/Qwen3-4B
     malt-data build --questions mine.jsonl \\
         --engine openai --base-url http://127.0.0.1:8000/v1
+    malt-data build --questions tasks.jsonl --grader rewards.py:grade
     """
     from malt_data.builders.build import build_forest
     from malt_data.builders.plan import plan_build
@@ -195,10 +196,13 @@ def _with_team(path: Path | None, adapter_set: Any, given: dict[str, Any]) -> di
     """Return the settings of a team, below those `given`."""
     if path is None:
         return given
+    from malt_data.graders import require_named
     from malt_data.schemas.spec import BuildSpec
     from malt_data.storage.team import read_team
 
     team = read_team(path)
+    if "grader" not in given:
+        require_named(str(team.sampling.get("grader", "")), path)
     sampling = team.sampling_in(given.get("pipeline"))
     roles = BuildSpec(**sampling).pipeline.roles
     adapters = team.require(adapter_set).items()
@@ -226,6 +230,7 @@ def relabel(
     \b
     malt-data relabel --threshold 0.7 --dry-run
     malt-data relabel --pooling local --out forest-local
+    malt-data relabel --grader rewards.py:grade
     """
     from malt_data.commands.progress import Progress
     from malt_data.forests.forest import open_forest
@@ -241,6 +246,7 @@ def relabel(
             out=out,
             dry_run=dry_run,
             on_progress=progress.update,
+            note=progress.note,
         )
     if as_json:
         print_json({"labels": labels.model_dump(), "flips": flips})

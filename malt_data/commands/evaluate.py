@@ -247,12 +247,15 @@ def _plans(
     """
     from malt_data.evaluation.plan import plan_evaluation
     from malt_data.evaluation.teams import output_folders, require_comparable
+    from malt_data.graders import require_named
     from malt_data.schemas.spec import EvalSpec
     from malt_data.storage.team import seen_by
 
     plans: list[Plan] = []
     for path, folder in zip(teams or (None,), output_folders(teams, out), strict=True):
         team = _read_team(path)
+        if team and "grader" not in spec_settings:
+            require_named(str(team.sampling.get("grader", "")), path)
         seen = seen_by(team) if team else {}
         if unknown := [adapter for adapter, ids in seen.items() if ids is None]:
             note(

@@ -30,6 +30,18 @@ class LazyChoice(click.Choice[str]):
         return tuple(self._load())
 
 
+class GraderName(LazyChoice):
+    """A grader: `auto`, a kind, or a function of the user's own."""
+
+    def __init__(self) -> None:
+        super().__init__(_graders)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from malt_data.graders import is_own
+
+        return value if is_own(value) else super().convert(value, param, ctx)
+
+
 class NewFolder(click.Path):
     """A folder to write to; `storage/folders.py` rejects unsuitable ones before work starts."""
 
@@ -115,8 +127,10 @@ concurrency_option = setting(
 )
 
 
-def grader_option(help: str = "How to read and compare answers.  [default: auto]") -> Decorator:
-    return setting("--grader", type=LazyChoice(_graders), help=help)
+def grader_option(
+    help: str = "How to grade: by kind, or with a function of your own.  [default: auto]",
+) -> Decorator:
+    return setting("--grader", type=GraderName(), help=help)
 
 
 pipeline_option = setting(

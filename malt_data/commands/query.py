@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from malt_data.commands.arguments import forest_and_ids, open_for_command
-from malt_data.commands.options import forest_argument, json_option
+from malt_data.commands.options import forest_argument, grader_option, json_option
 from malt_data.commands.output import console, note, print_json, say
 from malt_data.display import clean
 from malt_data.errors import ForestError, SpecError
@@ -143,8 +143,9 @@ def explain(args: tuple[str, ...], as_json: bool) -> None:
 
 @click.command()
 @forest_argument
+@grader_option("The function that graded the forest, to run it again; else it is not run.")
 @json_option
-def verify(forest: str | None, as_json: bool) -> None:
+def verify(forest: str | None, grader: str | None, as_json: bool) -> None:
     """Check a forest and its exports by recomputing them.
 
     FOREST may also be the folder of a single export.
@@ -159,7 +160,7 @@ def verify(forest: str | None, as_json: bool) -> None:
     if forest is not None and (Path(forest) / layout.EXPORT).exists():
         problems, summary = verify_export(forest), f"{forest} is sound."
     else:
-        forest, problems, summary = _verify_forest(forest)
+        forest, problems, summary = _verify_forest(forest, grader)
     if as_json:
         print_json({"forest": forest, "problems": problems})
     else:
@@ -171,7 +172,7 @@ def verify(forest: str | None, as_json: bool) -> None:
         say(summary)
 
 
-def _verify_forest(folder: str | None) -> tuple[str, list[str], str]:
+def _verify_forest(folder: str | None, grader: str | None) -> tuple[str, list[str], str]:
     """Return a forest's folder, its problems, and the line to print if there are none."""
     from malt_data.commands.progress import Progress
     from malt_data.exporters.export import exports_of
@@ -181,7 +182,7 @@ def _verify_forest(folder: str | None) -> tuple[str, list[str], str]:
 
     forest = open_for_command(folder)
     with Progress("verify") as progress:
-        problems = verify_forest(forest, progress.update)
+        problems = verify_forest(forest, progress.update, grader=grader, note=progress.note)
     exports = {} if forest.origin else exports_of(forest)
     for name in exports:
         found = verify_export(forest.folder / layout.EXPORTS / name)

@@ -13,7 +13,7 @@ from malt_data.errors import EvalError
 from malt_data.evaluation.play import Memo, Turn, play
 from malt_data.evaluation.settings import Setting, require_adapters, require_playable
 from malt_data.evaluation.vote import ballots, majority
-from malt_data.graders import AUTO, Grader, require_grader, require_kind
+from malt_data.graders import KINDS, TEXT, Grader, is_own, kind_of, require_grader
 from malt_data.prompts.resolve import resolve_sampling
 from malt_data.prompts.templates import require_prompts
 from malt_data.questions.fields import MAX_CHOICES
@@ -37,7 +37,8 @@ def ask(
     """Answer one question; return (answer after the vote, answer of each pass).
 
     choices: the texts of A, B, …; the answer is then a letter. Without choices, the kind of the
-    question is the spec's grader, else its kind (that of the team's data), else numeric. on_turn:
+    question is the spec's grader, else its kind (that of the team's data), else numeric. A function
+    of somebody's own is not run: votes are counted by the answers' text. on_turn:
     called with each turn when it is finished. Raises EvalError if the team lacks the setting's
     adapters, SpecError if the pipeline cannot play it, EngineError if a request fails.
     """
@@ -59,7 +60,8 @@ def ask(
     turns = ((t.pass_index, t.turn, t.role, t.answer) for t in run_sync(play_once()))
     votes = ballots(turns, spec.pipeline.judges)
     with Grader() as grader:
-        return majority(votes, partial(_same, question, grader)), votes
+        kind = TEXT if is_own(spec.grader) else question.kind
+        return majority(votes, partial(_same, question, kind, grader)), votes
 
 
 def _question(text: str, choices: Sequence[str], spec: EvalSpec) -> Question:
@@ -75,14 +77,14 @@ def _question(text: str, choices: Sequence[str], spec: EvalSpec) -> Question:
             f"{len(shown)}: pass --choice TEXT once for each."
         )
     require_grader(spec.grader)
-    free = spec.kind or "numeric" if spec.grader == AUTO else spec.grader
-    kind = "choice" if shown else "numeric" if require_kind(free).lettered else free
+    free = spec.grader if spec.grader in KINDS else spec.kind or "numeric"
+    kind = "choice" if shown else "numeric" if kind_of(free).lettered else free
     name = question_id(text, shown)
     return Question(name, "asked", "", text, shown, "", kind, None, "{}")
 
 
-def _same(question: Question, grader: Grader, a: str, b: str) -> bool:
-    return a == b or grader.grade(a, b, question.kind, question.choices) == "right"
+def _same(question: Question, kind: str, grader: Grader, a: str, b: str) -> bool:
+    return a == b or grader.grade(a, b, kind, question.choices) == "right"
 
 
 async def open_for(

@@ -12,21 +12,21 @@ import datetime as dt
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from malt_data.engines import Engine
 from malt_data.engines.loop import run_sync
 from malt_data.engines.usage import Usage
-from malt_data.errors import EngineDown, EngineError, EvalError, MaltError
+from malt_data.errors import EngineDown, EngineError, EvalError, GraderError, MaltError
 from malt_data.evaluation.ask import open_for
 from malt_data.evaluation.parts import CompletionParts, discard, read_manifest
 from malt_data.evaluation.plan import Plan, Unplayed
 from malt_data.evaluation.play import Memo, Turn, play
 from malt_data.evaluation.predictions import write_predictions
 from malt_data.evaluation.settings import Setting
-from malt_data.graders import Grader, grade_columns
+from malt_data.graders import Graded, Grader
 from malt_data.schemas import layout
 from malt_data.schemas.forest import Question
 from malt_data.storage.files import lock, write_text
@@ -64,10 +64,12 @@ def evaluate(
         played = _Played()
         try:
             if todo:
-                run_sync(_run(plan, todo, played, on_progress, note))
+                name, timeout_s = plan.spec.grader, plan.spec.grader_timeout
+                with Grader(name, timeout_s=timeout_s, note=note) as grader:
+                    run_sync(_run(plan, todo, grader, played, on_progress, note))
             else:
                 plan.begin(None)
-        except EngineError:
+        except (EngineError, GraderError):
             # A failed first run, e.g. with a wrong model, must not fix the folder's settings.
             if is_new and not CompletionParts(out).paths():
                 discard(out)
@@ -96,6 +98,7 @@ def _record(out: Path, played: _Played) -> None:
 async def _run(
     plan: Plan,
     todo: list[Unplayed],
+    grader: Grader,
     played: _Played,
     on_progress: OnProgress,
     note: Callable[[str], None],
@@ -104,8 +107,7 @@ async def _run(
     try:
         plan.begin(engine.model)
         played.started = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-        with Grader() as grader:
-            await _play_all(engine, grader, plan, todo, played, on_progress)
+        await _play_all(engine, grader, plan, todo, played, on_progress)
     finally:
         await engine.close()
         played.stop()
@@ -147,10 +149,16 @@ async def _play_all(
         finally:
             await memo.close()
             slots.release()
-        new_rows = [
-            _row(setting, seed, question, turn, await _verdict(question, turn, grader))
+        played_turns = [
+            (setting, turn)
             for setting, setting_turns in zip(settings, turns, strict=True)
             for turn in setting_turns
+        ]
+        asked = asdict(question)
+        grades = await grader.judge((turn.completion.text, asked) for _, turn in played_turns)
+        new_rows = [
+            _row(setting, seed, question, turn, graded)
+            for (setting, turn), graded in zip(played_turns, grades, strict=True)
         ]
         rows.extend(new_rows)  # all at once, so that a flush cannot split a unit
         played.units += len(settings)
@@ -170,15 +178,11 @@ async def _play_all(
         flush()
 
 
-async def _verdict(question: Question, turn: Turn, grader: Grader) -> str:
-    return await grader.verdict(turn.answer, question.gold, question.kind, question.choices)
-
-
 def _row(
-    setting: Setting, seed: int, question: Question, turn: Turn, verdict: str
+    setting: Setting, seed: int, question: Question, turn: Turn, grade: Graded
 ) -> dict[str, Any]:
     completion = turn.completion
-    graded = grade_columns(turn.answer, verdict, leaf=False)
+    graded = grade.columns(leaf=False)
     return {
         "setting": setting.name,
         "seed": seed,

@@ -24,6 +24,7 @@ from malt_data.evaluation.parts import (
     stored_pipeline,
 )
 from malt_data.evaluation.settings import Setting, require_adapters, require_playable
+from malt_data.graders import label_of
 from malt_data.prompts.resolve import resolve_sampling
 from malt_data.prompts.templates import kept_kinds, require_prompts
 from malt_data.questions.loading import load_questions
@@ -146,7 +147,7 @@ def plan_evaluation(
     sampled = {seed: sample_questions(loaded.questions, spec.limit, seed) for seed in range(seeds)}
     ids = {q.question_id for questions in sampled.values() for q in questions}
     refuse_seen(ids & seen, len(ids), allow_seen)
-    facts = spec.model_copy(update={"split": loaded.split}).model_dump(mode="json")
+    facts = spec.model_dump(mode="json") | {"split": loaded.split, "grader": label_of(spec.grader)}
     facts["pipeline"] = stored_pipeline(spec.pipeline)
     manifest = {
         "schema": STAMP.decode(),

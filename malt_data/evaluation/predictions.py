@@ -14,13 +14,13 @@ from malt_data.evaluation.parts import (
 )
 from malt_data.evaluation.settings import Setting
 from malt_data.evaluation.vote import by_turn, majority, same_as
-from malt_data.graders import Grader, graded_as
+from malt_data.graders import TEXT, Grader, graded_as, is_own
 from malt_data.schemas import layout
 from malt_data.schemas.evaluation import PREDICTIONS
 from malt_data.storage.parquet import read_table, write_table
 
-_COUNTED = ["setting", "seed", "question_id", "pass", "turn", "role", "answer", "prompt_tokens",
-            "completion_tokens", "latency"]  # fmt: skip
+_COUNTED = ["setting", "seed", "question_id", "pass", "turn", "role", "answer", "correct",
+            "prompt_tokens", "completion_tokens", "latency"]  # fmt: skip
 _UNIT = ("setting", "seed", "question_id")
 
 
@@ -41,7 +41,11 @@ def read_predictions(out: Path) -> pa.Table:
 
 
 def predict(out: Path) -> pa.Table:
-    """Compute the predictions from all completions in `out`."""
+    """Compute the predictions from all completions in `out`, as they were graded.
+
+    Only votes are counted anew. Where a function of somebody's own graded, it is not run: answers
+    with the same text count as one.
+    """
     manifest = read_manifest(out)
     settings = {s["name"]: Setting.model_validate(s) for s in manifest["settings"]}
     judges = pipeline_of(manifest).judges
@@ -56,7 +60,8 @@ def predict(out: Path) -> pa.Table:
                 units.setdefault(key, []).append(row)
             for key, turns in units.items():
                 question = questions[key[2]]
-                kind = graded_as(question["kind"], grader_name)
+                own = is_own(grader_name)
+                kind = TEXT if own else graded_as(question["kind"], grader_name)
                 rows.append(
                     _prediction(settings[key[0]], key, turns, judges, question, kind, grader)
                 )
@@ -82,7 +87,6 @@ def _prediction(
     turns = by_turn(said, judges)
     votes = turns[-1]
     answer = majority(votes, same)
-    verdict = "wrong" if answer is None else grader.grade(answer, question["gold"], kind, choices)
     # The last of each role: one may speak in several turns, and in every round of a debate.
     first = {f"{row['role']}_answer": row["answer"] for row in rows if row["pass"] == 0}
     return {
@@ -90,7 +94,7 @@ def _prediction(
         "seed": key[1],
         "question_id": key[2],
         "answer": answer,
-        "correct": None if verdict == "timeout" else verdict == "right",
+        "correct": _correct(rows, answer),
         "votes": votes,
         **{name: first.get(name) for name in PREDICTIONS.names if name.endswith("_answer")},
         "prompt_tokens": _sum(row["prompt_tokens"] for row in rows),
@@ -98,6 +102,15 @@ def _prediction(
         "seconds": _seconds(rows, debate=setting.agents > 1),
         "same_as": [same_as(answers, same) for answers in turns],
     }
+
+
+def _correct(rows: list[dict[str, Any]], answer: str | None) -> bool | None:
+    """Return the grade of the first pass that ended with the elected answer."""
+    passes: dict[int, bool | None] = {}
+    for row in sorted(rows, key=lambda row: (row["pass"], row["turn"])):
+        if answer is not None and row["answer"] == answer:
+            passes[row["pass"]] = row["correct"]
+    return passes[min(passes)] if passes else False
 
 
 def _seconds(rows: list[dict[str, Any]], *, debate: bool) -> float:

@@ -21,7 +21,7 @@ from malt_data.forests.grading import Golds
 from malt_data.forests.labels import assign, stamped
 from malt_data.forests.manifest import update_manifest
 from malt_data.forests.parts import NodeParts
-from malt_data.graders import Grader
+from malt_data.graders import Grader, is_own, label_of
 from malt_data.schemas import layout
 from malt_data.schemas.manifest import CURRENT
 from malt_data.schemas.spec import Labelled, Labels
@@ -52,15 +52,18 @@ def relabel(
     out: str | Path | None = None,
     dry_run: bool = False,
     on_progress: OnProgress = lambda done, total: None,
+    note: Callable[[str], None] = lambda _: None,
 ) -> Flips:
     """Label every node of `forest` according to `labels`; return the flips per role.
 
-    regrade: extract and grade every answer again (implied when the grader changes).
+    regrade: extract and grade every answer again (implied when the grader changes). A function of
+    somebody's own only runs in these two cases, which the caller names.
     out: atomically write a relabelled copy there and leave `forest` unchanged.
     Raises ForestError if `out` exists, the new grader cannot grade a gold, or another process has
-    just relabelled the forest, and StorageError if another process is using it.
+    just relabelled the forest, GraderError if a function cannot grade, and StorageError if another
+    process is using it.
     """
-    job = _Job(forest, forest.manifest.labelled, labels, regrade, on_progress)
+    job = _Job(forest, forest.manifest.labelled, labels, regrade, on_progress, note)
     if dry_run:
         with forest.reading():
             return job.run(lambda *_: None)
@@ -86,32 +89,34 @@ class _Job:
     labels: Labels
     regrade: bool
     on_progress: OnProgress
+    note: Callable[[str], None]
 
     def run(self, write: Callable[[Path, pa.Table], None], folder: Path | None = None) -> Flips:
         """Write the manifest to `folder`, then call `write` with each relabelled part."""
         forest = self.forest
         forest.require_unchanged(self.expected)
         regraded = forest.manifest.regraded + self.regrade
-        change = {"labels": self.labels, "regraded": regraded, "format": CURRENT}
+        stored = self.labels.model_copy(update={"grader": label_of(self.labels.grader)})
+        change = {"labels": stored, "regraded": regraded, "format": CURRENT}
         manifest = forest.manifest.model_copy(update=change)
         labelled = manifest.labelled
         paths = forest.parts.paths()
         regrade = {
             path for path in paths if _needs_regrade(forest.parts.footer(path).labels, labelled)
         }
-        golds = Golds(forest, labelled.grader) if regrade else None
-        if folder == forest.folder:
-            update_manifest(
-                folder, lambda _: change
-            )  # under a lock: a build may be adding its record
-            forest.manifest = manifest
-        elif folder is not None:
-            write_text(folder / layout.MANIFEST, manifest.to_json())
-        flips: Flips = {role: dict.fromkeys(_COUNTS, 0) for role in manifest.spec.pipeline.roles}
-        with Grader() as grader:
+        with self._grader(regrade) as grader:
+            golds = Golds(forest, grader) if regrade else None
+            if folder == forest.folder:
+                # Under a lock: a build may be adding its record.
+                update_manifest(folder, lambda _: change)
+                forest.manifest = manifest
+            elif folder is not None:
+                write_text(folder / layout.MANIFEST, manifest.to_json())
+            roles = manifest.spec.pipeline.roles
+            flips: Flips = {role: dict.fromkeys(_COUNTS, 0) for role in roles}
             for index, path in enumerate(paths):
                 before = _frame(forest.parts, path)
-                after = golds.grade(before, grader) if golds and path in regrade else before
+                after = golds.grade(before) if golds and path in regrade else before
                 # Keep the row order, so that unchanged parts stay byte-identical for the Hub.
                 after = assign(after.with_row_index("row"), labelled.threshold, labelled.pooling)
                 after = after.sort("row").drop("row")
@@ -122,7 +127,21 @@ class _Job:
                 )
                 write(path, stamped(after, labelled))
                 self.on_progress(index + 1, len(paths))
-        return flips
+            return flips
+
+    def _grader(self, regrade: set[Path]) -> Grader:
+        """Return the grader of the new labels; raise ForestError if it must not be run."""
+        name = self.labels.grader
+        named = self.regrade or name != self.expected.grader
+        if is_own(name) and not named:
+            if regrade:
+                raise ForestError(
+                    f"{self.forest.folder}: {len(regrade)} parts still have to be graded by "
+                    f"{name}, a function that malt-data does not run unless you name it: "
+                    "malt-data relabel --grader FILE.py:function"
+                )
+            return Grader()  # grades nothing
+        return Grader(name, note=self.note)
 
 
 def _needs_regrade(old: Labelled | None, new: Labelled) -> bool:

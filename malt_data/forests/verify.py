@@ -1,6 +1,9 @@
 """Verify a forest: recompute everything that is stored, and report every difference.
 
 problems = verify(open_forest("forest"))    # [] if there are none
+
+Where a function of somebody's own graded, it is not run unless the caller names it; what follows
+from its rewards is checked all the same.
 """
 
 from collections.abc import Callable, Iterator
@@ -8,19 +11,24 @@ from pathlib import Path
 
 import polars as pl
 
-from malt_data.errors import ForestError, StorageError
+from malt_data.errors import ForestError, GraderError, StorageError
 from malt_data.forests.forest import Forest
 from malt_data.forests.grading import Golds
 from malt_data.forests.labels import assign
-from malt_data.graders import Grader
+from malt_data.graders import Grader, is_own, label_of
 from malt_data.schemas.forest import NODES, QUESTIONS
 from malt_data.schemas.ids import question_id
 
 _EXAMPLES = 3
+_CLOSE = 1e-9
 
 
 def verify(
-    forest: Forest, on_progress: Callable[[int, int], None] = lambda done, total: None
+    forest: Forest,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    grader: str | None = None,
+    note: Callable[[str], None] = lambda _: None,
 ) -> list[str]:
     """Return the problems of a forest, one sentence each; an empty list if there are none.
 
@@ -28,29 +36,49 @@ def verify(
     unique, answers and verdicts come out the same when graded again, rewards follow from verdicts,
     values and labels from rewards, and labels match the manifest. Leftovers of killed processes are
     not problems: the next writer removes them. on_progress: called with the number of parts done
-    and the total.
+    and the total. grader: the function that graded, if it may be run; without it, a note says that
+    answers were not graded again. Raises ForestError if another one graded.
     """
+    stored = forest.manifest.labels.grader
+    if grader is not None and label_of(grader) != stored:
+        raise ForestError(
+            f"{forest.folder} was graded by {stored}, not {label_of(grader)}. Verify it with that "
+            "one, or grade it again: malt-data relabel --grader …"
+        )
+    if is_own(stored) and grader is None:
+        note(
+            f"Answers were graded by {stored}, which verify does not run; to grade them again, "
+            "pass --grader FILE.py:function."
+        )
     problems: list[str] = []
     try:
         with forest.reading():
-            for problem in _problems(forest, on_progress):  # keeps those before an error
+            for problem in _problems(
+                forest, grader, note, on_progress
+            ):  # keeps those before an error
                 problems.append(problem)
-    except (ForestError, StorageError) as error:
+    except (ForestError, GraderError, StorageError) as error:
         problems.append(str(error))
     return problems
 
 
-def _problems(forest: Forest, on_progress: Callable[[int, int], None]) -> Iterator[str]:
+def _problems(
+    forest: Forest,
+    named: str | None,
+    note: Callable[[str], None],
+    on_progress: Callable[[int, int], None],
+) -> Iterator[str]:
     paths = forest.parts.paths()  # before the questions, which a build writes first
     questions = forest.questions().collect()
     yield from _questions(forest, questions)
     known = set(questions["question_id"])
-    golds = Golds(forest, forest.manifest.labels.grader)
+    stored = forest.manifest.labels.grader
     part_of: dict[str, str] = {}
-    with Grader() as grader:
+    with Grader(named or ("auto" if is_own(stored) else stored), note=note) as grader:
+        golds = None if is_own(stored) and named is None else Golds(forest, grader)
         for done, path in enumerate(paths, 1):
             try:
-                problems = _part(forest, path, known, part_of, golds, grader)
+                problems = _part(forest, path, known, part_of, golds)
                 yield from (f"{path.name}: {problem}" for problem in problems)
             except (ForestError, StorageError) as error:
                 yield str(error)
@@ -79,8 +107,7 @@ def _part(
     path: Path,
     known: set[str],
     part_of: dict[str, str],
-    golds: Golds,
-    grader: Grader,
+    golds: Golds | None,
 ) -> Iterator[str]:
     table = forest.parts.read(path)
     if table.schema.names[: len(NODES.names)] != NODES.names:
@@ -98,7 +125,7 @@ def _part(
         frame = frame.filter(~pl.col("question_id").is_in(unknown))
     yield from _shape(forest, frame)
     yield from _labels(forest, frame)
-    yield from _grades(frame, golds, grader)
+    yield from _grades(frame, golds)
 
 
 def _shape(forest: Forest, frame: pl.DataFrame) -> Iterator[str]:
@@ -139,8 +166,8 @@ def _shape(forest: Forest, frame: pl.DataFrame) -> Iterator[str]:
         yield f"ids, parents, samples or roles that disagree: {_some(wrong['node_id'].to_list())}."
 
 
-def _grades(frame: pl.DataFrame, golds: Golds, grader: Grader) -> Iterator[str]:
-    """Extract and grade every answer again.
+def _grades(frame: pl.DataFrame, golds: Golds | None) -> Iterator[str]:
+    """Extract and grade every answer again, unless there is nothing to grade with.
 
     A timeout, then or now, depends on the machine and is not a problem.
     """
@@ -148,19 +175,33 @@ def _grades(frame: pl.DataFrame, golds: Golds, grader: Grader) -> Iterator[str]:
     correct = pl.when(verdict != "timeout").then(verdict == "right")
     if inconsistent := frame.filter(correct.ne_missing(pl.col("correct")))["node_id"].to_list():
         yield f"'correct' and 'verdict' contradict each other: {_some(inconsistent)}."
-    regraded = golds.grade(frame, grader)
+    if golds is None:
+        return
+    regraded = golds.grade(frame)
     undecided = (frame["verdict"] == "timeout") | (regraded["verdict"] == "timeout")
     same = frame["answer"].eq_missing(regraded["answer"])
-    same &= undecided | (frame["verdict"] == regraded["verdict"])
+    same_grade = (frame["verdict"] == regraded["verdict"]) & (
+        (frame["reward"] - regraded["reward"]).abs().fill_null(0) < _CLOSE
+    )
+    same &= undecided | same_grade
     if wrong := frame.filter(~same)["node_id"].to_list():
-        yield f"answers or verdicts that differ when graded again: {_some(wrong)}."
+        yield f"answers, verdicts or rewards that differ when graded again: {_some(wrong)}."
 
 
 def _labels(forest: Forest, frame: pl.DataFrame) -> Iterator[str]:
     """Check rewards against verdicts, and values, labels and leaf counts against rewards."""
     leaf = pl.col("depth") == len(forest.manifest.spec.pipeline.turns)
-    reward = pl.when(leaf).then((pl.col("verdict") == "right").cast(pl.Float64))
-    if wrong_rewards := frame.filter(reward.ne_missing(pl.col("reward")))["node_id"].to_list():
+    reward, verdict = pl.col("reward"), pl.col("verdict")
+    follows = (
+        pl.when(~leaf)
+        .then(reward.is_null())
+        .when(verdict == "right")
+        .then(reward == 1)
+        .when(verdict == "timeout")
+        .then(reward == 0)
+        .otherwise((reward >= 0) & (reward < 1))  # part of it: `_grades` compares
+    )
+    if wrong_rewards := frame.filter(~follows.fill_null(False))["node_id"].to_list():
         yield f"rewards that do not follow from the verdict: {_some(wrong_rewards)}."
         return
     labels = forest.manifest.labels

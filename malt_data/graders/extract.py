@@ -16,9 +16,11 @@ import re
 from collections.abc import Callable, Sequence
 
 from malt_data.graders.formulas import last_match
-from malt_data.graders.kinds import Kind, require_kind
+from malt_data.graders.kinds import Kind, kind_of
 
 MAX_ANSWER = 2_000  # anything longer is not an answer; graders read at most 500
+MAX_WHOLE = 10_000  # the same for grids and programs
+_FENCE = re.compile(r"```\w*\n(.*?)\n?```", re.DOTALL)
 _BOXES_JOINED = 16
 _SPECIAL = re.compile(r"<\|[a-zA-Z_]{1,24}\|>|</s>|<end_of_turn>")
 
@@ -55,9 +57,11 @@ _LEAD = re.compile(
 def extract_answer(text: str, kind: str, choices: Sequence[str] | None = None) -> str | None:
     """Return the answer of a completion, close to how it was written, or None (T, §4.1).
 
-    kind: one of KINDS.
+    kind: one of KINDS, or one of the user's own.
     """
-    text, rules = _final_turn(text), require_kind(kind)
+    text, rules = _final_turn(text), kind_of(kind)
+    if rules.whole:
+        return _whole(text, rules)
     steps: tuple[Callable[[], tuple[bool, str | None]], ...] = (
         lambda: _after_marker(text, rules),
         lambda: _last_boxes(text),
@@ -82,6 +86,21 @@ def _final_turn(text: str) -> str:
     if (special := _SPECIAL.search(text)) and special.start() > 0:
         text = text[: special.start()]
     return _TAG.sub(" ", text).strip()
+
+
+def _whole(text: str, kind: Kind) -> str | None:
+    """Return all text after the last marker, without bold, box or fence, else the bare text."""
+    marker = last_match(_FINAL, text)
+    rest = text if marker is None else text[marker.end() :].strip()
+    if marker is not None and text[: marker.start()].endswith("**"):
+        rest = rest.replace("**", "", 1).strip()  # **Final Answer:** 7, or **Final Answer: 7**
+    committed, answer = _last_boxes(rest)
+    if not committed:
+        answer = kind.bare(rest, None) if marker is None else rest
+    answer = (answer or "").strip()
+    if fence := _FENCE.match(answer):
+        answer = fence[1]
+    return answer[:MAX_WHOLE].rstrip() or None
 
 
 # --- the rules ---------------------------------------------------------------------------------

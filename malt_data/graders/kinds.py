@@ -12,7 +12,7 @@ like; the prompts are in `prompts/prompts.toml`. All other code uses the records
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from malt_data.errors import SpecError
 from malt_data.graders import algebra, choice, math, numeric
@@ -52,6 +52,12 @@ class Kind:
     """Whether verdicts may need a worker and are worth caching."""
     canonical: Callable[[str], str]
     """A gold → its stored form; raises Unusable if no answer could equal it."""
+    judge: str | None = None
+    """`MODULE:function` that grades an answer, given the question too, in a worker of `pool.py`;
+    `quick` then only says whether two passes gave the same answer."""
+    whole: bool = False
+    """Whether all text after a marker is the answer, as a grid's or a program's lines are, and a
+    gold is kept as it is, even if it is empty."""
 
 
 # --- numeric -----------------------------------------------------------------------------------
@@ -209,6 +215,18 @@ def _verdict(equal: bool) -> Verdict:
     return "right" if equal else "wrong"
 
 
+# --- answers that a function grades ------------------------------------------------------------
+
+
+def _same_text(answer: str, other: str, _: Sequence[str]) -> Verdict:
+    return _verdict(" ".join(answer.split()) == " ".join(other.split()))
+
+
+_FUNCTION_GRADED: dict[str, Any] = dict(
+    lettered=False, sentence=str, commits=lambda _: True, quick=_same_text, slow=False,
+    canonical=str.strip, whole=True,
+)  # fmt: skip
+
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
@@ -242,8 +260,33 @@ KINDS: dict[str, Kind] = {
             slow=True,
             canonical=_canonical_math,
         ),
+        Kind(
+            "reasoning_gym",
+            bare=lambda text, _: None,
+            judge="malt_data.graders.gym:score",
+            **_FUNCTION_GRADED,
+        ),
     )
 }
+
+
+OWN_KIND = re.compile("[a-z][a-z0-9_]{0,31}")
+"""The names that a kind of the user's own may have."""
+
+
+TEXT = "text"
+"""Such a kind, to compare answers by their text alone."""
+
+
+def kind_of(name: str) -> Kind:
+    """Return the kind called `name`, which may be one of the user's own: graded by their function.
+
+    The answer to such a question is the text after a marker, else all of the completion. Raises
+    SpecError if no kind may have that name.
+    """
+    if name in KINDS or not OWN_KIND.fullmatch(name):
+        return require_kind(name)
+    return Kind(name, bare=lambda text, _: text, **_FUNCTION_GRADED)
 
 
 def require_kind(name: str) -> Kind:

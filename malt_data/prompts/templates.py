@@ -172,7 +172,7 @@ def _table(value: object, where: str) -> Mapping[str, object]:
 
 def _check_kind(kind: str, where: str) -> None:
     """Raise SpecError for a misspelt kind; other names are kinds of the user's own."""
-    near = difflib.get_close_matches(kind, KINDS, n=1)
+    near = difflib.get_close_matches(kind, KINDS, n=1, cutoff=0.8)  # `code` is no misspelt `choice`
     if kind not in KINDS and (near or not re.fullmatch("[a-z][a-z0-9_]{0,31}", kind)):
         hint = f"Did you mean [{near[0]}]?" if near else "A kind is a lower-case name."
         raise SpecError(f"{where}: unknown kind [{kind}]. {hint}")

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from malt_data.display import escape
-from malt_data.graders import AUTO, KINDS
+from malt_data.graders import AUTO, KINDS, is_own, kind_of
+from malt_data.graders.kinds import OWN_KIND
 from malt_data.graders.numeric import is_number
 from malt_data.questions.fields import (
     Choices,
@@ -86,7 +87,8 @@ def _candidate(where: str, row: Mapping[str, Any], names: Names, grader: str) ->
     choices_field = next(filled_fields(row, names["choices"]), None)
     choices = read_choices(row[choices_field]) if choices_field else None
     kind = _own_kind(row, choices, grader)
-    shown = choices.texts if choices and kind is not None and KINDS[kind].lettered else None
+    shown = choices.texts if choices and kind is not None and kind_of(kind).lettered else None
+    scored = kind is not None and kind_of(kind).judge is not None
     if not all(map(storable, (text, *(shown or ())))):
         raise Refused("not valid Unicode (lone surrogate)")
     return Candidate(
@@ -97,23 +99,30 @@ def _candidate(where: str, row: Mapping[str, Any], names: Names, grader: str) ->
         text=text,
         choices=choices,
         kind=kind,
-        golds=_read_golds(row, names["answer"]),
+        golds=_read_golds(row, names["answer"], optional=is_own(grader) or scored),
         question_id=question_id(text, shown),
     )
 
 
 def _own_kind(row: Mapping[str, Any], choices: Choices | None, grader: str) -> str | None:
     """Return the kind forced by `grader`, else the row's own if valid, else the one implied."""
-    if grader != AUTO:
+    if grader != AUTO and not is_own(grader):
         return grader
     own = row.get("kind")
+    if is_own(grader) and isinstance(own, str) and own not in KINDS and OWN_KIND.fullmatch(own):
+        return own
     if isinstance(own, str) and own in KINDS and KINDS[own].lettered == (choices is not None):
         return own
     return None if choices is None else "choice"
 
 
-def _read_golds(row: Mapping[str, Any], names: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Return the (field, gold) pairs found in the row; raise Refused if there are none."""
+def _read_golds(
+    row: Mapping[str, Any], names: Sequence[str], *, optional: bool
+) -> tuple[tuple[str, str], ...]:
+    """Return the (field, gold) pairs found in the row; raise Refused if there are none.
+
+    optional: a function grades, which may need no gold.
+    """
     golds: list[tuple[str, str]] = []
     refused: Refused | None = None
     for name in filled_fields(row, names):
@@ -121,7 +130,7 @@ def _read_golds(row: Mapping[str, Any], names: Sequence[str]) -> tuple[tuple[str
             golds.append((name, read_gold(row[name], solution=name.lower() == "solution")))
         except Refused as reason:
             refused = refused or reason
-    if not golds:
+    if not golds and not optional:
         raise refused or Refused("no gold answer")
     return tuple(golds)
 
@@ -145,7 +154,9 @@ def free_kind(
     free_form = [candidate for candidate in (*candidates, *others) if candidate.kind is None]
     if not free_form:
         return "numeric", None
-    first_golds = (gold for candidate in free_form for _, gold in candidate.golds[:1])
+    first_golds = [gold for candidate in free_form for _, gold in candidate.golds[:1]]
+    if not first_golds:
+        return "math", f"{source.source}: asked as math, since it has no golds to tell by."
     example = next((gold for gold in first_golds if not is_number(gold)), None)
     if example is None:
         return "numeric", f"{source.source}: asked as numeric, since every gold is a number."

@@ -133,7 +133,7 @@ def read_gold(value: object, *, solution: bool = False) -> str:
 
     solution: the field is a worked solution, so a long text without a marker has no answer.
     """
-    text = _gold_text(value)
+    text = gold_text(value)
     _, hashes, after = text.rpartition("####")
     if hashes and "\n" not in after.strip():
         gold = after.strip()
@@ -148,7 +148,8 @@ def read_gold(value: object, *, solution: bool = False) -> str:
     return gold
 
 
-def _gold_text(value: object) -> str:
+def gold_text(value: object) -> str:
+    """Return a gold answer as it is; raise Refused if it is neither text nor a number."""
     if isinstance(value, list | tuple) and len(value) == 1:
         value = value[0]
     if isinstance(value, list | tuple):

@@ -2,7 +2,8 @@ r"""Load questions: interpret the rows of any source and check them before a tre
 
 A gold answer that cannot be graded silently makes every leaf of its tree wrong. So each row
 becomes either a `Question` whose canonical gold is graded right against itself, or a `Refusal`
-with the row's location and the reason; `Loaded` has both.
+with the row's location and the reason; `Loaded` has both. Where a function of the user's own
+grades, golds and kinds are its business: a question may have any kind, and no gold.
 
     loaded = load_questions("mine.jsonl", limit=100)
     loaded.questions[0].gold, loaded.counts()    # '1234', {'no gold answer': 2}
@@ -14,7 +15,7 @@ CommonsenseQA's `choices`, and lists, dicts or JSON strings of choices.
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,11 @@ from typing import Any
 from malt_data.errors import QuestionsError
 from malt_data.graders import (
     AUTO,
-    KINDS,
     Grader,
     Unusable,
     extract_answer,
+    is_own,
+    kind_of,
     require_grader,
     require_kind,
 )
@@ -37,7 +39,15 @@ from malt_data.questions.candidates import (
     read_candidates,
     row_label,
 )
-from malt_data.questions.fields import FIELDS, Choices, Refused, as_json, choice_letter, storable
+from malt_data.questions.fields import (
+    FIELDS,
+    Choices,
+    Refused,
+    as_json,
+    choice_letter,
+    gold_text,
+    storable,
+)
 from malt_data.questions.source import Source
 from malt_data.questions.sources import open_source
 from malt_data.schemas.forest import Question
@@ -92,17 +102,19 @@ def load_questions(
     `reasoning-gym:TASK`, or a Hub dataset `user/name[:config][@revision]`.
     limit: draw at most this many questions by `seed`, in the order drawn; None: all of them,
     in the source's order. grader: auto, or the kind to force on every question; numeric and math
-    ask a multiple-choice question without its choices. kind: the kind of free-form questions if
-    the source has none; None: infer it from the golds. fields: custom field names for question,
-    answer and choices.
+    ask a multiple-choice question without its choices. A function of the user's own is not run
+    here; it permits kinds of their own and questions without a gold. kind: the kind of free-form
+    questions if the source has none; None: infer it from the golds. fields: custom field names for
+    question, answer and choices.
 
     Raises QuestionsError if the source cannot be read or has no usable question, SpecError for an
     unknown grader or kind.
     """
     source, names = str(source), _names(fields or {})
     require_grader(grader)
+    own = is_own(grader)
     if kind is not None:
-        require_kind(kind)
+        (kind_of if own else require_kind)(kind)
     opened = open_source(source, split=split, limit=limit)
     refused: list[Refusal] = []
     columns: list[str] = []
@@ -111,9 +123,9 @@ def load_questions(
     if limit is not None:
         candidates.sort(key=lambda candidate: sampling_key(seed, candidate.question_id))
     with Grader() as judge:
-        converter = _Converter(opened, kind, judge)
+        converter = _Converter(opened, kind, judge, own)
         questions = list(islice(_accepted(candidates, converter, refused), limit))
-    notes = (*opened.notes, *([note] if note and grader == AUTO else []))
+    notes = (*opened.notes, *([note] if note and (grader == AUTO or own) else []))
     loaded = Loaded(questions, refused, opened.source, opened.split, opened.license, notes)
     if not questions:
         raise QuestionsError(_none_usable(source, loaded, columns))
@@ -165,6 +177,8 @@ class _Converter:
     source: Source
     free_kind: str
     judge: Grader
+    own: bool
+    """Whether a function of the user's own will grade."""
 
     def question(self, candidate: Candidate) -> Question:
         row, choices = candidate.row, candidate.choices
@@ -172,15 +186,20 @@ class _Converter:
         field, gold = self._gold(candidate, kind)
         if not storable(gold):
             raise Refused("not valid Unicode (lone surrogate)")
-        shown = choices.texts if choices and KINDS[kind].lettered else None
+        shown = choices.texts if choices and kind_of(kind).lettered else None
         used = (candidate.question_field, candidate.choices_field, field)
         meta = {key: value for key, value in row.items() if key not in used}
         if choices and shown is None:
             meta["choices"] = choices.texts  # asked free-form, without the choices
-        if (raw := row[field]) != gold and str(raw) != gold:
+        if field is not None and (raw := row[field]) != gold and str(raw) != gold:
             name = "solution" if isinstance(raw, str) and len(raw) > len(gold) + 20 else "answer"
             meta[field if name in meta else name] = raw
-        return self._build(candidate, shown, gold, kind, meta)
+        question = self._build(candidate, shown, gold, kind, meta)
+        if gold and kind_of(kind).judge and not self.own:
+            (graded,) = self.judge.judge_sync([(f"Final Answer: {gold}", asdict(question))])
+            if graded.verdict != "right":
+                raise Refused("gold not gradable")
+        return question
 
     def _build(
         self,
@@ -203,25 +222,33 @@ class _Converter:
             as_json(_flatten_meta(meta)),
         )  # fmt: skip
 
-    def _gold(self, candidate: Candidate, kind: str) -> tuple[str, str]:
-        """Return the first field with a gradable gold, and the canonical gold."""
+    def _gold(self, candidate: Candidate, kind: str) -> tuple[str | None, str]:
+        """Return the first field with a gradable gold, and the canonical gold.
+
+        A gold that only a function reads is kept as it is, and may be missing: (None, "").
+        """
         refused: Refused | None = None
+        field, gold = next(iter(candidate.golds), (None, ""))
+        if kind_of(kind).whole:
+            return field, gold_text(candidate.row[field]) if field else ""
         for field, gold in candidate.golds:
             try:
                 return field, self._canonical(gold, candidate.choices, kind)
             except Refused as reason:
                 refused = refused or reason
+        if self.own:
+            return field, gold
         raise refused or Refused("no gold answer")
 
     def _canonical(self, gold: str, choices: Choices | None, kind: str) -> str:
-        lettered = KINDS[kind].lettered
+        lettered = kind_of(kind).lettered
         if choices is None and lettered:
             raise Refused("no choices")
         if choices is not None:
             letter = choice_letter(gold, choices)
             gold = letter if lettered else choices.texts[ord(letter) - ord("A")]
         try:
-            gold = KINDS[kind].canonical(gold)
+            gold = kind_of(kind).canonical(gold)
         except Unusable as reason:
             raise Refused(str(reason)) from None
         if not self._gradable(gold, kind, choices.texts if choices else None):

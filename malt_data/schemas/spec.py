@@ -117,9 +117,16 @@ class SamplingSpec(Model):
 
 
 class GraderSpec(Model):
-    """How to read and compare answers: by each question's kind (auto), or one kind for all."""
+    """How to grade: by each question's kind (auto), one kind for all, or FILE.py:function."""
 
     grader: str = Field("auto", min_length=1)
+
+
+class GraderLimitSpec(Model):
+    """How long a grader of the user's own may take."""
+
+    grader_timeout: float = Field(60.0, gt=0, le=86_400)
+    """Seconds for one completion."""
 
 
 class LabelSpec(GraderSpec):
@@ -150,11 +157,11 @@ class Labelled(Labels):
         return self.model_dump_json(exclude=None if self.regraded else {"regraded"}).encode()
 
 
-class EvalSpec(GraderSpec, SamplingSpec, PipelineSpec, QuestionSpec):
+class EvalSpec(GraderLimitSpec, GraderSpec, SamplingSpec, PipelineSpec, QuestionSpec):
     """All settings of an evaluation, or of one question to a team."""
 
 
-class BuildSpec(LabelSpec, SamplingSpec, TreeSpec, QuestionSpec):
+class BuildSpec(GraderLimitSpec, LabelSpec, SamplingSpec, TreeSpec, QuestionSpec):
     """All settings of a build."""
 
     @property
@@ -168,7 +175,7 @@ class BuildSpec(LabelSpec, SamplingSpec, TreeSpec, QuestionSpec):
         (`base_url`, `concurrency`, `shard`), and labels, which `relabel` may change.
         """
         excluded = {"limit", "shard", "base_url", "concurrency", "threshold", "pooling"}
-        excluded |= {"n", "n_by_role", "pipeline"}
+        excluded |= {"n", "n_by_role", "pipeline", "grader_timeout"}
         settings = self.model_dump(exclude=excluded)
         if "/" in self.questions and Path(self.questions).suffix:  # the same file, moved
             settings["questions"] = Path(self.questions).name

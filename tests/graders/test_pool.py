@@ -14,10 +14,11 @@ import pytest
 
 from malt_data.graders import Grader, extract_answer
 from malt_data.graders.numeric import is_number
-from malt_data.graders.pool import Pool
+from malt_data.graders.pool import Pool as Pool
 
 pytestmark = pytest.mark.slow
 
+ALGEBRA = "malt_data.graders.math:equal"
 HANG = "(a+b+c+d+e+f+g)^{90}"  # passes the cost guard; expanding it takes minutes
 GOLD = "x^2+1"
 ROOMS = ["kitchen", "garden shed", "attic", "shed"]
@@ -27,6 +28,15 @@ ROOMS = ["kitchen", "garden shed", "attic", "shed"]
 def grader() -> Iterator[Grader]:
     with Grader(limit_s=2.0) as grader:
         yield grader
+
+
+def _algebra(limit_s: float, workers: int = 1) -> Pool:
+    return Pool(ALGEBRA, limit_s, workers, warm_up=("x+x", "2x"))
+
+
+def _equal(pool: Pool, answer: str, gold: str) -> bool | None:
+    reward = pool.call(answer, gold).reward
+    return None if reward is None else bool(reward)
 
 
 def _wait_until(condition: Callable[[], bool], seconds: float) -> bool:
@@ -65,13 +75,13 @@ def test_no_worker_starts_before_algebra_is_needed() -> None:
     with Grader() as grader:
         grader.grade("4", "4", "numeric")
         grader.grade("x+1", "x + 1", "math")
-        assert grader._pool.pids() == []
+        assert grader.pids() == []
 
 
 def test_a_hanging_comparison_is_a_timeout_and_the_worker_is_replaced() -> None:
     with Grader(limit_s=3.0) as grader:
         assert grader.grade("x^2-1", "(x-1)(x+1)", "math") == "right"  # starts the worker
-        (before,) = grader._pool.pids()
+        (before,) = grader.pids()
         start = time.monotonic()
         assert grader.grade(HANG, GOLD, "math") == "timeout"
         assert time.monotonic() - start < 15.0
@@ -82,30 +92,30 @@ def test_a_hanging_comparison_is_a_timeout_and_the_worker_is_replaced() -> None:
         assert grader.grade("x^2-4", "(x-2)(x+2)", "math") == "right"
 
 
-def test_a_worker_that_dies_is_a_timeout_and_is_replaced() -> None:
-    pool = Pool(limit_s=20.0)
+def test_a_worker_that_dies_is_replaced_and_its_comparison_is_tried_again() -> None:
+    pool = _algebra(2.0)
     try:
-        assert pool.equal("x+x", "2x") is True
+        assert _equal(pool, "x+x", "2x") is True
         (pid,) = pool.pids()
         with ThreadPoolExecutor(1) as threads:
-            waiting = threads.submit(pool.equal, HANG, GOLD)
+            waiting = threads.submit(_equal, pool, HANG, GOLD)
             time.sleep(0.3)
             os.kill(pid, signal.SIGKILL)  # like the kernel when memory runs out
-            assert waiting.result(timeout=10) is None
-        assert pool.equal("x+x", "2x") is True
+            assert waiting.result(timeout=20) is None
+        assert _equal(pool, "x+x", "2x") is True
         assert pid not in pool.pids()
     finally:
         pool.close()
 
 
 def test_an_idle_worker_that_died_is_replaced() -> None:
-    pool = Pool(limit_s=5.0)
+    pool = _algebra(5.0)
     try:
-        assert pool.equal("x+x", "2x") is True
+        assert _equal(pool, "x+x", "2x") is True
         (pid,) = pool.pids()
         os.kill(pid, signal.SIGKILL)
         psutil.Process(pid).wait(5) if psutil.pid_exists(pid) else None
-        assert pool.equal("x+x+x", "3x") is True
+        assert _equal(pool, "x+x+x", "3x") is True
     finally:
         pool.close()
 
@@ -113,7 +123,7 @@ def test_an_idle_worker_that_died_is_replaced() -> None:
 def test_close_frees_a_waiting_thread_and_leaves_no_process() -> None:
     grader = Grader(limit_s=30.0)
     assert grader.grade("x+x", "2x", "math") == "right"
-    pids = grader._pool.pids()
+    pids = grader.pids()
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(grader.grade, HANG, GOLD, "math")
         time.sleep(0.3)
@@ -129,9 +139,9 @@ def test_close_frees_a_waiting_thread_on_a_busy_machine() -> None:
     spinners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
     try:
         for _ in range(15):
-            pool = Pool(limit_s=30.0)
+            pool = _algebra(30.0)
             with ThreadPoolExecutor(1) as threads:
-                waiting = threads.submit(pool.equal, "x+x", "2x")
+                waiting = threads.submit(_equal, pool, "x+x", "2x")
                 while not pool.pids():
                     time.sleep(0.01)
                 time.sleep(0.05)
@@ -152,17 +162,17 @@ def test_threads_and_an_event_loop_share_one_grader(grader: Grader) -> None:
 
     expected = ["right" if number % 7 == number % 5 else "wrong" for number in range(70)]
     assert asyncio.run(main()) == expected
-    assert len(grader._pool.pids()) == 1
+    assert len(grader.pids()) == 1
 
 
 def test_several_workers_run_at_once() -> None:
-    pool = Pool(limit_s=1.0, workers=2)
+    pool = _algebra(1.0, workers=2)
     try:
         with ThreadPoolExecutor(2) as threads:
-            for verdict in threads.map(lambda n: pool.equal(HANG + f"+{n}", GOLD), (1, 2)):
+            for verdict in threads.map(lambda n: _equal(pool, HANG + f"+{n}", GOLD), (1, 2)):
                 assert verdict is None
         with ThreadPoolExecutor(2) as threads:
-            assert all(threads.map(lambda n: pool.equal(f"{n}x+x", f"{n + 1}x"), range(2, 8)))
+            assert all(threads.map(lambda n: _equal(pool, f"{n}x+x", f"{n + 1}x"), range(2, 8)))
     finally:
         pool.close()
 
@@ -172,9 +182,9 @@ def test_no_worker_survives_a_killed_parent(busy: bool) -> None:
     script = (
         "import threading, time\n"
         "from malt_data.graders.pool import Pool\n"
-        "pool = Pool(limit_s=0.5 if BUSY else 60)\n"
-        "print(pool.equal('x+x', '2x'), *pool.pids(), flush=True)\n"
-        f"if BUSY: threading.Thread(target=pool.equal, args=('{HANG}', '{GOLD}')).start()\n"
+        f"pool = Pool('{ALGEBRA}', 60)\n"
+        "print(pool.call('x+x', '2x').reward == 1, *pool.pids(), flush=True)\n"
+        f"if BUSY: threading.Thread(target=pool.call, args=('{HANG}', '{GOLD}')).start()\n"
         "time.sleep(0.2)\n"
         "print('busy', flush=True)\n"
         "time.sleep(60)\n"
@@ -200,11 +210,11 @@ def _running(pid: int) -> bool:
 
 def test_ctrl_c_does_not_reach_the_worker(grader: Grader) -> None:
     assert grader.grade("z+z", "2z", "math") == "right"
-    (pid,) = grader._pool.pids()
+    (pid,) = grader.pids()
     assert os.getpgid(pid) != os.getpgid(0)
     os.kill(pid, signal.SIGINT)
     assert grader.grade("z+z+z", "3z", "math") == "right"
-    assert grader._pool.pids() == [pid]
+    assert grader.pids() == [pid]
 
 
 PATHOLOGICAL = {

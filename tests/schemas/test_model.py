@@ -40,7 +40,7 @@ def test_what_is_stored_of_a_build_keeps_its_groups_in_order() -> None:
         *("pipeline", "shard", "n", "n_by_role", "adapters", "seed"),
         *("engine", "model", "base_url", "concurrency", "temperature", "max_tokens"),
         *("chat_template", "prompts"),
-        *("grader", "threshold", "pooling"),
+        *("grader", "threshold", "pooling", "grader_timeout"),
     ]
 
 
