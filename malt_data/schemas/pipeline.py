@@ -37,7 +37,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
-from typing import Self
+from typing import Annotated, Self
 
 import pyarrow as pa
 from pydantic import model_validator
@@ -96,7 +96,7 @@ class Pipeline(Model):
 
     name: str = ""
     turns: tuple[Turn, ...] = Field(min_length=1, max_length=_MOST_TURNS)
-    aliases: dict[str, tuple[str, ...]] = {}
+    aliases: dict[Annotated[str, Field(pattern=_NAME)], tuple[str, ...]] = {}
     prompts: Prompts = {}
     chat_template: ChatTemplate | None = None
 
