@@ -109,7 +109,7 @@ def batched_map(forest: Forest, config: Config, out: Path, processes: int) -> No
 
     def transform(nodes: Columns) -> Columns:
         rows = list(rows_of(nodes, questions, forest.manifest.spec.prompts, config))
-        return {name: [row[name] for row in rows] for name in config.schema().names}
+        return {name: [row[name] for row in rows] for name in config.schema.names}
 
     questions = {row["question_id"]: row for row in forest.questions().collect().to_dicts()}
     dataset = datasets.load_dataset(
@@ -268,7 +268,7 @@ def apart(way: str, forest: Path, config: str, folder: Path, processes: int) -> 
 
 def checked(folder: Path, config: Config) -> tuple[int, str]:
     """Return how many rows a folder's Parquet files hold and a digest that no order changes."""
-    columns = ", ".join(config.schema().names)
+    columns = ", ".join(config.schema.names)
     found = duckdb.execute(
         f"SELECT count(*), bit_xor(hash({columns})) FROM read_parquet('{folder}/*.parquet')"
     ).fetchall()[0]

@@ -83,7 +83,7 @@ class Rows:
             spec.pipeline.depths(config.role) if config.role is not None else (self._turns,)
         )
         self._plain = spec.chat_template.plain
-        self.schema = config.schema(plain=self._plain)
+        self.schema = config.plain_schema if self._plain else config.schema
         self.selection = with_tokenizer(selection, forest)
         self._fit = (
             load_fit(self.selection.tokenizer, selection.max_length)

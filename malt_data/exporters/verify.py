@@ -40,7 +40,7 @@ def verify_export(folder: str | Path) -> list[str]:
             continue
         if (schema.metadata or {}).get(b"malt.schema") != STAMP:
             problems.append(f"{path.name}: it is not stamped {STAMP.decode()}.")
-        if schema.names != config.schema().names:
+        if schema.names != config.schema.names:
             problems.append(f"{path.name}: its columns are not those of {config.format.name}.")
         rows[split] = rows.get(split, 0) + len(ids)
         questions.setdefault(split, set()).update(ids.to_pylist())

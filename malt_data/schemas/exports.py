@@ -123,17 +123,21 @@ class Config:
         names = ("node_id", "chosen_id", "rejected_id")
         return [field.name for field in self.format.columns if field.name in names]
 
-    def schema(self, *, plain: bool = False) -> pa.Schema:
-        """Return the columns; `plain`: prompts and completions are strings, for base models."""
-        columns = self.format.columns
-        if plain:
-            columns = tuple(
-                _column(field.name, pa.string(), f"{_doc(field)}, as plain text")
-                if field.type == _messages
-                else field
-                for field in columns
-            )
-        return pa.schema(columns, metadata={b"malt.schema": STAMP})
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns; prompts and completions are lists of messages."""
+        return pa.schema(self.format.columns, metadata={b"malt.schema": STAMP})
+
+    @property
+    def plain_schema(self) -> pa.Schema:
+        """The columns for a base model; prompts and completions are strings."""
+        columns = (
+            _column(field.name, pa.string(), f"{_doc(field)}, as plain text")
+            if field.type == _messages
+            else field
+            for field in self.format.columns
+        )
+        return pa.schema([*columns], metadata={b"malt.schema": STAMP})
 
 
 def _doc(field: pa.Field) -> str:

@@ -256,7 +256,7 @@ def test_every_shard_is_stamped_and_has_the_declared_columns(
         for path in (tmp_path / config.name).glob("*.parquet"):
             schema = pq.read_schema(path)
             assert schema.metadata[b"malt.schema"] == b"export/1"
-            assert schema.remove_metadata().names == config.schema().names
+            assert schema.remove_metadata().names == config.schema.names
 
 
 @pytest.mark.slow

@@ -53,7 +53,7 @@ def assert_same(found: Any, kept: Any, place: str = "") -> None:
 
 def test_export_1_is_what_was_agreed() -> None:
     assert_same(as_json(golden.export_columns()), stored(golden.HERE / "export_1.json"))
-    assert {config.schema().metadata[b"malt.schema"] for config in ALL} == {b"export/1"}
+    assert {config.schema.metadata[b"malt.schema"] for config in ALL} == {b"export/1"}
 
 
 def test_eval_1_is_what_was_agreed() -> None:

@@ -1,0 +1,97 @@
+"""A solver and its critic on the embedded model: build, export, train, evaluate, grow again."""
+
+import json
+from pathlib import Path
+
+import pytest
+from shell import malt
+
+from malt_data.storage.team import read_team
+
+pytestmark = [pytest.mark.model, pytest.mark.slow]
+
+PIPELINE = """
+[[turns]]
+role = "solver"
+[[turns]]
+role = "critic"
+judges = true
+[[turns]]
+role = "solver"
+prompt = "again"
+
+[prompts.numeric.solver]
+user = "Question: What is 3 plus 4?\\nAnswer: Final Answer: 7\\n\\nQuestion: {question}\\nAnswer:"
+[prompts.numeric.critic]
+user = "Is it true? Answer yes or no.\\nQuestion: {question}\\nAnswer:{solver}\\nVerdict:"
+[prompts.numeric.again]
+user = "Question: {question}\\nFirst Answer:{solver}\\nVerdict:{critic}\\nFinal Answer:"
+
+[chat_template]
+plain = true
+stop = ["\\n"]
+"""
+SETTINGS = """
+[critics]
+adapters = "team"
+[first]
+turns = ["solver"]
+adapters = "team"
+"""
+RECIPE = """
+[trainer]
+per_device_train_batch_size = 4
+"""
+
+
+def test_a_team_of_ones_own_is_trained_evaluated_and_grows_the_next_forest(tmp_path: Path) -> None:
+    (tmp_path / "critics.toml").write_text(PIPELINE)
+    (tmp_path / "settings.toml").write_text(SETTINGS)
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    rows = [
+        {"question": f"What is {a} plus {b}?", "answer": str(a + b)}
+        for a in range(2, 8)
+        for b in (3, 5)
+    ]
+    lines = [json.dumps(row) + "\n" for row in rows]
+    (tmp_path / "train.jsonl").write_text("".join(lines[:10]))
+    (tmp_path / "test.jsonl").write_text("".join(lines[10:]))
+
+    def run(*words: object) -> str:
+        done = malt(*words, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run("build", "--questions", "train.jsonl", "--pipeline", "critics.toml", "--temperature", 1)
+    run("verify")
+    pairs = json.loads(run("sql", "SELECT role, count(*) AS n FROM pairs GROUP BY ALL", "--json"))
+    assert {row["role"] for row in pairs} == {"solver", "critic"}
+    counts = json.loads(run("export", "--json", "--check"))
+    assert all(facts["check"]["problems"] == [] for facts in counts.values())
+    run("train", "--role", "all", "--out", "team", "--max-steps", 1, "--no-baselines",
+        "--config", "recipe.toml")  # fmt: skip
+    team = read_team(tmp_path / "team" / "team.toml")
+    assert list(team.adapters) == ["solver", "critic"]
+    assert [Path(name).name for name in team.adapters.values()] == ["solver_sft", "critic_dpo"]
+    assert str(team.pipeline) == "solver 3 → critic 3 → solver 3 (again)"
+    run("eval", "--questions", "test.jsonl", "--team", "team/team.toml", "--seeds", 1,
+        "--settings-file", "settings.toml", "--settings", "ma,critics+mv,first")  # fmt: skip
+    spoken = json.loads(
+        run("sql", "results", "SELECT DISTINCT setting, turn, role, adapter FROM completions "
+            "ORDER BY ALL", "--json")
+    )  # fmt: skip
+    trained = {(row["setting"], row["turn"], row["role"], bool(row["adapter"])) for row in spoken}
+    assert trained == {
+        *(("ma", turn, role, False) for turn, role in enumerate(("solver", "critic", "solver"))),
+        *(
+            ("critics+mv", turn, role, True)
+            for turn, role in enumerate(("solver", "critic", "solver"))
+        ),
+        ("first", 0, "solver", True),
+    }
+    run("build", "--questions", "test.jsonl", "--team", "team/team.toml", "--out", "next")
+    run("verify", "next")
+    used = json.loads(run("sql", "next", "SELECT DISTINCT role, adapter FROM nodes", "--json"))
+    assert {row["role"]: Path(row["adapter"]).name for row in used} == {
+        "solver": "solver_sft", "critic": "critic_dpo",
+    }  # fmt: skip
