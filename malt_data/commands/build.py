@@ -49,17 +49,20 @@ def _poolings() -> tuple[str, ...]:
 
 
 class _BuildCommand(click.Command):
-    """Reads `--n-ROLE K`, whose roles only the pipeline knows, as `--n-by-role ROLE K`."""
+    """Reads `--n-verifier 2`, whose role only the pipeline knows, as `--n-ROLE verifier 2`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         split: list[str] = []
         for arg in args:
             found = re.fullmatch("--n-([a-z][a-z0-9_-]*)(?:=(.*))?", arg, re.DOTALL)
-            if found is None or arg == "--n-by-role":
+            if found is None:
                 split.append(arg)
                 continue
-            split += ["--n-by-role", found[1].replace("-", "_")]
-            split += [] if found[2] is None else [found[2]]
+            split += ["--n-ROLE", found[1].replace("-", "_")]
+            if found[2] is not None:
+                split.append(found[2])
+            elif arg is args[-1]:
+                raise click.UsageError(f"Option '{arg}' requires an argument.", ctx)
         return super().parse_args(ctx, split)
 
 
@@ -68,12 +71,12 @@ def _tree_options() -> Decorator:
         pipeline_option,
         setting("--n", type=int, help="Samples per parent, for every role.  [default: 3]"),
         click.option(
-            "--n-by-role",
+            "--n-ROLE",
             "by_role",
             type=(str, int),
             multiple=True,
-            hidden=True,
-            help="What --n-ROLE K is read as.",
+            metavar="INTEGER",
+            help="Samples per parent for one role, e.g. --n-verifier 2; overrides --n.",
         ),
     )
 
@@ -128,8 +131,7 @@ def build(
 ) -> None:
     """Grow, grade and label a forest, or resume one.
 
-    An interrupted build resumes when you run the same command again. --n-ROLE K
-    overrides --n for one role, e.g. --n-verifier 2.
+    An interrupted build resumes when you run the same command again.
 
     \b
     malt-data build --n 3

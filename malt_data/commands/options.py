@@ -137,7 +137,7 @@ pipeline_option = setting(
     "--pipeline",
     metavar="NAME|FILE.toml",
     callback=lambda ctx, param, name: name and _pipeline(name),
-    help="Who speaks after whom: a shipped pipeline or a TOML file.  [default: malt]",
+    help="Who speaks after whom: malt, malt2, generator, refine or a TOML file.  [default: malt]",
 )
 
 
