@@ -1,5 +1,6 @@
 """Two pipelines that are not MALT's, from build to push: recomputed by independent code."""
 
+import ast
 import json
 import re
 from collections import defaultdict
@@ -13,6 +14,7 @@ from exporters.derived import derive
 from openai_server import OpenAIServer
 from shell import malt
 
+import malt_data
 from malt_data.exporters.explain import explain
 from malt_data.exporters.export import to_datasets
 from malt_data.exporters.selection import Selection
@@ -193,3 +195,25 @@ def test_a_dry_run_counts_the_turns(grown: Grown) -> None:
     facts = json.loads(run.stdout)
     assert facts["trees_done"] == COUNT
     assert facts["pipeline"].startswith(f"{grown.roles[0]} {grown.n[0]} → ")
+
+
+MALTS = {"generator", "verifier", "refiner"}
+FROZEN = {"malt_data/schemas/evaluation.py"}
+"""The columns of `eval/1`, which was released with MALT's roles in their names."""
+
+
+def test_no_module_names_the_roles_of_malt() -> None:
+    """Only data does: `schemas/pipelines`, the prompts, and the settings of an evaluation."""
+    root = Path(malt_data.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        name = path.relative_to(root.parent).as_posix()
+        strings = {
+            node.value
+            for node in ast.walk(ast.parse(path.read_text("utf-8")))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+        words = {f"{role}{end}" for role in MALTS for end in ("", "_answer")}
+        assert not strings & words or name in FROZEN, name
+    for path in sorted(root.rglob("*.sql")):
+        found = set(re.findall(r"'(\w+)'", path.read_text("utf-8")))
+        assert not found & MALTS, path.name
