@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shutil
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,11 @@ from shell import malt
 
 import malt_data
 from malt_data.exporters.explain import explain
-from malt_data.exporters.export import to_datasets
+from malt_data.exporters.export import export, to_datasets
 from malt_data.exporters.selection import Selection
 from malt_data.forests.forest import open_forest
-from malt_data.schemas.exports import all_configs
+from malt_data.publish.card import render_card
+from malt_data.schemas.exports import all_configs, default_configs
 
 pytestmark = pytest.mark.slow
 
@@ -195,6 +197,21 @@ def test_a_dry_run_counts_the_turns(grown: Grown) -> None:
     facts = json.loads(run.stdout)
     assert facts["trees_done"] == COUNT
     assert facts["pipeline"].startswith(f"{grown.roles[0]} {grown.n[0]} → ")
+
+
+def test_the_card_tells_of_the_turns(grown: Grown, tmp_path: Path) -> None:
+    shutil.copytree(grown.forest, tmp_path / "f", ignore=shutil.ignore_patterns("exports"))
+    forest = open_forest(tmp_path / "f")
+    configs = default_configs(forest.manifest.spec.pipeline.roles)
+    reports = [export(forest, config) for config in configs]
+    card = render_card(forest, "me/trees", [*configs])
+    assert f"sampled per parent: {forest.manifest.spec.chain};" in card
+    assert ", then ".join(f"a *{role}*" for role in grown.roles) in card
+    assert all(f"config_name: {each.config}\n" in card for each in reports if each.rows)
+    assert "--pipeline" in card
+    if "critic" in grown.roles:
+        assert "--n-critic 2" in card
+        assert "# numeric, again, user" in card
 
 
 MALTS = {"generator", "verifier", "refiner"}
