@@ -42,6 +42,7 @@ from .forests.forest import Forest as Forest
 from .forests.forest import open_forest as open_forest
 from .forests.relabel import relabel as relabel
 from .forests.verify import verify as verify
+from .prompts.pipelines import find_pipeline as find_pipeline
 from .publish.pull import pull as pull
 from .publish.push import Pushed as Pushed
 from .publish.push import push as push
@@ -51,6 +52,7 @@ from .questions.loading import load_questions as load_questions
 from .report.figures import write_figures as write_figures
 from .schemas.exports import config_named as config_named
 from .schemas.forest import Question as Question
+from .schemas.pipeline import Pipeline as Pipeline
 from .schemas.spec import BuildSpec as BuildSpec
 from .schemas.spec import EvalSpec as EvalSpec
 from .schemas.spec import Labels as Labels

@@ -1,7 +1,7 @@
 """CONTRIBUTING.md says where something new goes; here that is done to a copy of the package.
 
-Nothing but its own code blocks is applied: an engine, a kind of answer, an export format, a
-benchmark and another sort of source. The commands of the copy then know all of them.
+Nothing but its own code blocks is applied: an engine, a kind of answer, a pipeline, an export
+format, a benchmark and another sort of source. The commands of the copy then know all of them.
 """
 
 import ast
@@ -145,9 +145,10 @@ def forest(extended: Extended) -> Path:
     return extended.folder / "forest"
 
 
-def test_the_guide_shows_code_for_each_of_the_four() -> None:
+def test_the_guide_shows_code_for_each_extension() -> None:
     guide = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
-    for thing in ("an engine", "a kind of answer", "an export format", "a question source"):
+    things = "an engine", "a kind of answer", "a pipeline", "an export format", "a question source"
+    for thing in things:
         section = guide.split(f"## Add {thing}\n")[1].split("\n## ")[0]
         assert BLOCK.search(section)
         assert len(BLOCK.findall(section)) == section.count("\n```\n"), "a block goes nowhere"
@@ -189,6 +190,14 @@ def test_a_kind_is_a_record_and_a_table_of_prompts(extended: Extended, forest: P
 _LEAVES = """
 SELECT kind, gold, answer, correct FROM nodes JOIN questions USING (question_id) WHERE depth = 3
 """
+
+
+def test_a_pipeline_is_a_file(extended: Extended) -> None:
+    build = ("build", "--pipeline", "refine2", "--engine", "coin", "--limit", 2, "--n", 2)
+    assert extended.facts(*build, "--out", "refined")["grown"] == 2
+    paths = extended.facts("sql", "refined", "SELECT DISTINCT roles FROM trajectories")
+    assert paths == [{"roles": ["generator", "refiner", "refiner"]}]
+    assert "is sound" in extended.malt("verify", "refined")
 
 
 def test_a_format_is_a_record(extended: Extended, forest: Path) -> None:

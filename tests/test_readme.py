@@ -1,5 +1,6 @@
-"""The commands, the session and the Python code in README and docs/ work as shown."""
+"""The commands, the session, the TOML and the Python code in README and docs/ work as shown."""
 
+import json
 import os
 import re
 import shlex
@@ -11,6 +12,7 @@ from pathlib import Path
 import click
 import pytest
 from hub_server import Hub, User
+from openai_server import OpenAIServer
 from synthetic import make_forest
 
 from malt_data import cli
@@ -139,6 +141,37 @@ def test_the_session_runs_as_shown(tmp_path: Path) -> None:
             assert settled(run.stderr + run.stdout) == settled(shown), command
         else:
             assert run.stdout
+
+
+# --- TOML -----------------------------------------------------------------------------------------
+
+
+def test_the_pipeline_grows_trees_and_its_settings_play_it(tmp_path: Path) -> None:
+    """Each block is written to the file that it names; the setting plays the base model here."""
+    for block in fenced(README, "toml"):
+        (name,) = re.findall(r"[\w-]+\.toml", block.partition("\n")[0])
+        (tmp_path / name).write_text(block.replace('adapters = "team"', ""), "utf-8")
+    rows = [f'{{"question": "What is {n} + 2?", "answer": {n + 2}}}\n' for n in range(8)]
+    (tmp_path / "mine.jsonl").write_text("".join(rows[:4]), "utf-8")
+    (tmp_path / "test.jsonl").write_text("".join(rows[4:]), "utf-8")
+    own = ["--pipeline", "critic.toml"]
+    with OpenAIServer(lambda *_: "Final Answer: 4", models=["m"]) as server:
+        engine = ["--engine", "openai", "--base-url", server.base_url, "--model", "m"]
+        malt(["build", "--questions", "mine.jsonl", *own, *engine], tmp_path)
+        settings = ["--settings", "ma+mv,uncriticised+mv", "--settings-file", "settings.toml"]
+        malt(["eval", "--questions", "test.jsonl", *settings, *own, *engine], tmp_path)
+        asked = [request.body["messages"][-1]["content"] for request in server.requests
+                 if request.body]  # fmt: skip
+    stats = json.loads(malt(["stats", "--json"], tmp_path).stdout)
+    assert {row["role"]: row["nodes"] for row in stats["roles"]} == {"solver": 60, "critic": 24}
+    assert any("Criticism: \n" in text for text in asked)  # of the critic that is left out
+
+
+def test_the_config_of_a_base_model_is_valid(tmp_path: Path) -> None:
+    (config,) = (block for block in fenced(README, "toml") if "chat_template" in block)
+    (tmp_path / "base.toml").write_text(config, "utf-8")
+    plan = malt(["build", "--config", "base.toml", "--dry-run", "--json"], tmp_path)
+    assert json.loads(plan.stdout)["model"] == "HuggingFaceTB/SmolLM2-135M"
 
 
 # --- Python ---------------------------------------------------------------------------------------

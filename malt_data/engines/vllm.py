@@ -1,8 +1,8 @@
 """Run a model in this process with vLLM's asynchronous engine, optionally with LoRA adapters.
 
 Every seed is a separate request, so each completion is returned as soon as it ends; the shared
-prompt is computed once (prefix caching). The adapter is chosen per request, so the three roles of a
-team can run concurrently on one base model.
+prompt is computed once (prefix caching). The adapter is chosen per request, so all roles of a team
+can run concurrently on one base model.
 
 Only temperature, seed, token limit and stop strings are set. As in the transformers engine, the
 model's own generation defaults (top_p, …) are not applied. The defaults on a CPU (float32, no

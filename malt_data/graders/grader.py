@@ -1,15 +1,15 @@
 """Grade completions: by their question's kind, or by a function of the user's own.
 
-with Grader() as grader:
-    grader.grade("18 eggs", "18", "numeric")      # 'right'
+    with Grader() as grader:
+        grader.grade("18 eggs", "18", "numeric")          # 'right'
 
-with Grader("rewards.py:grade") as grader:
-    await grader.judge([("a completion", question)])  # [Graded("…", "wrong", 0.5)]
+    with Grader("rewards.py:grade") as grader:
+        await grader.judge([("a completion", question)])  # [Graded("…", "wrong", 0.5)]
 
-A user's function is `def grade(completion: str, question: dict) -> bool | float | None`, or `async
-def`, where it waits for a judge that is served elsewhere. The question is a row of `questions`,
-`meta` as a dict; the result is the reward from 0 to 1, None where it could not decide. It runs in
-the workers of `pool.py`, so a call that hangs or crashes costs its own verdict.
+A user's function is `def grade(completion: str, question: dict) -> bool | float | None`, or an
+`async def` if it waits for something, such as a judge on a server. The question is a row of
+`questions` with `meta` as a dict; the result is the reward, 0 to 1, or None if it cannot decide. It
+runs in the workers of `pool.py`, so a call that hangs or crashes costs only its own verdict.
 """
 
 import asyncio

@@ -27,7 +27,7 @@ COMPLETIONS = pa.schema(
         *_unit,
         _column("pass", pa.int16(), "which vote, or which agent of a debate, from 0"),
         _column("turn", pa.int16(), "turn of the pass, or round of the debate, from 0"),
-        _column("role", pa.string(), "generator, verifier or refiner"),
+        _column("role", pa.string(), "who spoke"),
         _column("adapter", pa.string(), "LoRA adapter; null: the base model", null=True),
         _column("messages", pa.string(), "JSON: the chat that the model was given"),
         _column("text", pa.string(), "the completion, as the model returned it"),

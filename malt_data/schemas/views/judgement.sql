@@ -1,6 +1,6 @@
--- How a verifier judges the previous answer: accepts, rejects or unclear. Used by both `verdicts`.
+-- How a text judges the answer before it: accepts, rejects or unclear. Used by both `verdicts`.
 --
--- If the verifier gives an answer, the same answer accepts and another one rejects. Otherwise its
+-- If it gives an answer, the same answer accepts and another one rejects. Otherwise its
 -- wording decides: Yes, No, Correct, Incorrect, … at the start, or "is correct", "is not right",
 -- "is wrong", … in the first or last sentence. Contradictions, questions and conditions are
 -- unclear.
