@@ -53,13 +53,17 @@ class _BuildCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         split: list[str] = []
-        for arg in args:
-            found = re.fullmatch("--n-([a-z][a-z0-9_-]*)(?:=(.*))?", arg, re.DOTALL)
+        left = iter(args)
+        for arg in left:
+            found = re.fullmatch("(--n-([a-z][a-z0-9_-]*))(?:=(.*))?", arg, re.DOTALL)
             if found is None or arg == "--n-by-role":
                 split.append(arg)
                 continue
-            split += ["--n-by-role", found[1].replace("-", "_")]
-            split += [] if found[2] is None else [found[2]]
+            option, role, value = found.groups()
+            value = next(left, "") if value is None else value
+            if not re.fullmatch("-?[0-9]{1,18}", value):  # here, where the option has its name
+                raise click.BadParameter(f"{value!r} is not a number.", ctx, param_hint=option)
+            split += ["--n-by-role", role.replace("-", "_"), value]
         return super().parse_args(ctx, split)
 
 

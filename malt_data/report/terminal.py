@@ -67,7 +67,7 @@ def show(forest: Forest, name: str | None, console: Console, width: int = 100) -
     root = Tree(head)
     branches = {question_id: root}
     for node in nodes.iter_rows(named=True):
-        parent = branches[node["parent_id"] or question_id]
+        parent = branches.get(node["parent_id"] or question_id, root)
         branches[node["node_id"]] = parent.add(_line(node, name, width))
     console.print(root, soft_wrap=not width)
 
