@@ -13,7 +13,6 @@ the workers of `pool.py`, so a call that hangs or crashes costs its own verdict.
 """
 
 import asyncio
-import json
 import os
 import threading
 from collections import Counter
@@ -30,6 +29,7 @@ from malt_data.graders.extract import extract_answer
 from malt_data.graders.kinds import Verdict, kind_of
 from malt_data.graders.names import AUTO, graded_as, is_own, label_of, require_grader
 from malt_data.graders.pool import Pool, Reply
+from malt_data.storage.documents import parse_json
 
 CACHE_SIZE = 100_000
 TIMEOUT_S = 60.0
@@ -292,8 +292,14 @@ def _exact(answer: str | None, verdict: Verdict) -> Graded:
 
 
 def _readable(question: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row of `questions` with its `meta` as a dict."""
-    return {**question, "meta": json.loads(question["meta"])}
+    """Return a row of `questions` with its `meta` as a dict; raise GraderError if it is none."""
+    try:
+        meta = parse_json(question["meta"])
+    except ValueError:
+        meta = None
+    if not isinstance(meta, dict):
+        raise GraderError(f"The meta of question {question['question_id']} is not a JSON object.")
+    return {**question, "meta": meta}
 
 
 def _key(answer: str, gold: str, kind: str, choices: Sequence[str] | None) -> _Key:

@@ -14,7 +14,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from malt_data.display import clean, escape, fold
-from malt_data.forests.facts import find_tree
+from malt_data.forests.facts import find_tree, question_of
 from malt_data.forests.forest import Forest
 
 _MAX_ROWS = 100
@@ -52,10 +52,8 @@ def show(forest: Forest, name: str | None, console: Console, width: int = 100) -
     Raises ForestError if there is no such tree.
     """
     nodes = find_tree(forest, name)
-    question_id = nodes["question_id"][0]
-    question = (
-        forest.questions().filter(pl.col("question_id") == question_id).collect().row(0, named=True)
-    )
+    question = question_of(forest, nodes)
+    question_id = question["question_id"]
     head = Text.assemble(
         (escape(question_id), "bold"), "  gold ", (clean(question["gold"]), "bold"), "\n"
     )
