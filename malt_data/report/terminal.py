@@ -61,7 +61,7 @@ def show(forest: Forest, name: str | None, console: Console, width: int = 100) -
     for letter, choice in zip(
         "ABCDEFGHIJKLMNOPQRSTUVWXYZ", question["choices"] or (), strict=False
     ):
-        head.append(f"\n{letter}. {fold(choice, width)}")
+        head.append(f"\n{letter}. {fold(choice or '', width)}")
     root = Tree(head)
     branches = {question_id: root}
     for node in nodes.iter_rows(named=True):

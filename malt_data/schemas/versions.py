@@ -65,6 +65,8 @@ def require_columns(found: pa.Schema, schema: pa.Schema, version: int) -> None:
     expected = [field for field in schema if version >= 2 or field.name not in _NEW_IN_2]
     if version < 2 and schema is NODES:
         expected += [pa.field(name, pa.int16()) for name in "gvr"]
+    if version < 2 and (newer := _NEW_IN_2 & {*found.names}):
+        raise ValueError(f"column {min(newer)!r} is not in {NAME}/{version}")
     for field in expected:
         if found.names.count(field.name) != 1:
             raise ValueError(f"there must be one column {field.name!r}")
