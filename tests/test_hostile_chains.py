@@ -34,7 +34,8 @@ CHAIN = Pipeline(
     },
 )
 COMMANDS = [
-    ["stats"], ["show"], ["verify"], ["sql", "FROM trajectories"], ["sql", "FROM pairs"],
+    ["stats"], ["show"], ["verify"],
+    ["sql", "FROM trajectories", "--format", "table"], ["sql", "FROM pairs", "--format", "table"],
     ["relabel", "--threshold", "0.7", "--dry-run"], ["relabel", "--grader", "auto", "--dry-run"],
     ["export", "--role", "solver", "--format", "sft", "--out", "out"],
     ["export", "--role", "critic", "--format", "dpo", "--dry-run"], ["build", "--dry-run"],
@@ -202,7 +203,7 @@ def test_a_part_without_a_column_of_a_forest_is_refused(
         pq.write_table(nulls.replace_schema_metadata(table.schema.metadata), parts(forest)[1])
     else:
         change(parts(forest)[1], name, value, kind)
-    assert f"column '{name}'" in run_all(shell, forest.parent, (1,))
+    assert f"column '{name}'" in run_all(shell, forest.parent, (1, 2))
 
 
 @pytest.mark.parametrize(

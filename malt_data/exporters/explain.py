@@ -32,6 +32,13 @@ def explain(forest: Forest, node_id: str, other: str | None = None) -> dict[str,
     """
     tree = find_tree(forest, node_id)
     ids = set(tree["node_id"])
+    steps = node_id.split("/")
+    path = ["/".join(steps[: i + 1]) for i in range(1, len(steps))]
+    if node_id in ids and (missing := {*path} - ids):
+        raise ForestError(
+            f"The tree of {node_id} has no node {min(missing)}. See what else is missing: "
+            "malt-data verify"
+        )
     for name in (node_id, other):
         if name is not None and name not in ids:
             raise ForestError(
@@ -40,8 +47,6 @@ def explain(forest: Forest, node_id: str, other: str | None = None) -> dict[str,
             )
     tree = tree.unique("node_id", keep="first", maintain_order=True)  # as in a sound one
     node = tree.row(by_predicate=pl.col("node_id") == node_id, named=True)
-    steps = node_id.split("/")
-    path = ["/".join(steps[: i + 1]) for i in range(1, len(steps))]
     leaves = tree.filter(
         pl.col("reward").is_not_null()
         & ((pl.col("node_id") == node_id) | pl.col("node_id").str.starts_with(node_id + "/"))
