@@ -53,16 +53,17 @@ class _BuildCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         split: list[str] = []
-        for arg in args:
-            found = re.fullmatch("--n-([a-z][a-z0-9_-]*)(?:=(.*))?", arg, re.DOTALL)
+        left = iter(args)
+        for arg in left:
+            found = re.fullmatch("(--n-([a-z][a-z0-9_-]*))(?:=(.*))?", arg, re.DOTALL)
             if found is None:
                 split.append(arg)
                 continue
-            split += ["--n-ROLE", found[1].replace("-", "_")]
-            if found[2] is not None:
-                split.append(found[2])
-            elif arg is args[-1]:
-                raise click.UsageError(f"Option '{arg}' requires an argument.", ctx)
+            option, role, value = found.groups()
+            value = next(left, "") if value is None else value
+            if not re.fullmatch("-?[0-9]{1,18}", value):  # here, where the option has its name
+                raise click.BadParameter(f"{value!r} is not a number.", ctx, param_hint=option)
+            split += ["--n-ROLE", role.replace("-", "_"), value]
         return super().parse_args(ctx, split)
 
 

@@ -17,9 +17,11 @@ from malt_data.errors import ForestError
 from malt_data.exporters.export import exports_of, fingerprint
 from malt_data.exporters.rows import COLUMNS, Rows
 from malt_data.exporters.selection import Selection
-from malt_data.forests.facts import find_tree
+from malt_data.forests.facts import find_tree, question_of
 from malt_data.forests.forest import Forest
 from malt_data.schemas.exports import Config, all_configs
+
+_QUESTION = ("question_id", "question", "choices", "gold")
 
 
 def explain(forest: Forest, node_id: str, other: str | None = None) -> dict[str, Any]:
@@ -30,24 +32,28 @@ def explain(forest: Forest, node_id: str, other: str | None = None) -> dict[str,
     """
     tree = find_tree(forest, node_id)
     ids = set(tree["node_id"])
+    steps = node_id.split("/")
+    path = ["/".join(steps[: i + 1]) for i in range(1, len(steps))]
+    if node_id in ids and (missing := {*path} - ids):
+        raise ForestError(
+            f"The tree of {node_id} has no node {min(missing)}. See what else is missing: "
+            "malt-data verify"
+        )
     for name in (node_id, other):
         if name is not None and name not in ids:
             raise ForestError(
                 f"{name!r} is not a node of tree {tree['question_id'][0]}. Its nodes are "
                 f"{', '.join(sorted(ids)[:2])}, …"
             )
+    tree = tree.unique("node_id", keep="first", maintain_order=True)  # as in a sound one
     node = tree.row(by_predicate=pl.col("node_id") == node_id, named=True)
-    steps = node_id.split("/")
-    path = ["/".join(steps[: i + 1]) for i in range(1, len(steps))]
     leaves = tree.filter(
         pl.col("reward").is_not_null()
         & ((pl.col("node_id") == node_id) | pl.col("node_id").str.starts_with(node_id + "/"))
     )
-    question = forest.questions().filter(pl.col("question_id") == steps[0]).collect()
+    question = question_of(forest, tree)
     return {
-        "question": question.select("question_id", "question", "choices", "gold").row(
-            0, named=True
-        ),
+        "question": {name: question[name] for name in _QUESTION},
         "path": [tree.row(by_predicate=pl.col("node_id") == name, named=True) for name in path],
         "leaves": leaves.select("node_id", "answer", "verdict", "reward").to_dicts(),
         "label_because": _because(forest, tree, node),

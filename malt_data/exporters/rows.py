@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from malt_data.errors import SpecError
+from malt_data.errors import ExportError, SpecError
 from malt_data.exporters.fit import UNFIT, load_fit
 from malt_data.exporters.selection import Selection, rules
 from malt_data.forests.forest import Forest
@@ -90,8 +90,6 @@ class Rows:
             if self.selection.tokenizer
             else None
         )
-        prompted = self._depths if config.role is not None else (1,)
-        self._prompts, self._literals = _prompts_query(spec, prompted)
         self._connection = duckdb.connect(":memory:", config=_CONFIG)
         self._connection.register("stored_questions", forest.questions_dataset())
         lock_down(self._connection)  # the prompts come from a manifest that anyone may have written
@@ -99,6 +97,23 @@ class Rows:
             _query("questions"), {"seed": str(selection.seed), "border": selection.border}
         )
         self._connection.execute(_MACROS[self._plain])
+        prompted = self._depths if config.role is not None else (1,)
+        self._prompts, self._literals = _prompts_query(spec, prompted, self._kinds(prompted))
+
+    def _kinds(self, depths: Sequence[int]) -> list[str]:
+        """Return the kinds of the questions; raise ExportError if a turn has no prompt for one."""
+        spec = self._forest.manifest.spec
+        found = self._connection.execute("SELECT DISTINCT kind FROM questions ORDER BY kind")
+        kinds = [str(kind) for (kind,) in found.fetchall()]
+        for kind in kinds:
+            for turn in (spec.pipeline.turns[depth - 1] for depth in depths):
+                if not templates(spec.prompts, kind, turn):
+                    raise ExportError(
+                        f"{self._forest.folder} has questions of kind {kind!r}, but its "
+                        f"forest.json has no prompt of {turn.template} for them. Restore it, or "
+                        "get the forest again."
+                    )
+        return kinds
 
     def __enter__(self) -> "Rows":
         return self
@@ -286,7 +301,9 @@ def _last_tree(table: pa.Table) -> int:
     return int(pc.index(ids, last).as_py())
 
 
-def _prompts_query(spec: BuildSpec, depths: Sequence[int]) -> tuple[str, dict[str, str]]:
+def _prompts_query(
+    spec: BuildSpec, depths: Sequence[int], kinds: Sequence[str]
+) -> tuple[str, dict[str, str]]:
     """Return the SQL of the prompts of the turns at `depths`, and the literals to bind to it.
 
     A template becomes `concat(literal, column, literal, …)`, so placeholder names inside the texts
@@ -295,7 +312,7 @@ def _prompts_query(spec: BuildSpec, depths: Sequence[int]) -> tuple[str, dict[st
     literals: dict[str, str] = {}
     selects = []
     for depth in depths:
-        prompt = _prompt_expression(spec, depth, literals)
+        prompt = _prompt_expression(spec, depth, kinds, literals)
         if depth == 1:
             parents = "(SELECT DISTINCT root AS key, question_id FROM keyed WHERE depth = 1)"
             nodes, key, where = f"{parents} AS parent", "parent", ""
@@ -310,7 +327,9 @@ def _prompts_query(spec: BuildSpec, depths: Sequence[int]) -> tuple[str, dict[st
     return f"CREATE OR REPLACE TEMP TABLE prompts AS {' UNION ALL '.join(selects)}", literals
 
 
-def _prompt_expression(spec: BuildSpec, depth: int, literals: dict[str, str]) -> str:
+def _prompt_expression(
+    spec: BuildSpec, depth: int, kinds: Sequence[str], literals: dict[str, str]
+) -> str:
     """Return a prompt as a CASE over the kinds; add its literals to `literals`."""
 
     def bind(text: str) -> str:
@@ -329,7 +348,7 @@ def _prompt_expression(spec: BuildSpec, depth: int, literals: dict[str, str]) ->
         return f"concat({', '.join(terms)})"
 
     cases = []
-    for kind in spec.prompts:
+    for kind in kinds:
         spoken = [
             (speaker, concat(template))
             for speaker, template in templates(spec.prompts, kind, spec.pipeline.turns[depth - 1])
@@ -340,7 +359,7 @@ def _prompt_expression(spec: BuildSpec, depth: int, literals: dict[str, str]) ->
             messages = (f"{{'role': '{who}', 'content': {text}}}" for who, text in spoken)
             prompt = f"[{', '.join(messages)}]"
         cases.append(f"WHEN {bind(kind)} THEN {prompt}")
-    return f"CASE questions.kind {' '.join(cases)} END"
+    return f"CASE questions.kind {' '.join(cases)} END" if cases else "NULL"  # no questions
 
 
 def _query(name: str) -> str:

@@ -130,6 +130,8 @@ def require_same_settings(forest: Forest, spec: BuildSpec) -> None:
     folder, labels = forest.folder, forest.manifest.labels
     before, after = forest.manifest.spec.identity(), spec.identity()
     after["prompts"] = kept_kinds(after["prompts"], before["prompts"])
+    if before["split"] is None:  # forest/1 need not say which one was asked
+        after["split"] = None
     differing = [name for name in before if after[name] not in (before[name], None)]
     if not differing:
         if spec.labels != labels:

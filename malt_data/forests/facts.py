@@ -16,6 +16,18 @@ def stats(forest: Forest) -> dict[str, Any]:
     }
 
 
+def question_of(forest: Forest, tree: pl.DataFrame) -> dict[str, Any]:
+    """Return the row of `questions` that a tree answers; raise ForestError if there is none."""
+    name = tree["question_id"][0]
+    found = forest.questions().filter(pl.col("question_id") == name).collect()
+    if found.is_empty():
+        raise ForestError(
+            f"{forest.folder} has a tree of question {name}, which is not in questions.parquet. "
+            "Restore that file, or get the forest again."
+        )
+    return found.row(0, named=True)
+
+
 def find_tree(forest: Forest, name: str | None) -> pl.DataFrame:
     """Return the nodes of one tree in tree order.
 

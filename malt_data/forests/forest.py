@@ -70,7 +70,9 @@ class Forest:
 
     def questions_dataset(self) -> ds.Dataset:
         """Return questions.parquet for scanning."""
-        return _dataset(NodeParts(self.folder), [self.folder / layout.QUESTIONS], QUESTIONS)
+        return _dataset(
+            NodeParts(self.folder, QUESTIONS), [self.folder / layout.QUESTIONS], QUESTIONS
+        )
 
     def nodes_dataset(self) -> ds.Dataset:
         """Return all parts for scanning, older schema versions upgraded."""

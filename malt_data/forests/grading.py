@@ -51,6 +51,11 @@ class Golds:
     def grade(self, nodes: pl.DataFrame) -> pl.DataFrame:
         """Return `nodes` (needs question_id, text, depth) with the columns GRADED recomputed."""
         rows = nodes.select("question_id", "text", "depth").rows()
+        if unknown := {name for name, *_ in rows} - {*self._rows}:
+            raise ForestError(
+                f"There is a tree of question {min(unknown)}, which is not in questions.parquet. "
+                "Restore that file, or get the forest again."
+            )
         graded = self._grader.judge_sync((text, self._rows[name]) for name, text, _ in rows)
         grades = [
             each.columns(leaf=depth == self._deepest)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from malt_data.errors import SpecError
 from malt_data.graders import require_grader
 from malt_data.schemas.forest import NODES
-from malt_data.schemas.versions import check, upgrade
+from malt_data.schemas.versions import check, require_columns, upgrade
 from malt_data.storage.parquet import LABELS, Footer, corrupt, read_table
 from malt_data.storage.parts import Parts, retry_missing
 
@@ -26,8 +26,10 @@ class NodeParts(Parts):
 
     full_size = TREES_PER_PART
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, schema: pa.Schema = NODES) -> None:
+        """schema: the columns of the files, NODES or QUESTIONS."""
         super().__init__(folder)
+        self._schema = schema
         self._sizes: dict[str, int] = {}
         self._trees: set[str] = set()
         self._stamp = -1
@@ -67,7 +69,11 @@ class NodeParts(Parts):
         return self._sizes[path.name]
 
     def _check(self, path: Path, footer: Footer) -> None:
-        check(footer.stamp, str(path))
+        version = check(footer.stamp, str(path))
+        try:
+            require_columns(footer.columns, self._schema, version)
+        except ValueError as error:
+            raise corrupt(path, error) from None
         if footer.labels is not None:
             try:
                 require_grader(footer.labels.grader)

@@ -179,5 +179,6 @@ def _count(flips: Flips, before: pl.DataFrame, after: pl.DataFrame) -> None:
         )
     )
     for row in sums.iter_rows(named=True):
+        counts = flips.setdefault(row["role"], dict.fromkeys(_COUNTS, 0))  # of no turn: see verify
         for name in _COUNTS:
-            flips[row["role"]][name] += row[name]
+            counts[name] += row[name]

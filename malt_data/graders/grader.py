@@ -292,8 +292,14 @@ def _exact(answer: str | None, verdict: Verdict) -> Graded:
 
 
 def _readable(question: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row of `questions` with its `meta` as a dict."""
-    return {**question, "meta": json.loads(question["meta"])}
+    """Return a row of `questions` with its `meta` as a dict; raise GraderError if it is none."""
+    try:
+        meta = json.loads(question["meta"])
+    except (ValueError, RecursionError):
+        meta = None
+    if not isinstance(meta, dict):
+        raise GraderError(f"The meta of question {question['question_id']} is not a JSON object.")
+    return {**question, "meta": meta}
 
 
 def _key(answer: str, gold: str, kind: str, choices: Sequence[str] | None) -> _Key:

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from malt_data.graders.worker import reward_of
+from malt_data.graders.worker import IN_FLIGHT, reward_of
 
 START_S = 60.0  # to import sympy on a busy machine; does not count towards the limit
 MEMORY_BYTES = 2 * 1024**3
@@ -324,13 +324,16 @@ class _Worker:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             while line := await reader.readline():
                 message = json.loads(line)
+                error = message.get("error")
                 if "ready" in message:
+                    if self._ready.done() or message["ready"] not in (1, IN_FLIGHT):
+                        raise ValueError("written by the function")
                     self.seats = message["ready"]
                     self._set(self._ready, None)
                 elif "unusable" in message:
                     self._set(self._ready, Reply(error=str(message["unusable"])))
                 else:
-                    reply = Reply(reward_of(message.get("reward")), message.get("error"))
+                    reply = Reply(reward_of(message.get("reward")), error and str(error))
                     self._set(self._pending[message["id"]], reply)
         self.kill()
 

@@ -170,7 +170,7 @@ def _prompts(forest: Forest) -> str:
     kinds = forest.sql("SELECT DISTINCT kind FROM questions ORDER BY kind")["kind"]
     parts = []
     for kind in kinds:
-        for name, templates in forest.manifest.spec.prompts[kind].items():
+        for name, templates in forest.manifest.spec.prompts.get(kind, {}).items():
             for speaker, text in templates.items():
                 parts.append(f"# {kind}, {name}, {speaker}\n{clean(text)}")
     return "\n\n".join(parts)

@@ -14,7 +14,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from malt_data.display import clean, escape, fold
-from malt_data.forests.facts import find_tree
+from malt_data.forests.facts import find_tree, question_of
 from malt_data.forests.forest import Forest
 
 _MAX_ROWS = 100
@@ -52,10 +52,8 @@ def show(forest: Forest, name: str | None, console: Console, width: int = 100) -
     Raises ForestError if there is no such tree.
     """
     nodes = find_tree(forest, name)
-    question_id = nodes["question_id"][0]
-    question = (
-        forest.questions().filter(pl.col("question_id") == question_id).collect().row(0, named=True)
-    )
+    question = question_of(forest, nodes)
+    question_id = question["question_id"]
     head = Text.assemble(
         (escape(question_id), "bold"), "  gold ", (clean(question["gold"]), "bold"), "\n"
     )
@@ -63,11 +61,11 @@ def show(forest: Forest, name: str | None, console: Console, width: int = 100) -
     for letter, choice in zip(
         "ABCDEFGHIJKLMNOPQRSTUVWXYZ", question["choices"] or (), strict=False
     ):
-        head.append(f"\n{letter}. {fold(choice, width)}")
+        head.append(f"\n{letter}. {fold(choice or '', width)}")
     root = Tree(head)
     branches = {question_id: root}
     for node in nodes.iter_rows(named=True):
-        parent = branches[node["parent_id"] or question_id]
+        parent = branches.get(node["parent_id"] or question_id, root)
         branches[node["node_id"]] = parent.add(_line(node, name, width))
     console.print(root, soft_wrap=not width)
 

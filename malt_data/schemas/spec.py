@@ -76,7 +76,9 @@ class TreeSpec(PipelineSpec):
                 kept[key] = value
         if by_role:
             given = {role: n for role, n in by_role.items() if n is not None}
-            kept["n_by_role"] = {**kept.get("n_by_role", {}), **given}
+            named = kept.get("n_by_role", {})
+            if isinstance(named, dict):  # anything else is refused as it is
+                kept["n_by_role"] = {**named, **given}
         return kept
 
     @model_validator(mode="after")

@@ -54,6 +54,30 @@ def _to_2(table: pa.Table) -> pa.Table:
     return upgraded.cast(pa.schema(fields, metadata=table.schema.metadata))
 
 
+_NEW_IN_2 = {"cluster", "node", "parent", "thinking", "extra", "cached_tokens"}
+
+
+def require_columns(found: pa.Schema, schema: pa.Schema, version: int) -> None:
+    """Raise ValueError unless a file has the columns of `schema` as `version` had them.
+
+    schema: NODES or QUESTIONS. More columns are welcome.
+    """
+    expected = [field for field in schema if version >= 2 or field.name not in _NEW_IN_2]
+    if version < 2 and schema is NODES:
+        expected += [pa.field(name, pa.int16()) for name in "gvr"]
+    if version < 2 and (newer := _NEW_IN_2 & {*found.names}):
+        raise ValueError(f"column {min(newer)!r} is not in {NAME}/{version}")
+    for field in expected:
+        if found.names.count(field.name) != 1:
+            raise ValueError(f"there must be one column {field.name!r}")
+        column = found.field(field.name)
+        plain = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        if column.type not in (field.type, plain):
+            raise ValueError(f"column {field.name!r} is {column.type}, not {field.type}")
+        if column.nullable and not field.nullable:
+            raise ValueError(f"column {field.name!r} may be null")
+
+
 UPGRADES: dict[int, Callable[[pa.Table], pa.Table]] = {1: _to_2}
 """UPGRADES[n] turns a table of version n into one of version n + 1."""
 

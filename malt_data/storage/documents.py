@@ -53,6 +53,8 @@ def read_settings_file(path: str | Path, what: str = "config file") -> dict[str,
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file; raise OSError or ValueError if it cannot be read."""
+    if path.is_fifo():  # reading one would block forever
+        raise ValueError("it is not a regular file")
     value = parse_json(_read(path, LARGEST_JSON))
     if not isinstance(value, dict):
         raise ValueError(f"it contains a {type(value).__name__} instead of an object")

@@ -8,7 +8,7 @@ Files may come from anywhere, so their metadata is validated like any other inpu
 
 import stat
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -41,6 +41,8 @@ class Footer(Model):
     """Schema and version, e.g. `forest/2`."""
     replaces: Json[tuple[PartName, ...]] = ()
     labels: Json[Labelled] | None = None
+    columns: Any = None
+    """The Arrow schema of the file."""
 
 
 class MissingFile(StorageError):
@@ -89,10 +91,12 @@ def read_schema(path: Path) -> pa.Schema:
 
 def read_footer(path: Path) -> Footer:
     """Return the footer of a part; raise StorageError if it is corrupt."""
-    metadata = read_schema(path).metadata or {}
+    schema = read_schema(path)
+    metadata = schema.metadata or {}
     keys = {"stamp": SCHEMA_KEY, "replaces": REPLACES, "labels": LABELS}
     try:
-        return Footer.model_validate({k: metadata[v] for k, v in keys.items() if v in metadata})
+        found = {k: metadata[v] for k, v in keys.items() if v in metadata}
+        return Footer.model_validate({**found, "columns": schema})
     except SpecError as error:
         raise StorageError(
             f"{path} has a corrupt footer ({str(error)[:160]}). {_MOVE_IT}"

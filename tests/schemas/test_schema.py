@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from builders.test_build import answer
+from openai_server import OpenAIServer
+from shell import malt
 
 from malt_data.errors import ForestError
 from malt_data.forests.forest import open_forest
@@ -46,6 +49,31 @@ def test_a_forest_of_version_1_is_read_queried_and_relabelled(tmp_path: Path) ->
     assert again.manifest.format == "forest/2"
     assert again.sql("FROM pairs ORDER BY ALL").equals(before)
     assert verify(again) == []
+
+
+def test_a_forest_of_version_1_is_extended(tmp_path: Path) -> None:
+    folder = tmp_path / "old"
+    shutil.copytree(FOREST_1, folder)
+    before = open_forest(folder)
+    kept = before.questions().select("question", "gold").collect().rows()
+    old = before.sql("FROM nodes ORDER BY node_id")
+    ids = before.questions().collect()["question_id"].to_list()
+    rows = [*kept, *((f"What is {i} plus {i + 3}?", str(2 * i + 3)) for i in range(2))]
+    (tmp_path / "q.jsonl").write_text(
+        "".join(json.dumps({"question": text, "answer": gold}) + "\n" for text, gold in rows)
+    )
+    manifest = folder / "forest.json"  # the fixture was made without a file of questions
+    manifest.write_text(manifest.read_text().replace('"embedded"', '"q.jsonl"'))
+    with OpenAIServer(models=("m",), answer=answer) as server:
+        run = malt("build", "--out", folder, "--base-url", server.base_url, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    extended = open_forest(folder)
+    assert len(extended.done) == 5
+    assert verify(extended) == []
+    query = "FROM nodes WHERE list_contains($1, question_id) ORDER BY node_id"
+    assert extended.sql(query, [ids]).equals(old)
+    stamps = {extended.parts.footer(path).stamp for path in extended.parts.paths()}
+    assert "forest/2" in stamps
 
 
 def test_every_column_is_documented() -> None:

@@ -67,7 +67,10 @@ def test_a_team_has_the_roles_of_the_pipeline_that_grew_its_data(tiny: str, tmp_
     assert [turn.template for turn in team.pipeline.turns] == ["solver", "critic", "second_solver"]
     assert team.pipeline == forest.manifest.spec.chain
     assert team.sampling["prompts"] == PROMPTS
-    words = ["build", "--team", f"{out}/team.toml", "--out", f"{tmp_path}/next", "--dry-run"]
+    questions = tmp_path / "next.jsonl"
+    questions.write_text('{"question": "What is 1 plus 1?", "answer": "2"}\n')
+    words = ["build", "--team", f"{out}/team.toml", "--questions", str(questions)]
+    words += ["--out", f"{tmp_path}/next", "--dry-run"]
     assert CliRunner().invoke(main, words).exit_code == 0  # the next round
 
     first = train_team(source, out, recipe=SHORT.model_copy(update={"dpo_first": True}))

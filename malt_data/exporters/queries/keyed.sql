@@ -3,9 +3,9 @@
 -- root, parent of the first turn, has the key of its tree.
 CREATE OR REPLACE TEMP VIEW keyed AS
 SELECT
-    * REPLACE ((tree << 32) | coalesce(parent + 1, 0)::BIGINT AS parent),
+    * REPLACE ((tree << 32) | coalesce(parent::BIGINT + 1, 0) AS parent),
     tree << 32 AS root,
-    (tree << 32) | (node + 1)::BIGINT AS key,
+    (tree << 32) | (node::BIGINT + 1) AS key,
     finish_reason = 'length' AS truncated
 FROM chunk;
 
