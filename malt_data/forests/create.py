@@ -73,8 +73,9 @@ def _extend(
     if not new:
         return forest
     prompts = forest.manifest.spec.prompts | spec.prompts  # including those of new kinds
-    extended_spec = forest.manifest.spec.model_copy(
-        update={"limit": spec.limit, "prompts": prompts}
+    before = forest.manifest.spec
+    extended_spec = before.model_copy(
+        update={"limit": spec.limit, "prompts": prompts, "split": before.split or spec.split}
     )
     manifest = forest.manifest.model_copy(
         update={"spec": extended_spec, "questions": report, "format": CURRENT}
@@ -130,7 +131,7 @@ def require_same_settings(forest: Forest, spec: BuildSpec) -> None:
     folder, labels = forest.folder, forest.manifest.labels
     before, after = forest.manifest.spec.identity(), spec.identity()
     after["prompts"] = kept_kinds(after["prompts"], before["prompts"])
-    if before["split"] is None:  # forest/1 need not say which one was asked
+    if before["split"] is None and forest.manifest.format == "forest/1":  # which need not say it
         after["split"] = None
     differing = [name for name in before if after[name] not in (before[name], None)]
     if not differing:
