@@ -13,10 +13,10 @@ from typing import Any
 from malt_data.engines import Completion, Engine, Request
 from malt_data.errors import EngineDown, EngineError
 from malt_data.graders import Grader
-from malt_data.prompts.templates import render
+from malt_data.prompts.templates import Script
 from malt_data.schemas.forest import Question
 from malt_data.schemas.ids import child_id, node_seed
-from malt_data.schemas.pipeline import Pipeline
+from malt_data.schemas.pipeline import Pipeline, Turn
 from malt_data.schemas.spec import BuildSpec
 
 
@@ -44,9 +44,10 @@ async def grow(
     """
     nodes: list[Node] = []
     chain = spec.chain
+    script = Script(spec.prompts, chain, plain=spec.chat_template.plain)
 
     async def expand(parent: Node | None, texts: tuple[str, ...]) -> None:
-        request = _request(question, spec, chain, parent, texts)
+        request = _request(question, spec, script, chain.turns[len(texts)], parent, texts)
         async with aclosing(engine.complete(request)) as samples:  # type: ignore[type-var]
             async for sample, completion in samples:
                 node = _node(question, chain, parent, sample, completion)
@@ -66,28 +67,19 @@ async def grow(
 def _request(
     question: Question,
     spec: BuildSpec,
-    chain: Pipeline,
+    script: Script,
+    turn: Turn,
     parent: Node | None,
     texts: tuple[str, ...],
 ) -> Request:
-    depth = len(texts)
-    turn = chain.turns[depth]
     parent_id = parent.node_id if parent else question.question_id
     return Request(
-        prompt=render(
-            spec.prompts,
-            chain,
-            question.kind,
-            question.question,
-            question.choices,
-            texts,
-            plain=spec.chat_template.plain,
-        ),
+        prompt=script.render(question.kind, question.question, question.choices, texts),
         seeds=tuple(node_seed(spec.seed, child_id(parent_id, turn.role, i)) for i in range(turn.n)),
         temperature=spec.temperature,
         max_tokens=spec.max_tokens or 0,
         adapter=spec.adapters.get(turn.role),
-        priority=-depth,  # finish started trees before starting new ones
+        priority=-len(texts),  # finish started trees before starting new ones
         stop=spec.chat_template.stop,
     )
 

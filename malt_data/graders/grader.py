@@ -19,11 +19,10 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from malt_data.errors import GraderError
 from malt_data.graders.extract import extract_answer
@@ -45,8 +44,7 @@ Completion = tuple[str, Mapping[str, Any]]
 _Key = tuple[str, str, str, tuple[str, ...] | None]
 
 
-@dataclass(frozen=True)
-class Graded:
+class Graded(NamedTuple):
     """The grade of one completion. reward: 0 to 1; 0 if it is undecided (`timeout`)."""
 
     answer: str | None

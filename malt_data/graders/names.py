@@ -8,6 +8,7 @@ carries is a label: `is_own` recognises it, and nothing here imports it.
 """
 
 import re
+from functools import lru_cache
 from pathlib import PurePath
 
 from malt_data.errors import SpecError
@@ -58,6 +59,7 @@ def require_named(stored: str, where: object) -> None:
         )
 
 
+@lru_cache(maxsize=1024)
 def graded_as(kind: str, grader: str) -> str:
     """Return the kind as which `grader` reads answers to a question of `kind`.
 

@@ -101,38 +101,57 @@ def render(
     *,
     plain: bool = False,
 ) -> Prompt:
-    """Return the prompt of the turn that comes after `texts`, the texts of the turns before.
+    """Return the prompt of the turn that comes after `texts`; see `Script`, for many of them."""
+    return Script(prompts, pipeline, plain=plain).render(kind, question, choices, texts)
 
-    plain: return one text for a base model instead of messages. A placeholder of the pipeline that
-    no turn fills is empty (*MALT* §A.9).
+
+class Script:
+    """The prompts of a pipeline. Each template is only read once.
+
+    plain: prompts are one text for a base model instead of messages. A placeholder of the pipeline
+    that no turn fills is empty (*MALT* §A.9).
     """
-    turn = len(texts)
-    values = {"question": question, "choices": render_choices(choices)}
 
-    def fill(template: str) -> str:
-        return "".join(
-            literal + ("" if name is None else _value(name, values, pipeline, texts, turn))
-            for literal, name in pieces(template, pipeline)
-        )
+    def __init__(self, prompts: Prompts, pipeline: Pipeline, *, plain: bool = False) -> None:
+        self._prompts, self._pipeline, self._plain = prompts, pipeline, plain
+        self._read: dict[tuple[str, int], list[tuple[str, list[tuple[str, str | int | None]]]]] = {}
 
-    return _joined(
-        [(who, fill(text)) for who, text in templates(prompts, kind, pipeline.turns[turn])], plain
-    )
+    def render(
+        self, kind: str, question: str, choices: Sequence[str] | None, texts: Sequence[str]
+    ) -> Prompt:
+        """Return the prompt of the turn that comes after `texts`, the texts of the turns before.
 
+        Raises SpecError if a template shows a text that comes later.
+        """
+        turn = len(texts)
+        if (kind, turn) not in self._read:
+            spoken = templates(self._prompts, kind, self._pipeline.turns[turn])
+            self._read[kind, turn] = [(who, self._pieces(text, turn)) for who, text in spoken]
+        values: dict[str | int | None, str] = {
+            None: "",
+            "question": question,
+            "choices": render_choices(choices),
+            **dict(enumerate(texts)),
+        }
+        messages = [
+            (who, "".join([literal + values[source] for literal, source in parts]))
+            for who, parts in self._read[kind, turn]
+        ]
+        if self._plain:
+            return "\n\n".join(text for _, text in messages)
+        return tuple({"role": who, "content": text} for who, text in messages)
 
-def _value(
-    name: str, values: Mapping[str, str], pipeline: Pipeline, texts: Sequence[str], turn: int
-) -> str:
-    if name in values:
-        return values[name]
-    source = pipeline.source(name, turn)
-    return "" if source is None else texts[source]
-
-
-def _joined(messages: Sequence[tuple[str, str]], plain: bool) -> Prompt:
-    if plain:
-        return "\n\n".join(text for _, text in messages)
-    return tuple({"role": who, "content": text} for who, text in messages)
+    def _pieces(self, template: str, turn: int) -> list[tuple[str, str | int | None]]:
+        """Split a template into (literal, what comes after it) pairs; a number is a turn's text."""
+        return [
+            (
+                literal,
+                name
+                if name in (None, "question", "choices")
+                else self._pipeline.source(str(name), turn),
+            )
+            for literal, name in pieces(template, self._pipeline)
+        ]
 
 
 def templates(prompts: Prompts, kind: str, turn: Turn) -> list[tuple[str, str]]:
