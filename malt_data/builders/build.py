@@ -32,6 +32,7 @@ from malt_data.forests.manifest import update_manifest
 from malt_data.forests.parts import NodeParts
 from malt_data.graders import Grader
 from malt_data.prompts.resolve import resolve_sampling
+from malt_data.prompts.templates import Script
 from malt_data.questions.loading import Loaded
 from malt_data.schemas import layout
 from malt_data.schemas.forest import Question
@@ -222,6 +223,10 @@ class _Build:
     on_progress: OnProgress
     failures_in_a_row: int = 0
 
+    def __post_init__(self) -> None:
+        spec = self.spec
+        self.script = Script(spec.prompts, spec.chain, plain=spec.chat_template.plain)
+
     async def run(self, questions: Sequence[Question]) -> None:
         trees = asyncio.Semaphore(2 * self.engine.gate.width)  # trees being graded use no slot
         try:
@@ -249,7 +254,7 @@ class _Build:
 
     async def grow_tree(self, question: Question) -> None:
         try:
-            nodes = await grow(question, self.spec, self.engine, self._on_completion)
+            nodes = await grow(question, self.spec, self.script, self.engine, self._on_completion)
             rows = await grade(question, nodes, self.spec, self.engine.model, self.grader)
         except EngineDown:
             raise

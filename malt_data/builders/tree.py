@@ -34,17 +34,17 @@ class Node:
 async def grow(
     question: Question,
     spec: BuildSpec,
+    script: Script,
     engine: Engine,
     on_completion: Callable[[Completion], None] = lambda _: None,
 ) -> list[Node]:
     """Grow the tree of one question; return its nodes in tree order, parents before children.
 
-    on_completion: called with each completion as it arrives.
+    script: the prompts of `spec`. on_completion: called with each completion as it arrives.
     Raises EngineError if a request fails permanently, EngineDown if no request can succeed.
     """
     nodes: list[Node] = []
     chain = spec.chain
-    script = Script(spec.prompts, chain, plain=spec.chat_template.plain)
 
     async def expand(parent: Node | None, texts: tuple[str, ...]) -> None:
         request = _request(question, spec, script, chain.turns[len(texts)], parent, texts)

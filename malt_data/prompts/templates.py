@@ -114,7 +114,7 @@ class Script:
 
     def __init__(self, prompts: Prompts, pipeline: Pipeline, *, plain: bool = False) -> None:
         self._prompts, self._pipeline, self._plain = prompts, pipeline, plain
-        self._read: dict[tuple[str, int], list[tuple[str, list[tuple[str, str | int | None]]]]] = {}
+        self._read: dict[tuple[str, int], list[tuple[str, list[tuple[str, int]]]]] = {}
 
     def render(
         self, kind: str, question: str, choices: Sequence[str] | None, texts: Sequence[str]
@@ -127,31 +127,26 @@ class Script:
         if (kind, turn) not in self._read:
             spoken = templates(self._prompts, kind, self._pipeline.turns[turn])
             self._read[kind, turn] = [(who, self._pieces(text, turn)) for who, text in spoken]
-        values: dict[str | int | None, str] = {
-            None: "",
-            "question": question,
-            "choices": render_choices(choices),
-            **dict(enumerate(texts)),
-        }
+        values = ["", question, render_choices(choices) if choices else "", *texts]
         messages = [
             (who, "".join([literal + values[source] for literal, source in parts]))
             for who, parts in self._read[kind, turn]
         ]
         if self._plain:
-            return "\n\n".join(text for _, text in messages)
-        return tuple({"role": who, "content": text} for who, text in messages)
+            return "\n\n".join([text for _, text in messages])
+        return tuple([{"role": who, "content": text} for who, text in messages])
 
-    def _pieces(self, template: str, turn: int) -> list[tuple[str, str | int | None]]:
-        """Split a template into (literal, what comes after it) pairs; a number is a turn's text."""
+    def _pieces(self, template: str, turn: int) -> list[tuple[str, int]]:
+        """Split a template into (literal, index in `values` of what comes after it) pairs."""
         return [
-            (
-                literal,
-                name
-                if name in (None, "question", "choices")
-                else self._pipeline.source(str(name), turn),
-            )
-            for literal, name in pieces(template, self._pipeline)
+            (literal, self._place(name, turn)) for literal, name in pieces(template, self._pipeline)
         ]
+
+    def _place(self, name: str | None, turn: int) -> int:
+        if name in (None, "question", "choices"):
+            return (None, "question", "choices").index(name)
+        source = self._pipeline.source(str(name), turn)
+        return 0 if source is None else 3 + source
 
 
 def templates(prompts: Prompts, kind: str, turn: Turn) -> list[tuple[str, str]]:
