@@ -1,11 +1,18 @@
 """A solver and its critic on the embedded model: build, export, train, evaluate, grow again."""
 
 import json
+from collections import defaultdict
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from builders.test_build import node_rows
+from exporters.derived import derive
 from shell import malt
 
+from malt_data.exporters.export import to_datasets
+from malt_data.forests.forest import open_forest
+from malt_data.schemas.exports import all_configs
 from malt_data.storage.team import read_team
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
@@ -44,6 +51,50 @@ per_device_train_batch_size = 4
 """
 
 
+def require_derived(folder: Path) -> None:
+    """Check values, labels, pairs and every export of a forest against independent code."""
+    rows = node_rows(folder)
+    families = defaultdict(list)
+    for row in rows:
+        families[row["parent_id"]].append(row)
+    for row in sorted(rows, key=lambda row: -row["depth"]):
+        below = families[row["node_id"]]
+        row["exact"] = (
+            sum(child["exact"] for child in below) / len(below)
+            if below
+            else Fraction(row["verdict"] == "right")
+        )
+        assert row["value"] == pytest.approx(float(row["exact"]), abs=1e-12)
+        assert row["label"] == (row["exact"] > Fraction(1, 2))
+    forest = open_forest(folder)
+    pairs = {
+        (one["node_id"], other["node_id"])
+        for one in rows
+        for other in rows
+        if one["label"]
+        and not other["label"]
+        and (one["question_id"], one["parent_id"]) == (other["question_id"], other["parent_id"])
+    }
+    assert {*forest.sql("SELECT chosen_id, rejected_id FROM pairs").rows()} == pairs
+    for config in all_configs(forest.manifest.spec.pipeline.roles):
+        expected, _ = derive(forest, config)
+        found = to_datasets(forest, config)
+        assert {split: len(one) for split, one in found.items()} == {
+            split: len(one) for split, one in expected.items()
+        }
+        for split, derived in expected.items():
+            by_name = {str([row[name] for name in config.ids]): row for row in derived}
+            for row in found[split].to_list():
+                assert row == by_name[str([row[name] for name in config.ids])]
+
+
+def test_two_rounds_of_verification_are_those_of_independent_code(tmp_path: Path) -> None:
+    done = malt("build", "--pipeline", "malt2", "--n", 2, "--n-verifier", 1, "--limit", 3,
+                "--temperature", 1, cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    require_derived(tmp_path / "forest")
+
+
 def test_a_team_of_ones_own_is_trained_evaluated_and_grows_the_next_forest(tmp_path: Path) -> None:
     (tmp_path / "critics.toml").write_text(PIPELINE)
     (tmp_path / "settings.toml").write_text(SETTINGS)
@@ -64,6 +115,7 @@ def test_a_team_of_ones_own_is_trained_evaluated_and_grows_the_next_forest(tmp_p
 
     run("build", "--questions", "train.jsonl", "--pipeline", "critics.toml", "--temperature", 1)
     run("verify")
+    require_derived(tmp_path / "forest")
     pairs = json.loads(run("sql", "SELECT role, count(*) AS n FROM pairs GROUP BY ALL", "--json"))
     assert {row["role"] for row in pairs} == {"solver", "critic"}
     counts = json.loads(run("export", "--json", "--check"))
