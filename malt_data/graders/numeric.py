@@ -11,6 +11,7 @@ is not a number.
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 
 from malt_data.graders.arithmetic import (
     DECIMAL_COMMA,
@@ -74,6 +75,7 @@ def equal(answer: str, gold: str) -> bool:
     return expected is not None and all(v is not None and same(v, expected) for v in values)
 
 
+@lru_cache(maxsize=4096)  # every node of a tree is compared with the same gold
 def read(text: str) -> Value | None:
     """Return the value of an answer, ignoring units, remarks and the left side of an equation."""
     text = text.strip()
