@@ -10,9 +10,12 @@ import json
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from malt_data.errors import SpecError
+from malt_data.schemas.model import Model
+
+M = TypeVar("M", bound=Model)
 
 _MIB = 2**20
 LARGEST_JSON = 64 * _MIB
@@ -49,6 +52,15 @@ def read_settings_file(path: str | Path, what: str = "config file") -> dict[str,
         raise SpecError(f"The {what} {path} cannot be read: {error.strerror}.") from None
     except ValueError as error:
         raise SpecError(f"The {what} {path} is not valid TOML: {error}.") from None
+
+
+def read_settings(path: str | Path, what: str, model: type[M]) -> M:
+    """Return a TOML file that a user wrote as a `model`; raise SpecError, naming it, if invalid."""
+    values = read_settings_file(path, what)
+    try:
+        return model.model_validate(values)
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:

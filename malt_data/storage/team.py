@@ -7,9 +7,8 @@ from pathlib import Path
 
 import tomli_w
 
-from malt_data.errors import SpecError
 from malt_data.schemas.team import Team, table_of
-from malt_data.storage.documents import read_settings_file
+from malt_data.storage.documents import read_settings
 from malt_data.storage.files import write_text
 from malt_data.storage.hub import fetch_file
 
@@ -56,8 +55,4 @@ def seen_by(team: Team) -> dict[str, frozenset[str] | None]:
 
 def parse_team(path: Path) -> Team:
     """Read a team.toml as it is written, adapters relative to it; raise SpecError if invalid."""
-    values = read_settings_file(path, "team file")
-    try:
-        return Team.model_validate(values)
-    except SpecError as error:
-        raise SpecError(f"{path}: {error}") from None
+    return read_settings(path, "team file", Team)

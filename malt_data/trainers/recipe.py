@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 from malt_data.errors import SpecError
 from malt_data.schemas.model import Model
-from malt_data.storage.documents import read_settings_file
+from malt_data.storage.documents import read_settings
 
 Stage = Literal["sft", "dpo"]
 STAGES: tuple[Stage, ...] = ("sft", "dpo")
@@ -137,8 +137,4 @@ def _read_builtin(name: str) -> Recipe:
 
 
 def _read(path: Path) -> Recipe:
-    values = read_settings_file(path, "recipe")
-    try:
-        return Recipe.model_validate(values)
-    except SpecError as error:
-        raise SpecError(f"{path}: {error}") from None
+    return read_settings(path, "recipe", Recipe)
