@@ -53,10 +53,8 @@ def verify(
     problems: list[str] = []
     try:
         with forest.reading():
-            for problem in _problems(
-                forest, grader, note, on_progress
-            ):  # keeps those before an error
-                problems.append(problem)
+            for problem in _problems(forest, grader, note, on_progress):
+                problems.append(problem)  # one by one, to keep those before an error
     except (ForestError, GraderError, StorageError) as error:
         problems.append(str(error))
     return problems
