@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from builders.test_build import node_rows
+from chains import CRITICS
 from exporters.derived import derive
 from shell import malt
 
@@ -17,16 +18,9 @@ from malt_data.storage.team import read_team
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 
-PIPELINE = """
-[[turns]]
-role = "solver"
-[[turns]]
-role = "critic"
-judges = true
-[[turns]]
-role = "solver"
-prompt = "again"
-
+PIPELINE = (
+    CRITICS.replace("n = 2\n", "")
+    + """
 [prompts.numeric.solver]
 user = "Question: What is 3 plus 4?\\nAnswer: Final Answer: 7\\n\\nQuestion: {question}\\nAnswer:"
 [prompts.numeric.critic]
@@ -38,6 +32,7 @@ user = "Question: {question}\\nFirst Answer:{solver}\\nVerdict:{critic}\\nFinal 
 plain = true
 stop = ["\\n"]
 """
+)
 SETTINGS = """
 [critics]
 adapters = "team"

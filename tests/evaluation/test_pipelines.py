@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from chains import CRITICS
 from evaluation.harness import malt, timeless, write_questions
 from openai_server import OpenAIServer
 from shell import malt as run_malt
@@ -22,17 +23,9 @@ from malt_data.evaluation.settings import find_settings
 from malt_data.prompts.pipelines import find_pipeline
 from malt_data.schemas.spec import EvalSpec
 
-PIPELINE = """
-[[turns]]
-role = "solver"
-n = 2
-[[turns]]
-role = "critic"
-judges = true
-[[turns]]
-role = "solver"
-prompt = "again"
-
+PIPELINE = (
+    CRITICS
+    + """
 [prompts.numeric.solver]
 user = "{question} Solve it."
 [prompts.numeric.critic]
@@ -41,6 +34,7 @@ user = "{question} Criticise: {solver}"
 system = "Be careful."
 user = "{question} First: {solver} Critic: {critic} Before: {previous}"
 """
+)
 SETTINGS = """
 [whole]
 adapters = "team"

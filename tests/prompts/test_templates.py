@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chains import CRITICS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -103,17 +104,9 @@ def test_an_invalid_template_is_refused(content: str, message: str, tmp_path: Pa
 
 # --- pipelines ------------------------------------------------------------------------------------
 
-SOLVER = """
-[[turns]]
-role = "solver"
-n = 2
-[[turns]]
-role = "critic"
-judges = true
-[[turns]]
-role = "solver"
-prompt = "again"
-
+SOLVER = (
+    CRITICS
+    + """
 [prompts.numeric.solver]
 user = "{question} Solve it."
 [prompts.numeric.critic]
@@ -122,6 +115,7 @@ user = "{question} Criticise: {solver}"
 system = "You are careful."
 user = "{question} You said {solver}, the critic {previous}. Solve it again."
 """
+)
 
 
 def own(path: Path, content: str = SOLVER) -> Path:
