@@ -1,7 +1,8 @@
 """Grade by reasoning-gym's own `score_answer`, which rewards a partial success in part.
 
 It knows what an answer's text does not show: that another route is as short, or that an assignment
-satisfies all constraints. Only a worker of `pool.py` imports this module.
+satisfies all constraints. Only a worker of `pool.py` imports this module, and disarms the scorers
+first, as some of them evaluate the answer.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,6 +10,10 @@ from functools import cache
 from typing import Any
 
 from reasoning_gym import get_score_answer_fn
+
+from malt_data.graders.harmless import disarm
+
+disarm()
 
 _GRIDS_OF_TUPLES = ("arc_agi", "rearc")
 """Tasks that compare with tuples in their metadata, which JSON stores as lists."""
