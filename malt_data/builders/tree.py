@@ -43,7 +43,7 @@ async def grow(
     script: the prompts of `spec`. on_completion: called with each completion as it arrives.
     Raises EngineError if a request fails permanently, EngineDown if no request can succeed.
     """
-    nodes: list[Node] = []
+    nodes: dict[tuple[int, ...], Node] = {}
     chain = spec.chain
 
     async def expand(parent: Node | None, texts: tuple[str, ...]) -> None:
@@ -51,9 +51,11 @@ async def grow(
         async with aclosing(engine.complete(request)) as samples:  # type: ignore[type-var]
             async for sample, completion in samples:
                 node = _node(question, chain, parent, sample, completion)
-                nodes.append(node)
-                on_completion(completion)
-                if len(node.path) < len(chain.turns):
+                is_new = node.path not in nodes
+                nodes[node.path] = node
+                if completion.counted:
+                    on_completion(completion)
+                if is_new and len(node.path) < len(chain.turns):
                     group.create_task(expand(node, (*texts, node.text)))
 
     try:
@@ -61,7 +63,7 @@ async def grow(
             group.create_task(expand(None, ()))
     except* EngineError as group_error:
         raise _most_severe(group_error) from None
-    return sorted(nodes, key=lambda node: node.path)
+    return [nodes[path] for path in sorted(nodes)]
 
 
 def _request(
@@ -76,11 +78,11 @@ def _request(
     return Request(
         prompt=script.render(question.kind, question.question, question.choices, texts),
         seeds=tuple(node_seed(spec.seed, child_id(parent_id, turn.role, i)) for i in range(turn.n)),
-        temperature=spec.temperature,
-        max_tokens=spec.max_tokens or 0,
         adapter=spec.adapters.get(turn.role),
         priority=-len(texts),  # finish started trees before starting new ones
-        stop=spec.chat_template.stop,
+        tree=question.question_id,
+        eager=len(texts) + 1 < len(spec.pipeline.turns),  # its children wait for it
+        **spec.request_options,
     )
 
 
@@ -150,12 +152,12 @@ def _row(
         "depth": depth,
         "sample": node.path[-1],
         "text": node.text,
-        "thinking": None,
+        "thinking": node.completion.thinking and _storable(node.completion.thinking),
         "extra": False,
         "finish_reason": node.completion.finish_reason,
         "prompt_tokens": node.completion.prompt_tokens,
         "completion_tokens": node.completion.completion_tokens,
-        "cached_tokens": None,
+        "cached_tokens": node.completion.cached_tokens,
         "model": model,
         "adapter": spec.adapters.get(role),
         "seed": node.completion.seed,

@@ -11,8 +11,8 @@ from malt_data.commands.options import (
     Decorator,
     LazyChoice,
     NewFolder,
+    capacity_options,
     combine,
-    concurrency_option,
     drop_unset,
     engine_options,
     forest_argument,
@@ -101,7 +101,7 @@ def _question_options() -> Decorator:
 @_tree_options()
 @_question_options()
 @engine_options()
-@concurrency_option
+@capacity_options()
 @team_option("Take the model, adapters and sampling settings from a team.toml.")
 @click.option(
     "--adapters",

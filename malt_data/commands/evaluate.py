@@ -11,7 +11,7 @@ from malt_data.commands.options import (
     FILE,
     LazyChoice,
     NewFolder,
-    concurrency_option,
+    capacity_options,
     drop_unset,
     engine_options,
     grader_option,
@@ -63,6 +63,7 @@ def _free_form_kinds() -> tuple[str, ...]:
 )
 @pipeline_option
 @engine_options(**_TEAM_DEFAULTS)
+@capacity_options()
 @setting(
     "--grader",
     type=LazyChoice(_free_form_kinds),
@@ -74,9 +75,11 @@ def _free_form_kinds() -> tuple[str, ...]:
 @click.option(
     "--seed", **integer(-(2**63), 2**63 - 1), default=0, show_default=True, help="Random seed."
 )
+@click.option("--config", type=FILE, help="TOML file with any of these settings, and more.")
 @json_option
 def ask(
     question: str,
+    config: Path | None,
     team: Path | None,
     name: str | None,
     choices: tuple[str, ...],
@@ -95,16 +98,18 @@ def ask(
     from malt_data.schemas.spec import EvalSpec
 
     loaded = _read_team(team)
-    spec = EvalSpec(**_with_team(loaded, drop_unset(options)))
+    spec = EvalSpec(**_with_team(loaded, read_config(config) | drop_unset(options)))
     names = [name or ("malt+mv" if team else "ma+mv")]
     chosen = find_settings(names, pipeline=spec.pipeline)[0]
     turns: list[dict[str, Any]] = []
 
     def on_turn(turn: "Turn") -> None:
-        turns.append({"pass": turn.pass_index, "role": turn.role, "text": turn.completion.text})
+        completion = turn.completion
+        said = {"text": completion.text, "thinking": completion.thinking}
+        turns.append({"pass": turn.pass_index, "role": turn.role, **said})
         if not as_json:
             head = click.style(f"{turn.pass_index + 1} {turn.role}", bold=True)
-            click.echo(f"{head}\n{clean(turn.completion.text)}\n")
+            click.echo(f"{head}\n{clean(completion.text)}\n")
 
     answer, votes = ask_team(
         question,
@@ -147,7 +152,7 @@ def ask(
 @pipeline_option
 @click.option("--allow-seen", is_flag=True, help="Allow questions that the team was trained on.")
 @engine_options(**_TEAM_DEFAULTS)
-@concurrency_option
+@capacity_options()
 @grader_option()
 @click.option(
     "--config",

@@ -84,7 +84,8 @@ def drop_unset(options: dict[str, Any]) -> dict[str, Any]:
 def read_config(path: Path | None) -> dict[str, Any]:
     """Return the settings in a `--config` file, or no settings if there is no file.
 
-    A `pipeline` may be a name or a file there, as for `--pipeline`.
+    A `pipeline` may be a name or a file there, as for `--pipeline`. A table `engine` has the
+    options of the engine; its `name` is the engine's.
     """
     if path is None:
         return {}
@@ -93,6 +94,11 @@ def read_config(path: Path | None) -> dict[str, Any]:
     settings = read_settings_file(path)
     if isinstance(named := settings.get("pipeline"), str):
         settings["pipeline"] = _pipeline(named)
+    if isinstance(options := settings.get("engine"), dict):
+        settings["engine_options"] = {k: v for k, v in options.items() if k != "name"}
+        settings.pop("engine")
+        if "name" in options:
+            settings["engine"] = options["name"]
     return settings
 
 
@@ -122,9 +128,23 @@ def engine_options(
     )
 
 
-concurrency_option = setting(
-    "--concurrency", type=int, help="Maximum requests (openai) or sequences in flight."
-)
+def capacity_options() -> Decorator:
+    """Return the options for how much runs at once, and where."""
+    return combine(
+        setting(
+            "--concurrency",
+            type=int,
+            help="Requests (openai) or sequences in flight.  [default: as many as it bears]",
+        ),
+        setting("--replicas", type=int, help="Copies of the engine, one per GPU, run by Ray."),
+        setting(
+            "--ray",
+            is_flag=False,
+            flag_value="auto",
+            metavar="[ADDRESS]",
+            help="Run the replicas on a Ray cluster.  [default: this machine]",
+        ),
+    )
 
 
 def grader_option(

@@ -10,7 +10,7 @@ server (`openai`). There is one module per engine, and only that module imports 
 
 import asyncio
 import heapq
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -29,6 +29,9 @@ class Request:
 
     `stop`: strings at which a completion ends; they are not part of its text. `priority`: lower
     goes first; builders pass minus the depth, so that started trees finish before new ones start.
+    sampling: further parameters, as the engine calls them (`top_p`, …). template: variables of the
+    chat template (`enable_thinking`, …). tree: the tree (or question) that it belongs to; requests
+    of one tree share prefixes. eager: somebody waits for each sample, not only for the last one.
     """
 
     prompt: Prompt
@@ -38,12 +41,19 @@ class Request:
     adapter: str | None = None
     stop: tuple[str, ...] = ()
     priority: int = 0
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    template: Mapping[str, Any] = field(default_factory=dict)
+    tree: str = ""
+    eager: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
     """One sample. Token counts are as reported by the engine, None if it reports none.
 
+    `text`: without the model's `thinking`, which is None if it marked none. `completion_tokens`
+    count both. `cached_tokens`: prompt tokens that the engine did not have to compute. `counted`:
+    False while the counts are unknown; the sample is then yielded once more, with them.
     `latency`: seconds in the engine, excluding time spent waiting for a slot and failed attempts.
     Samples of one response share its latency. It is ignored when completions are compared.
     """
@@ -54,6 +64,9 @@ class Completion:
     completion_tokens: int | None
     seed: int | None
     latency: float | None = field(default=None, compare=False)
+    thinking: str | None = None
+    cached_tokens: int | None = None
+    counted: bool = True
 
 
 class Gate:
@@ -144,6 +157,7 @@ class Engine(Protocol):
     def complete(self, request: Request) -> AsyncIterator[tuple[int, Completion]]:
         """Yield (sample index, completion) for each seed, in order of completion.
 
+        If `request.eager`, a sample may be yielded twice: at its end, and once it is `counted`.
         Raises EngineError if a sample fails after retries, EngineDown if no request can succeed.
         """
         ...

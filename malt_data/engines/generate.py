@@ -7,7 +7,7 @@ loaded.sample(rows, lambda: False)     # each row's future receives its tokens
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -25,9 +25,18 @@ _CHUNK_TOKENS = 8
 """Tokens to generate before removing finished sequences from the batch."""
 
 
-Sampled = tuple[list[int], str, float]
-"""Tokens up to and including the EOS token or the one that completes a stop string; the finish
-reason; seconds since the batch started."""
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """What one sequence became.
+
+    tokens: up to and including the EOS token or the one that completes a stop string. seconds:
+    since the batch started. cached: prompt tokens that were computed for another row.
+    """
+
+    tokens: list[int]
+    reason: str
+    seconds: float
+    cached: int
 
 
 @dataclass(slots=True, eq=False)
@@ -41,6 +50,8 @@ class Row:
     adapter: str | None
     priority: int
     stop: tuple[str, ...] = ()
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    cached: int = 0
     future: "Future[Sampled]" = field(default_factory=Future)
 
 
@@ -65,8 +76,8 @@ class Loaded:
     context_length: int
     adapters: dict[str, str] = field(default_factory=dict)
 
-    def encode(self, prompt: Prompt) -> list[int]:
-        return encode(self.tokenizer, prompt, self.name)
+    def encode(self, prompt: Prompt, variables: Mapping[str, Any] | None = None) -> list[int]:
+        return encode(self.tokenizer, prompt, self.name, variables)
 
     def decode(self, tokens: list[int]) -> str:
         text: str = self.tokenizer.decode(
@@ -106,6 +117,8 @@ class Loaded:
 
         started = time.monotonic()
         device = self.model.device
+        penalties, warpers = _processors(rows[0].sampling)
+        _share_prompts(rows)
         prompts = list(dict.fromkeys(tuple(row.prompt) for row in rows))
         prompt_index = {prompt: index for index, prompt in enumerate(prompts)}
         width = max(2, *map(len, prompts))  # the last token of a prompt is not in the prefill
@@ -115,7 +128,7 @@ class Loaded:
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
         with torch.inference_mode():
             prefill = self._generate(ids[:, :-1], mask[:, :-1], 1, closing)
-            cache, sampler = prefill.past_key_values, _Sampler(rows, width, device)
+            cache, sampler = prefill.past_key_values, _Sampler(rows, width, device, warpers)
             keep = [prompt_index[tuple(row.prompt)] for row in rows]
             while rows and not closing():
                 if keep != list(range(len(ids))):
@@ -129,6 +142,7 @@ class Loaded:
                     closing,
                     past_key_values=cache,
                     sampler=sampler,
+                    **penalties,
                 )
                 ids, cache = output.sequences, output.past_key_values
                 mask = torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)
@@ -143,7 +157,7 @@ class Loaded:
         tokens: int,
         closing: Callable[[], bool],
         sampler: "_Sampler | None" = None,
-        **cache: Any,
+        **options: Any,
     ) -> Any:
         import torch
 
@@ -157,7 +171,7 @@ class Loaded:
             logits_processor=[sampler] if sampler else [],
             stopping_criteria=[stop],
             return_dict_in_generate=True,
-            **cache,
+            **options,
         )
 
     def _settle_finished(
@@ -168,7 +182,8 @@ class Loaded:
         for index, (row, tokens) in enumerate(zip(rows, sampled, strict=True)):
             tokens, finished = self._truncate(tokens[: row.max_tokens], row.stop)
             if finished or len(tokens) == row.max_tokens:
-                settle(row, (tokens, "stop" if finished else "length", time.monotonic() - started))
+                reason = "stop" if finished else "length"
+                settle(row, Sampled(tokens, reason, time.monotonic() - started, row.cached))
             elif not row.future.cancelled():
                 running.append(index)
         return running
@@ -194,6 +209,58 @@ class Loaded:
         return tokens, finished is not None
 
 
+def _share_prompts(rows: list[Row]) -> None:
+    """Set `cached` of each row: its whole prompt if a row before it has the same one."""
+    seen = set()
+    for row in rows:
+        prompt = tuple(row.prompt)
+        row.cached = len(prompt) if prompt in seen else 0
+        seen.add(prompt)
+
+
+_WARPERS = {
+    "top_k": "TopKLogitsWarper",
+    "top_p": "TopPLogitsWarper",
+    "min_p": "MinPLogitsWarper",
+    "typical_p": "TypicalLogitsWarper",
+    "epsilon_cutoff": "EpsilonLogitsWarper",
+    "eta_cutoff": "EtaLogitsWarper",
+}
+"""Parameters that restrict what is sampled from, after the temperature."""
+_PENALTIES = (
+    *("repetition_penalty", "no_repeat_ngram_size", "bad_words_ids", "suppress_tokens"),
+    "sequence_bias",
+)
+"""Parameters that change the logits, which `generate` applies before the temperature."""
+
+
+def _processors(sampling: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+    """Return the arguments of `generate` and the logits warpers for sampling parameters.
+
+    Raises EngineDown for an unknown or invalid one.
+    """
+    import transformers
+
+    penalties: dict[str, Any] = {}
+    warpers: list[Any] = []
+    for name, value in sampling.items():
+        if name not in (*_WARPERS, *_PENALTIES):
+            raise EngineDown(
+                f"The transformers engine has no sampling parameter {name!r}. It takes "
+                f"{', '.join([*_WARPERS, *_PENALTIES])}, and stop."
+            )
+        try:
+            if name in _PENALTIES:
+                configured: Any = transformers.GenerationConfig
+                configured(**{name: value}).validate(strict=True)
+                penalties[name] = value
+            else:
+                warpers.append(getattr(transformers, _WARPERS[name])(value))
+        except (ValueError, TypeError) as error:
+            raise EngineDown(f"transformers rejects {name} = {value!r}: {error}") from error
+    return penalties, warpers
+
+
 class _Sampler:
     """A logits processor that turns `generate`'s argmax into sampling from softmax(logits / T).
 
@@ -203,9 +270,13 @@ class _Sampler:
     number per vocabulary entry instead, which triples the time per step on a CPU.
     """
 
-    def __init__(self, rows: list[Row], width: int, device: "torch.device") -> None:
+    def __init__(
+        self, rows: list[Row], width: int, device: "torch.device", warpers: list[Any]
+    ) -> None:
+        """warpers: applied to the logits after the temperature."""
         import torch
 
+        self._warpers = warpers
         self._width = width  # of the padded prompts
         self._float_type = (
             torch.float32 if device.type == "mps" else torch.float64
@@ -223,8 +294,10 @@ class _Sampler:
 
         step = ids.shape[1] - self._width
         greedy = self._temperatures == 0
-        cumulative = (scores / self._temperatures.masked_fill(greedy, 1)).softmax(-1)
-        cumulative = cumulative.cumsum(-1, dtype=self._float_type)
+        scaled = scores / self._temperatures.masked_fill(greedy, 1)
+        for warper in self._warpers:
+            scaled = warper(ids, scaled)
+        cumulative = scaled.softmax(-1).cumsum(-1, dtype=self._float_type)
         target = self._uniforms[:, step : step + 1] * cumulative[:, -1:]
         token = torch.searchsorted(cumulative, target, right=True).clamp_(max=scores.shape[1] - 1)
         token = torch.where(greedy, scores.argmax(-1, keepdim=True), token)
@@ -234,8 +307,14 @@ class _Sampler:
         self._uniforms, self._temperatures = self._uniforms[keep], self._temperatures[keep]
 
 
-def load(name: str, device: str | None, dtype: str | None, note: Callable[[str], None]) -> Loaded:
-    """Load a model on a device (None: the best available); raise EngineDown if that fails."""
+def load(
+    name: str, note: Callable[[str], None], device: str | None = None, **options: Any
+) -> Loaded:
+    """Load a model on a device (None: the best available); raise EngineDown if that fails.
+
+    options: of transformers' `from_pretrained`. `dtype` is float32 on the CPU by default, where it
+    is faster, and bfloat16 elsewhere.
+    """
     # Idle OpenMP threads spin by default, which starves other processes on the same cores (graders,
     # a second shard) and slows down every layer: measured as 3 to 5 times slower on 2 cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -248,17 +327,16 @@ def load(name: str, device: str | None, dtype: str | None, note: Callable[[str],
             "pip install 'malt-data[local]'"
         ) from error
     torch_device = torch.device(device or _best_device())
-    default_dtype = "float32" if torch_device.type == "cpu" else "bfloat16"
-    torch_dtype = getattr(torch, dtype or default_dtype)
+    options = {"dtype": "float32" if torch_device.type == "cpu" else "bfloat16", **options}
     source = resolve(name, note)
     try:
         with quiet_libraries():
             tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-            model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-                source, dtype=torch_dtype
-            )
-            model = model.to(torch_device).eval()
-    except (OSError, ValueError, RuntimeError) as error:
+            model: Any = transformers.AutoModelForCausalLM.from_pretrained(source, **options)
+            if "device_map" not in options:
+                model = model.to(torch_device)
+            model = model.eval()
+    except (AttributeError, ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise EngineDown(
             f"The model {name} could not be loaded: {_first_line(error)} "
             "Check its name, the network and the memory of the device."

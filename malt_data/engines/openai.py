@@ -156,7 +156,10 @@ class OpenAIEngine:
             "prompt" if plain else "messages": request.prompt,
             "temperature": request.temperature,
             "seed": seeds[0],
+            **request.sampling,
         }
+        if request.template:
+            body["chat_template_kwargs"] = dict(request.template)
         if request.stop:
             body["stop"] = request.stop
         if len(seeds) > 1:

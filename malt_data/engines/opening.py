@@ -3,6 +3,7 @@
 To add one, write a module with a class that implements `Engine`, and add a record to ENGINES.
 """
 
+import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ async def _transformers(spec: SamplingSpec, adapters: Sequence[str], note: Note)
     from malt_data.engines.transformers import TransformersEngine
 
     return await TransformersEngine.open(
-        spec.model or EMBEDDED, batch_size=spec.concurrency or 64, note=note
+        spec.model or EMBEDDED, batch_size=spec.concurrency or 64, note=note, **spec.engine_options
     )
 
 
@@ -38,15 +39,21 @@ async def _vllm(spec: SamplingSpec, adapters: Sequence[str], note: Note) -> Engi
         concurrency=spec.concurrency or 256,
         adapters=tuple(adapters),
         note=note,
+        **spec.engine_options,
     )
 
 
 async def _openai(spec: SamplingSpec, adapters: Sequence[str], note: Note) -> Engine:
     from malt_data.engines.openai import OpenAIEngine
 
-    return await OpenAIEngine.open(
-        spec.model, base_url=spec.base_url, concurrency=spec.concurrency or 32
-    )
+    known = inspect.signature(OpenAIEngine).parameters
+    for name in spec.engine_options:
+        if name not in known:
+            raise SpecError(
+                f"The openai engine has no option {name!r}. [engine] may hold {', '.join(known)}."
+            )
+    options = {"concurrency": spec.concurrency or 32, **spec.engine_options}
+    return await OpenAIEngine.open(spec.model, base_url=spec.base_url, **options)
 
 
 ENGINES: dict[str, _Opener] = {

@@ -8,8 +8,12 @@ vLLM's /v1/completions do: so the tokens are the same in build, training and eva
     ' 7'
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
+
+import jinja2
+import jinja2.meta
 
 from malt_data.engines import Prompt
 from malt_data.errors import EngineDown
@@ -18,10 +22,13 @@ PLAIN_TEXT = "[chat_template] plain = true, in --config or the pipeline file"
 """How a user asks for prompts in plain text; for messages."""
 
 
-def encode(tokenizer: Any, prompt: Prompt, model: str) -> list[int]:
+def encode(
+    tokenizer: Any, prompt: Prompt, model: str, variables: Mapping[str, Any] | None = None
+) -> list[int]:
     """Return the tokens of a prompt.
 
-    Raises EngineDown for a chat if the tokenizer has no chat template.
+    variables: of the chat template. Raises EngineDown for a chat if the tokenizer has no chat
+    template, or one that does not read a variable.
     """
     ids: list[int]
     if isinstance(prompt, str):
@@ -32,8 +39,34 @@ def encode(tokenizer: Any, prompt: Prompt, model: str) -> list[int]:
             f"{model} has no chat template. Prompt it with plain text: {PLAIN_TEXT}; or use its "
             "instruction-tuned variant (…-Instruct, …-it)."
         )
-    ids = tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, return_dict=False)
+    variables = variables or {}
+    require_variables(tokenizer.chat_template, variables, model)
+    ids = tokenizer.apply_chat_template(
+        list(prompt), add_generation_prompt=True, return_dict=False, **variables
+    )
     return ids
+
+
+def require_variables(template: Any, variables: Mapping[str, Any], model: str) -> None:
+    """Raise EngineDown unless a chat template reads all `variables`; it would ignore others."""
+    known = _variables(template) if variables and isinstance(template, str) else None
+    for name in variables:
+        if known is not None and name not in known:
+            raise EngineDown(
+                f"The chat template of {model} does not read {name!r} of [chat_template]. It reads "
+                f"{', '.join(sorted(known))}."
+            )
+
+
+@lru_cache(maxsize=8)
+def _variables(template: str) -> frozenset[str] | None:
+    """Return the variables that a chat template reads; None if it cannot be parsed here."""
+    environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
+    try:
+        parsed = environment.parse(template)
+    except jinja2.TemplateSyntaxError:  # with a tag of the library's own
+        return None
+    return frozenset(jinja2.meta.find_undeclared_variables(parsed))
 
 
 def cut(text: str, stop: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from malt_data.display import printable
 from malt_data.engines import Completion
 from malt_data.engines.prompts import cut
+from malt_data.engines.thinking import split
 from malt_data.errors import EngineDown
 
 _MAX_FINISH_REASON = 64
@@ -32,31 +33,43 @@ def base_models(reply: Any) -> list[str]:
 def completions(reply: Any, seeds: Sequence[int], stop: Sequence[str] = ()) -> list[Completion]:
     """Return the completions of one response, at most as many as there are seeds.
 
-    Servers report completion tokens per response, not per choice; `_share` splits them. Some leave
+    Servers report completion tokens per response, not per choice; `_share` splits them. A server's
+    reasoning parser puts the thinking into a field of its own; else it is in the text. Some leave
     the stop string at the end of the text (text-generation-inference): it is cut off.
     """
     choices = reply["choices"]
-    texts = [cut(_content(choice), stop) for choice in choices]
-    if not texts:
+    said = [_said(choice, stop) for choice in choices]
+    if not said:
         raise ValueError("no choices")
     usage = reply.get("usage") or {}
     total = _count(usage, "completion_tokens")
-    shares = [None] * len(texts) if total is None else _share(total, texts)
+    written = [(thinking or "") + text for thinking, text in said]
+    shares = [None] * len(said) if total is None else _share(total, written)
+    cached = _count(usage.get("prompt_tokens_details") or {}, "cached_tokens")
+    prompt = _count(usage, "prompt_tokens")
     return [
         Completion(
             text=text,
             finish_reason=_text(choice.get("finish_reason") or "unknown")[:_MAX_FINISH_REASON],
-            prompt_tokens=_count(usage, "prompt_tokens"),
+            prompt_tokens=prompt,
             completion_tokens=tokens,
             seed=seeds[0],
+            thinking=thinking,
+            cached_tokens=prompt if index and cached is not None else cached,  # computed once
         )
-        for choice, text, tokens, _ in zip(choices, texts, shares, seeds, strict=False)
+        for index, (choice, (thinking, text), tokens, _) in enumerate(
+            zip(choices, said, shares, seeds, strict=False)
+        )
     ]
 
 
-def _content(choice: Any) -> str:
-    """Return the text of a choice of /chat/completions or of /completions."""
-    return _text(choice["message"].get("content") if "message" in choice else choice["text"])
+def _said(choice: Any, stop: Sequence[str]) -> tuple[str | None, str]:
+    """Return thinking and text of a choice of /chat/completions or of /completions."""
+    message = choice["message"] if "message" in choice else {"content": choice["text"]}
+    inline, text = split(_text(message.get("content")))
+    named = _text(message.get("reasoning_content") or message.get("reasoning"))
+    thinking = "\n\n".join(each for each in (named.strip("\n"), inline) if each)
+    return thinking or None, cut(text, stop)
 
 
 def _text(content: Any) -> str:

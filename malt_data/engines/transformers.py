@@ -4,9 +4,10 @@ Sequences are queued, one per seed. A worker thread takes up to `batch_size` of 
 their trees first, and returns each completion within a few tokens of its end. The next batch starts
 when the whole batch has finished.
 
-Sampling is from softmax(logits / temperature) over the full vocabulary. A model's own generation
-defaults (top_p, top_k, repetition_penalty, …) are dropped, because a node's value is an expectation
-under the model itself; only its EOS tokens are kept. Temperature 0 is greedy decoding.
+Sampling is from softmax(logits / temperature) over the full vocabulary, unless a request's
+`sampling` restricts it. A model's own generation defaults (top_p, top_k, repetition_penalty, …) are
+dropped, because a node's value is an expectation under the model itself; only its EOS tokens are
+kept. Temperature 0 is greedy decoding.
 
 Each seed has its own stream of uniform numbers, one per token, so a completion does not depend on
 the rest of the batch, except through padding: it perturbs the last bits of the logits, which can
@@ -26,6 +27,7 @@ from typing import Any, Self
 from malt_data.engines import Completion, Gate, Request, as_completed
 from malt_data.engines.generate import Loaded, Row, Sampled, load, settle
 from malt_data.engines.prompts import cut
+from malt_data.engines.thinking import opened_by, split
 from malt_data.errors import EngineDown, EngineError
 
 _SETTLE_SECONDS = 0.02
@@ -40,17 +42,16 @@ class TransformersEngine:
         model: str,
         *,
         batch_size: int = 64,
-        device: str | None = None,
-        dtype: str | None = None,
         note: Callable[[str], None] = lambda _: None,
+        **options: Any,
     ) -> None:
-        """device: None selects CUDA, then MPS, then the CPU. dtype: a name as in torch; None is
-        float32 on the CPU, where it is faster, and bfloat16 elsewhere.
+        """options: `device`, by default CUDA, then MPS, then the CPU; and those of transformers'
+        `from_pretrained`, such as `dtype`, by default float32 on the CPU and bfloat16 elsewhere.
         """
         self.model = model
         self.gate = Gate(2 * batch_size)  # so that the next batch is ready when one finishes
         self._batch_size = batch_size
-        self._device, self._dtype, self._note = device, dtype, note
+        self._note, self._options = note, options
         self._loaded: Future[Loaded] = Future()
         self._loaded.set_running_or_notify_cancel()  # so that a cancelled waiter cannot cancel it
         self._stopped: Future[None] = Future()
@@ -81,13 +82,15 @@ class TransformersEngine:
         if it is a chat and the model has no chat template.
         """
         loaded = await self._load()
-        prompt = loaded.encode(request.prompt)
+        prompt = loaded.encode(request.prompt, request.template)
         if len(prompt) + request.max_tokens > loaded.context_length:
             raise EngineError(
                 f"A prompt of {len(prompt)} tokens plus {request.max_tokens} for the answer exceed "
                 f"the context of {self.model} ({loaded.context_length} tokens). "
                 "Lower --max-tokens, or use a model with a longer context."
             )
+
+        opened = opened_by(loaded.tokenizer, prompt)
 
         async def sample(index: int, seed: int) -> tuple[int, Completion]:
             row = Row(
@@ -98,11 +101,22 @@ class TransformersEngine:
                 request.adapter,
                 request.priority,
                 request.stop,
+                request.sampling,
             )
             async with self.gate.slot(request.priority):
-                tokens, reason, seconds = await self._enqueue(row)
-            text = cut(loaded.decode(tokens), request.stop)
-            return index, Completion(text, reason, len(prompt), len(tokens), seed, seconds)
+                sampled = await self._enqueue(row)
+            text = cut(loaded.decode(sampled.tokens), request.stop)
+            thinking, text = split(text, opened=opened)
+            return index, Completion(
+                text,
+                sampled.reason,
+                len(prompt),
+                len(sampled.tokens),
+                seed,
+                sampled.seconds,
+                thinking,
+                sampled.cached,
+            )
 
         async with as_completed(sample(i, seed) for i, seed in enumerate(request.seeds)) as results:
             for result in results:
@@ -137,7 +151,7 @@ class TransformersEngine:
 
     def _run(self) -> None:
         try:
-            loaded = load(self.model, self._device, self._dtype, self._note)
+            loaded = load(self.model, self._note, **self._options)
         except BaseException as error:  # noqa: BLE001 - passed on to the waiters
             self._loaded.set_exception(error)
         else:
@@ -182,8 +196,13 @@ class TransformersEngine:
                 waiting.sort(
                     key=lambda row: row.priority
                 )  # stable, so ties keep the order of arrival
-                batch = [row for row in waiting if row.adapter == waiting[0].adapter]
+                batch = [row for row in waiting if _alike(row, waiting[0])]
                 batch = batch[: self._batch_size]
                 self._queue = [row for row in waiting if row not in batch]
             if batch:
                 return batch
+
+
+def _alike(row: Row, other: Row) -> bool:
+    """Return whether two rows can share a batch."""
+    return row.adapter == other.adapter and row.sampling == other.sampling

@@ -4,10 +4,10 @@ Every seed is a separate request, so each completion is returned as soon as it e
 prompt is computed once (prefix caching). The adapter is chosen per request, so all roles of a team
 can run concurrently on one base model.
 
-Only temperature, seed, token limit and stop strings are set. As in the transformers engine, the
-model's own generation defaults (top_p, …) are not applied. The defaults on a CPU (float32, no
-compilation, 2 GiB for the cache) are the fast ones there; `options` are passed to vLLM's
-AsyncEngineArgs and override them.
+Temperature, seed, token limit and stop strings are set, and what a request's `sampling` holds. As
+in the transformers engine, the model's own generation defaults (top_p, …) are not applied. The
+defaults on a CPU (float32, no compilation, 2 GiB for the cache) are the fast ones there; `options`
+are passed to vLLM's AsyncEngineArgs and override them.
 
     engine = await VLLMEngine.open("Qwen/Qwen3-4B", adapters=("out/verifier",))
     async for sample, completion in engine.complete(request): ...
@@ -22,14 +22,19 @@ import time
 import warnings
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from malt_data.engines import Completion, Gate, Request, as_completed
 from malt_data.engines.embedded import resolve
 from malt_data.engines.prompts import encode
+from malt_data.engines.thinking import opened_by, split
 from malt_data.errors import EngineDown, EngineError, one_line
 from malt_data.storage.documents import read_json
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The maximum LoRA ranks that vLLM supports."""
@@ -74,10 +79,14 @@ class VLLMEngine:
         """
         await self._start()
         prompt = self._encode(request)
+        opened = opened_by(self._tokenizer, prompt)
+        parameters = _sampling_parameters(request)
 
         async def sample(index: int, seed: int) -> tuple[int, Completion]:
             async with self.gate.slot(request.priority):
-                return index, await self._sample(prompt, request, seed)
+                completion = await self._sample(prompt, parameters(seed), request.adapter)
+            thinking, text = split(completion.text, opened=opened)
+            return index, replace(completion, text=text, thinking=thinking)
 
         async with as_completed(sample(i, seed) for i, seed in enumerate(request.seeds)) as results:
             for result in results:
@@ -162,15 +171,15 @@ class VLLMEngine:
             tokenizer = AutoTokenizer.from_pretrained(source)
             arguments = AsyncEngineArgs(model=source, **(options | self._options))
             return AsyncLLM.from_engine_args(arguments), tokenizer
-        except (OSError, ValueError, RuntimeError) as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
+        except (OSError, TypeError, ValueError, RuntimeError) as error:
             raise EngineDown(
-                f"vLLM could not start with {self.model}: {lines[0]} Check the model name, the "
-                "network and the free memory, or set VLLM_LOGGING_LEVEL=INFO to see vLLM's log."
+                f"vLLM could not start with {self.model}: {one_line(error)}. Check the model name, "
+                "[engine], the network and the free memory, or set VLLM_LOGGING_LEVEL=INFO to see "
+                "vLLM's log."
             ) from error
 
     def _encode(self, request: Request) -> list[int]:
-        prompt = encode(self._tokenizer, request.prompt, self.model)
+        prompt = encode(self._tokenizer, request.prompt, self.model, request.template)
         context = self._llm.model_config.max_model_len
         if len(prompt) + request.max_tokens > context:
             raise EngineError(
@@ -180,29 +189,22 @@ class VLLMEngine:
             )
         return prompt
 
-    async def _sample(self, prompt: list[int], request: Request, seed: int) -> Completion:
-        from vllm import SamplingParams
+    async def _sample(
+        self, prompt: list[int], parameters: "SamplingParams", adapter: str | None
+    ) -> Completion:
         from vllm.exceptions import VLLMError
-        from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        params = SamplingParams(
-            temperature=request.temperature,
-            seed=seed,
-            max_tokens=request.max_tokens,
-            stop=list(request.stop),  # not part of the text, by vLLM's default
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
         request_id = f"malt-{next(self._request_numbers)}"
         started = time.monotonic()  # the gate's width is max_num_seqs, so vLLM does not queue
         stream = self._llm.generate(
             {"prompt_token_ids": prompt},
-            params,
+            parameters,
             request_id,
-            lora_request=self._lora(request.adapter),
+            lora_request=self._lora(adapter),
         )
         try:
-            final = [output async for output in stream][-1].outputs[0]
+            output = [output async for output in stream][-1]
         except EngineDeadError as error:
             raise EngineDown(
                 "The vLLM process died, possibly out of memory. Finished trees are kept; run the "
@@ -210,8 +212,16 @@ class VLLMEngine:
             ) from error
         except (VLLMError, ValueError) as error:
             raise EngineError(f"vLLM rejected a request: {error}") from error
-        tokens, seconds = len(final.token_ids), time.monotonic() - started
-        return Completion(final.text, str(final.finish_reason), len(prompt), tokens, seed, seconds)
+        final = output.outputs[0]
+        return Completion(
+            final.text,
+            str(final.finish_reason),
+            len(prompt),
+            len(final.token_ids),
+            parameters.seed,
+            latency=time.monotonic() - started,
+            cached_tokens=output.num_cached_tokens,
+        )
 
     def _lora(self, adapter: str | None) -> Any:
         from vllm.lora.request import LoRARequest
@@ -221,6 +231,28 @@ class VLLMEngine:
         if adapter not in self._adapters:
             raise EngineDown(f"The vllm engine was not opened with the adapter {adapter}.")
         return LoRARequest(adapter, self._adapters.index(adapter) + 1, adapter)
+
+
+def _sampling_parameters(request: Request) -> "Callable[[int], SamplingParams]":
+    """Return a function from seeds to vLLM's parameters; raise EngineDown if it rejects them."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    def parameters(seed: int) -> "SamplingParams":
+        return SamplingParams(
+            **request.sampling,
+            temperature=request.temperature,
+            seed=seed,
+            max_tokens=request.max_tokens,
+            stop=list(request.stop),  # not part of the text, by vLLM's default
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    try:
+        parameters(request.seeds[0])
+    except (TypeError, ValueError) as error:
+        raise EngineDown(f"vLLM rejects the parameters of [sampling]: {one_line(error)}") from error
+    return parameters
 
 
 def _rank(adapters: tuple[str, ...]) -> int:

@@ -136,7 +136,7 @@ async def _play_all(
         flushed = time.monotonic()
 
     async def play_question(seed: int, question: Question, settings: list[Setting]) -> None:
-        memo = Memo(engine, spec, played.add)
+        memo = Memo(engine, spec, played.add, question.question_id)
         try:
             turns = await asyncio.gather(
                 *(play(question, setting, seed, memo, team) for setting in settings)
@@ -201,4 +201,6 @@ def _row(
         "completion_tokens": completion.completion_tokens,
         "sampling_seed": completion.seed,
         "latency": completion.latency,
+        "thinking": completion.thinking,
+        "cached_tokens": completion.cached_tokens,
     }

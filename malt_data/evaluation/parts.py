@@ -53,6 +53,8 @@ def stored_pipeline(pipeline: Pipeline) -> dict[str, Any]:
 _BEFORE_PIPELINES = {
     "pipeline": stored_pipeline(shipped()),
     "chat_template": ChatTemplate().model_dump(mode="json"),
+    "sampling": {},
+    "engine_options": {},
 }
 """What older versions played, without storing it."""
 

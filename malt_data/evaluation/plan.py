@@ -43,8 +43,10 @@ Unit = tuple[str, int, str]
 Unplayed = tuple[int, Question, list[Setting]]
 """(seed, question, the settings whose completions are missing)."""
 
-_ESSENCE = ("questions", "split", "fields", "grader", "engine", "model", "temperature",
-            "max_tokens", "pipeline", "prompts", "chat_template")  # fmt: skip
+_ESSENCE = (
+    *("questions", "split", "fields", "grader", "engine", "model", "engine_options"),
+    *("temperature", "max_tokens", "sampling", "pipeline", "prompts", "chat_template"),
+)
 """The settings of the spec that answers depend on."""
 
 
@@ -149,6 +151,7 @@ def plan_evaluation(
     refuse_seen(ids & seen, len(ids), allow_seen)
     facts = spec.model_dump(mode="json") | {"split": loaded.split, "grader": label_of(spec.grader)}
     facts["pipeline"] = stored_pipeline(spec.pipeline)
+    facts["engine_options"] = spec.sampled_by
     manifest = {
         "schema": STAMP.decode(),
         "spec": {key: facts[key] for key in _ESSENCE},

@@ -50,11 +50,15 @@ class Memo:
         engine: Engine,
         spec: EvalSpec,
         on_completion: Callable[[Completion], None] = lambda _: None,
+        tree: str = "",
     ) -> None:
-        """spec: resolved. on_completion: called once per completion, whatever shares it."""
+        """spec: resolved. tree: as in a Request. on_completion: called once per completion,
+        whatever shares it.
+        """
         self.engine = engine
         self.spec = spec
         self.on_completion = on_completion
+        self.tree = tree
         self._tasks: dict[str, asyncio.Task[Completion]] = {}
 
     async def ask(self, prompt: Prompt, seed: int, adapter: str | None, turn: int) -> Completion:
@@ -65,11 +69,10 @@ class Memo:
             request = Request(
                 prompt,
                 (seed,),
-                self.spec.temperature,
-                self.spec.max_tokens or 0,
-                adapter,
-                self.spec.chat_template.stop,
+                adapter=adapter,
                 priority=-turn,  # finish questions in progress before starting new ones
+                tree=self.tree,
+                **self.spec.request_options,
             )
             self._tasks[key] = asyncio.create_task(self._complete(request))
         return await asyncio.shield(self._tasks[key])

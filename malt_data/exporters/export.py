@@ -202,7 +202,7 @@ def summarize(forest: Forest, rows: Rows, state: str) -> ExportReport:
 
 
 def sampling_of(forest: Forest) -> dict[str, Any]:
-    """Return pipeline, temperature, token limit, prompts, grader and the kind of the questions.
+    """Return pipeline, sampling, token limit, prompts, grader and the kind of the questions.
 
     A team trained on the export expects the same settings at inference. The grader is the build's,
     which decided how questions were prompted, not the one of a later relabel.
@@ -212,6 +212,8 @@ def sampling_of(forest: Forest) -> dict[str, Any]:
     free = set(forest.questions().select("kind").collect()["kind"]) - lettered
     kind = {"kind": free.pop()} if len(free) == 1 else {}
     settings = spec.model_dump(include={"temperature", "max_tokens", "prompts", "grader"}) | kind
+    if spec.sampling:
+        settings["sampling"] = spec.sampling
     if spec.chat_template != ChatTemplate():
         settings["chat_template"] = spec.chat_template.model_dump(mode="json")
     # Without defaults: TOML, in which a team stores this, has no null.

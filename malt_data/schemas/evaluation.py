@@ -30,7 +30,7 @@ COMPLETIONS = pa.schema(
         _column("role", pa.string(), "who spoke"),
         _column("adapter", pa.string(), "LoRA adapter; null: the base model", null=True),
         _column("messages", pa.string(), "JSON: the chat that the model was given"),
-        _column("text", pa.string(), "the completion, as the model returned it"),
+        _column("text", pa.string(), "the completion without its thinking"),
         _column("answer", pa.string(), "answer extracted from text", null=True),
         _column("correct", pa.bool_(), "answer equals gold; null: not gradable", null=True),
         _column("verdict", pa.string(), "right, wrong, unanswered or timeout"),
@@ -39,6 +39,9 @@ COMPLETIONS = pa.schema(
         _column("completion_tokens", pa.int32(), "as the engine counted", null=True),
         _column("sampling_seed", pa.int64(), "seed asked of the engine", null=True),
         _column("latency", pa.float64(), "seconds in the engine, its queue excluded", null=True),
+        # Missing in older files.
+        _column("thinking", pa.string(), "what a reasoning model thought before it", null=True),
+        _column("cached_tokens", pa.int32(), "prompt tokens that were not computed", null=True),
     ],
     metadata=_stamp,
 )

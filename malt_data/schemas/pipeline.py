@@ -21,8 +21,8 @@ the same tables:
     [aliases]                     # further placeholders: the nearest text above by one of these
     initial_answer = ["solver"]   # roles; always empty if there are none
 
-    [chat_template]               # for a base model: plain text instead of a chat
-    plain = true
+    [chat_template]               # for a base model: plain text instead of a chat; or variables
+    plain = true                  # of the model's template, such as enable_thinking = false
     stop = ["\\n"]
 
     >>> malt = shipped("malt")
@@ -33,14 +33,15 @@ the same tables:
 """
 
 import difflib
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import pyarrow as pa
-from pydantic import model_validator
+from pydantic import ConfigDict, model_validator
 
 from malt_data.errors import SpecError
 from malt_data.schemas.model import Field, Model
@@ -58,7 +59,12 @@ RESERVED = ("question", "choices", PREVIOUS, "all", "shared")
 
 
 class ChatTemplate(Model):
-    """How messages become a prompt: with the model's chat template, or as plain text."""
+    """How messages become a prompt: with the model's chat template, or as plain text.
+
+    Any further setting is a variable of the chat template, e.g. `enable_thinking = false`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     plain: bool = False
     """Send the text of the templates as it is, to a base model without a chat template."""
@@ -69,7 +75,18 @@ class ChatTemplate(Model):
     def _check(self) -> Self:
         if not all(self.stop):
             raise ValueError("a stop string is empty")
+        if self.plain and self.variables:
+            raise ValueError(f"plain text has no chat template for {min(self.variables)!r}")
+        try:
+            json.dumps(self.variables, allow_nan=False)  # as they are stored
+        except (TypeError, ValueError):
+            raise ValueError("only numbers, strings, booleans, lists and tables") from None
         return self
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The variables of the chat template that have a value."""
+        return dict(self.model_extra or {})
 
 
 class Turn(Model):

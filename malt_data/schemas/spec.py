@@ -11,6 +11,7 @@ forest records how to grow it again.
     malt_data.errors.SpecError: unknown setting 'threshold'
 """
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -23,6 +24,21 @@ _MAX = 10**9
 """Larger than any sensible count, smaller than the limits of the libraries."""
 
 Pooling = Literal["global", "local"]
+
+_SECRETS = {"api_key", "token", "hf_token", "password", "default_headers", "extra_headers"}
+_OURS = {
+    *("model", "messages", "prompt", "n", "seed", "temperature", "max_tokens", "stream"),
+    *("max_completion_tokens", "chat_template_kwargs", "stream_options"),
+}
+_PLACEMENT = {
+    *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"),
+    *("distributed_executor_backend", "device_map", "device", "gpu_memory_utilization"),
+    *("kv_cache_memory_bytes", "cpu_offload_gb", "swap_space", "block_size", "max_model_len"),
+    *("max_num_seqs", "max_num_batched_tokens", "enable_prefix_caching", "enable_chunked_prefill"),
+    *("enforce_eager", "compilation_config", "disable_log_stats", "load_format", "download_dir"),
+    *("num_gpus", "max_retries", "timeout_s", "backoff_s"),
+}
+"""Engine options that say where and how fast, but not what is sampled."""
 
 
 class QuestionSpec(Model):
@@ -105,8 +121,17 @@ class SamplingSpec(Model):
     model: str | None = None
     base_url: str | None = None
     concurrency: int | None = Field(None, ge=1, le=4096)
+    """Requests or sequences in flight; None: as many as the engine bears."""
+    replicas: int | None = Field(None, ge=1, le=4096)
+    """Copies of the engine, as Ray actors; None: one, in this process."""
+    ray: str | None = None
+    """Address of a Ray cluster for the replicas, or `auto`; None: one on this machine."""
+    engine_options: dict[str, Any] = {}
+    """Options of the engine, as it calls them: the table `[engine]` of a `--config` file."""
     temperature: float = Field(0.3, ge=0, le=5)
     max_tokens: int | None = Field(None, ge=1, le=_MAX)
+    sampling: dict[str, Any] = {}
+    """Further sampling parameters, as the engine calls them: top_p, top_k, min_p, stop, …"""
     chat_template: ChatTemplate = ChatTemplate()
     prompts: Prompts = {}
 
@@ -116,6 +141,42 @@ class SamplingSpec(Model):
         if url is not None and "@" in url:  # it would be stored and published
             raise ValueError("leave credentials out of the URL: export OPENAI_API_KEY=…")
         return url
+
+    @field_validator("engine_options", "sampling")
+    @classmethod
+    def _refuse_ours(cls, options: dict[str, Any]) -> dict[str, Any]:
+        if secret := _SECRETS & {*options}:  # they would be stored and published
+            raise ValueError(f"leave {min(secret)} out: pass it in the environment")
+        if ours := _OURS & {*options}:
+            raise ValueError(f"{min(ours)} has a setting or a table of its own")
+        try:
+            json.dumps(options, allow_nan=False)  # as it is stored
+        except (TypeError, ValueError):
+            raise ValueError("only numbers, strings, booleans, lists and tables") from None
+        return options
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Strings at which a completion ends: the chat template's, then those of `sampling`."""
+        more = self.sampling.get("stop") or ()
+        return (*self.chat_template.stop, *([more] if isinstance(more, str) else more))
+
+    @property
+    def request_options(self) -> dict[str, Any]:
+        """Return what every request carries: the fields of `engines.Request` by name."""
+        sampling = {name: value for name, value in self.sampling.items() if name != "stop"}
+        return {
+            "temperature": self.temperature,
+            "max_tokens": self.max_tokens or 0,
+            "stop": self.stop,
+            "sampling": sampling,
+            "template": self.chat_template.variables,
+        }
+
+    @property
+    def sampled_by(self) -> dict[str, Any]:
+        """The engine options that may change what is sampled, not only how fast."""
+        return {k: v for k, v in self.engine_options.items() if k not in _PLACEMENT}
 
 
 class GraderSpec(Model):
@@ -174,11 +235,12 @@ class BuildSpec(GraderLimitSpec, LabelSpec, SamplingSpec, TreeSpec, QuestionSpec
         """Return the settings that determine a tree; builds that differ in them cannot be mixed.
 
         Not included: the number of trees (`limit`), where and how fast they are sampled
-        (`base_url`, `concurrency`, `shard`), and labels, which `relabel` may change.
+        (`base_url`, `concurrency`, `replicas`, `shard`, …), and labels, which `relabel` may change.
         """
-        excluded = {"limit", "shard", "base_url", "concurrency", "threshold", "pooling"}
+        excluded = {"limit", "shard", "threshold", "pooling"}
+        excluded |= {"base_url", "concurrency", "replicas", "ray"}
         excluded |= {"n", "n_by_role", "pipeline", "grader_timeout"}
-        settings = self.model_dump(exclude=excluded)
+        settings = self.model_dump(exclude=excluded) | {"engine_options": self.sampled_by}
         if "/" in self.questions and Path(self.questions).suffix:  # the same file, moved
             settings["questions"] = Path(self.questions).name
         return settings | {"pipeline": str(self.chain), "aliases": self.chain.aliases}

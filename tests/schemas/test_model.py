@@ -38,8 +38,8 @@ def test_what_is_stored_of_a_build_keeps_its_groups_in_order() -> None:
     assert [*BuildSpec.model_fields] == [
         *("questions", "split", "limit", "fields", "kind"),
         *("pipeline", "shard", "n", "n_by_role", "adapters", "seed"),
-        *("engine", "model", "base_url", "concurrency", "temperature", "max_tokens"),
-        *("chat_template", "prompts"),
+        *("engine", "model", "base_url", "concurrency", "replicas", "ray", "engine_options"),
+        *("temperature", "max_tokens", "sampling", "chat_template", "prompts"),
         *("grader", "threshold", "pooling", "grader_timeout"),
     ]
 
