@@ -55,7 +55,8 @@ class Completion:
     count both. `cached_tokens`: prompt tokens that the engine did not have to compute. `counted`:
     False while the counts are unknown; the sample is then yielded once more, with them.
     `latency`: seconds in the engine, excluding time spent waiting for a slot and failed attempts.
-    Samples of one response share its latency. It is ignored when completions are compared.
+    Samples of one response share its latency. Latency and `cached_tokens`, which depend on what ran
+    beside it, are ignored when completions are compared.
     """
 
     text: str
@@ -65,7 +66,7 @@ class Completion:
     seed: int | None
     latency: float | None = field(default=None, compare=False)
     thinking: str | None = None
-    cached_tokens: int | None = None
+    cached_tokens: int | None = field(default=None, compare=False)
     counted: bool = True
 
 

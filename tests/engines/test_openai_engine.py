@@ -93,7 +93,8 @@ def test_no_content_is_an_empty_answer_and_reasoning_is_not_part_of_it() -> None
     no_content = Reply(None, None, {"reasoning_content": "Let me think."})
     with OpenAIServer(answer=lambda *_: no_content, usage=False) as server:
         samples = one(server)
-    assert samples == [(0, Completion("", "unknown", None, None, 7))]
+    expected = Completion("", "unknown", None, None, 7, thinking="Let me think.")
+    assert samples == [(0, expected)]
     assert len(server.bodies) == 1
 
 
