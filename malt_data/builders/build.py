@@ -12,16 +12,17 @@ import datetime as dt
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from malt_data.builders.plan import in_shard, load
+from malt_data.builders.prefixes import prompt_use
 from malt_data.builders.tree import grade, grow
 from malt_data.builders.writer import Writer
-from malt_data.engines import Completion, Engine
+from malt_data.engines import Completion, Engine, Request
 from malt_data.engines.loop import run_sync
 from malt_data.engines.opening import open_engine
 from malt_data.engines.usage import Usage
@@ -47,6 +48,8 @@ class BuildReport(Usage):
     """The outcome of a build; asked = before + grown + failed + elsewhere unless interrupted.
 
     asked: trees requested. before: grown by earlier runs. elsewhere: left to another process.
+    prompt_computed, prompt_least: prompt tokens that the engine computed for the trees grown, and
+      the fewest that they can take (builders/prefixes.py); None if the engine does not say.
     """
 
     asked: int = 0
@@ -56,6 +59,8 @@ class BuildReport(Usage):
     interrupted: bool = False
     failed: dict[str, str] = field(default_factory=dict)
     refused: dict[str, int] = field(default_factory=dict)
+    prompt_computed: int | None = None
+    prompt_least: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -66,10 +71,24 @@ class BuildReport(Usage):
         elsewhere = f", {self.elsewhere} in another process" if self.elsewhere else ""
         if not self.completions:
             return f"{trees}{elsewhere}: nothing to do."
+        prefixes = ""
+        if self.prompt_computed is not None and self.prompt_least:
+            times = self.prompt_computed / self.prompt_least
+            prefixes = f" Prompt tokens computed: {times:.2f} times the least possible."
         return (
             f"{trees} ({self.grown} new{elsewhere}): {self.completions} completions, "
-            f"{self.completion_tokens} tokens in {self.seconds:.1f} s."
+            f"{self.completion_tokens} tokens in {self.seconds:.1f} s.{prefixes}"
         )
+
+    def add_tree(self, sampled: Iterable[tuple[Request, Completion]]) -> None:
+        """Count a tree that has been grown."""
+        use = prompt_use(sampled)
+        if use is None:
+            self.prompt_computed = self.prompt_least = None
+        elif not self.grown or self.prompt_computed is not None:
+            self.prompt_computed = (self.prompt_computed or 0) + use[0]
+            self.prompt_least = (self.prompt_least or 0) + use[1]
+        self.grown += 1
 
 
 OnProgress = Callable[[BuildReport], None]
@@ -184,7 +203,12 @@ async def _opened(
 def _record(folder: Path, started: dt.datetime, report: BuildReport) -> None:
     """Append a record of this build to the manifest."""
     record = BuildRecord(
-        started=started, trees=report.grown, failed=len(report.failed), **report.usage()
+        started=started,
+        trees=report.grown,
+        failed=len(report.failed),
+        prompt_computed=report.prompt_computed,
+        prompt_least=report.prompt_least,
+        **report.usage(),
     )
     update_manifest(folder, lambda manifest: {"runs": [*manifest.runs, record]})
 
@@ -263,7 +287,7 @@ class _Build:
             return
         self.writer.add(question.question_id, rows)
         self.failures_in_a_row = 0
-        self.report.grown += 1
+        self.report.add_tree((node.request, node.completion) for node in nodes)
         self.on_progress(self.report)
 
     def _on_completion(self, completion: Completion) -> None:

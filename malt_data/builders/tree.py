@@ -28,6 +28,7 @@ class Node:
     parent_id: str | None
     path: tuple[int, ...]
     text: str
+    request: Request
     completion: Completion
 
 
@@ -50,7 +51,7 @@ async def grow(
         request = _request(question, spec, script, chain.turns[len(texts)], parent, texts)
         async with aclosing(engine.complete(request)) as samples:  # type: ignore[type-var]
             async for sample, completion in samples:
-                node = _node(question, chain, parent, sample, completion)
+                node = _node(request, chain, parent, sample, completion)
                 is_new = node.path not in nodes
                 nodes[node.path] = node
                 if completion.counted:
@@ -87,15 +88,16 @@ def _request(
 
 
 def _node(
-    question: Question, pipeline: Pipeline, parent: Node | None, sample: int, completion: Completion
+    request: Request, pipeline: Pipeline, parent: Node | None, sample: int, completion: Completion
 ) -> Node:
     path = (*(parent.path if parent else ()), sample)
-    parent_id = parent.node_id if parent else question.question_id
+    parent_id = parent.node_id if parent else request.tree
     return Node(
         node_id=child_id(parent_id, pipeline.turns[len(path) - 1].role, sample),
         parent_id=parent.node_id if parent else None,
         path=path,
         text=_storable(completion.text),
+        request=request,
         completion=completion,
     )
 

@@ -56,7 +56,8 @@ class Completion:
     False while the counts are unknown; the sample is then yielded once more, with them.
     `latency`: seconds in the engine, excluding time spent waiting for a slot and failed attempts.
     Samples of one response share its latency. Latency and `cached_tokens`, which depend on what ran
-    beside it, are ignored when completions are compared.
+    beside it, are ignored when completions are compared. `prompt_ids`: the tokens of the prompt,
+    where the engine has them.
     """
 
     text: str
@@ -68,6 +69,7 @@ class Completion:
     thinking: str | None = None
     cached_tokens: int | None = field(default=None, compare=False)
     counted: bool = True
+    prompt_ids: tuple[int, ...] | None = field(default=None, compare=False, repr=False)
 
 
 class Gate:

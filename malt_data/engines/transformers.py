@@ -116,6 +116,7 @@ class TransformersEngine:
                 sampled.seconds,
                 thinking,
                 sampled.cached,
+                prompt_ids=tuple(prompt),
             )
 
         async with as_completed(sample(i, seed) for i, seed in enumerate(request.seeds)) as results:

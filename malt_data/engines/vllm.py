@@ -221,6 +221,7 @@ class VLLMEngine:
             parameters.seed,
             latency=time.monotonic() - started,
             cached_tokens=output.num_cached_tokens,
+            prompt_ids=tuple(prompt),
         )
 
     def _lora(self, adapter: str | None) -> Any:

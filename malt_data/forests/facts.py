@@ -10,10 +10,28 @@ from malt_data.forests.forest import Forest
 
 def stats(forest: Forest) -> dict[str, Any]:
     """Return {"forest": one row of facts, "roles": one row per role from the view `role_stats`}."""
+    facts = forest.sql(forest.view("forest_stats")).row(0, named=True)
     return {
-        "forest": forest.sql(forest.view("forest_stats")).row(0, named=True),
+        "forest": facts | _prompt_use(forest),
         "roles": forest.sql("FROM role_stats").to_dicts(),
     }
+
+
+def _prompt_use(forest: Forest) -> dict[str, int | None]:
+    """Return the prompt tokens that the builds computed, and the fewest that their trees take.
+
+    None unless every build has recorded them.
+    """
+    runs = forest.manifest.runs
+    return {
+        "prompt_computed": _total([run.prompt_computed for run in runs]),
+        "prompt_least": _total([run.prompt_least for run in runs]),
+    }
+
+
+def _total(counts: list[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known and len(known) == len(counts) else None
 
 
 def question_of(forest: Forest, tree: pl.DataFrame) -> dict[str, Any]:

@@ -35,6 +35,12 @@ def print_stats(facts: dict[str, Any], console: Console) -> None:
             f"The last turn fixes {_share(overall['fix_rate'])} of wrong first answers and breaks "
             f"{_share(overall['break_rate'])} of right ones."
         )
+    if overall["prompt_least"]:
+        times = overall["prompt_computed"] / overall["prompt_least"]
+        console.print(
+            f"Prompt tokens computed: {overall['prompt_computed']}, {times:.2f} times the least "
+            "possible (each distinct prefix of a tree once)."
+        )
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for row in roles:

@@ -17,7 +17,8 @@ class BuildRecord(Model):
     """A finished build that added trees; `engines/usage.py` explains the usage numbers.
 
     A killed build leaves its trees but no record. trees: number added. failed: number of trees that
-    failed. started: time of the first question, UTC.
+    failed. started: time of the first question, UTC. prompt_computed, prompt_least: prompt tokens
+    that the engine computed, and the fewest that these trees can take; None if it does not say.
     """
 
     started: dt.datetime
@@ -32,6 +33,8 @@ class BuildRecord(Model):
     peak_gpu_memory: int | None
     cores: int | None
     gpu: str | None
+    prompt_computed: int | None = None
+    prompt_least: int | None = None
 
 
 class Manifest(Model):
