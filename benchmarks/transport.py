@@ -23,6 +23,7 @@ from typing import Any
 import openai
 
 from malt_data.engines import Request
+from malt_data.engines.loop import run_sync
 from malt_data.engines.openai import OpenAIEngine
 
 LEVELS = (16, 64, 256, 1024)
@@ -155,7 +156,7 @@ def main() -> None:
     elif args.port:
         if args.transport == "httpx":
             openai.DefaultAioHttpClient = openai.DefaultAsyncHttpxClient
-        print(json.dumps(asyncio.run(measure(args.port, args.level, args.requests, args.eager))))
+        print(json.dumps(run_sync(measure(args.port, args.level, args.requests, args.eager))))
     else:
         os.sched_setaffinity(0, cores)  # the children choose theirs
         compare(args.eager, args.requests, args.transport)
