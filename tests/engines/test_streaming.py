@@ -20,10 +20,11 @@ def ask(server: OpenAIServer, requests: int = 1, prompt: Any = MESSAGES) -> list
     async def run() -> list[Samples]:
         engine = OpenAIEngine("test-model", base_url=server.base_url, backoff_s=0.01)
         request = Request(prompt, (11, 12, 13), 0.3, 50, eager=True)
-        answers = [[each async for each in engine.complete(request)] for _ in range(requests)]
-        assert engine.gate.running == 0
-        await engine.close()
-        return answers
+        try:
+            return [[each async for each in engine.complete(request)] for _ in range(requests)]
+        finally:
+            assert engine.gate.running == 0
+            await engine.close()
 
     return asyncio.run(run())
 
@@ -135,7 +136,7 @@ def test_children_start_before_the_slowest_sibling_ends(tmp_path: Path) -> None:
         answer=lambda *_: "Final Answer: 3", choice_delay=lambda i: 0.5 * (i == 0)
     ) as server:
         spec = malt_data.BuildSpec(
-            n=2, source=str(questions), engine="openai", base_url=server.base_url
+            n=2, questions=str(questions), engine="openai", base_url=server.base_url
         )
         report = malt_data.build_forest(spec, tmp_path / "f")
     assert (report.grown, report.completions) == (1, 14)
