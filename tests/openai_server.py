@@ -84,6 +84,10 @@ class OpenAIServer:
     usage: False omits it; a mapping is sent as is.
     limit_field: the only accepted name of max_tokens; the other is a 400. None: both.
     key: the expected API key; any other is a 401.
+    capacity: requests at a time; one more is a 429.
+    choice_delay: seconds from the start of a stream to the end of a choice, by its index.
+    stream_fault: how streams fail after the first choice has ended: "cut", "error", "garbage"; or
+      "ignore": the response is not streamed.
     """
 
     def __init__(
@@ -105,6 +109,9 @@ class OpenAIServer:
         usage: bool | Mapping[str, Any] = True,
         limit_field: str | None = None,
         key: str | None = None,
+        capacity: int | None = None,
+        choice_delay: Callable[[int], float] = lambda sample: 0.0,
+        stream_fault: str | None = None,
         port: int = 0,
     ) -> None:
         self.answer = answer
@@ -123,6 +130,9 @@ class OpenAIServer:
         self.usage = usage
         self.limit_field = limit_field
         self.key = key
+        self.capacity = capacity
+        self.choice_delay = choice_delay
+        self.stream_fault = stream_fault
         self.port = port
         self.requests: list[Received] = []
         self.connections = 0
@@ -178,6 +188,8 @@ class OpenAIServer:
                 self.in_flight_max = max(self.in_flight_max, self.in_flight)
                 try:
                     response, complete = await self._respond(received)
+                    if complete and received.body.get("stream"):
+                        response, complete = await self._stream(response, writer)
                 finally:
                     self.in_flight -= 1
                 if not response:
@@ -203,6 +215,8 @@ class OpenAIServer:
             return _http(200, {"object": "list", "data": models}), True
         if received.path not in (CHAT, PLAIN)[: 1 + self.has_completions]:
             return _error_response(404, "Not Found"), True
+        if self.capacity is not None and self.in_flight > self.capacity:
+            return _error_response(429, "too many requests"), True
         delay = self.delay(received.body) if callable(self.delay) else self.delay
         if delay:
             await asyncio.sleep(delay)
@@ -211,6 +225,38 @@ class OpenAIServer:
             return await self._fail(fault, received.body)
         refusal = self._refusal(received.body)
         return (refusal or _http(200, self._complete(received.body))), True
+
+    async def _stream(self, response: bytes, writer: asyncio.StreamWriter) -> tuple[bytes, bool]:
+        """Send a response in chunks but for its end, which is returned as by `_respond`."""
+        head, _, content = response.partition(b"\r\n\r\n")
+        if b" 200 " not in head or not content.startswith(b"{") or self.stream_fault == "ignore":
+            return response, True
+        reply = json.loads(content)
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n" + _chunk(b": a comment\n\n")
+        )
+        choices = [each for each in reply["choices"] if "message" in each or "text" in each]
+        for choice in choices:
+            writer.write(_chunk(_event({"choices": [_piece(choice, 0)]})))
+        clock = 0.0
+        for ended, choice in enumerate(sorted(choices, key=self._seconds)):
+            if ended == 1 and self.stream_fault == "cut":
+                return b"", False
+            if ended == 1 and self.stream_fault == "garbage":
+                writer.write(_chunk(b"data: <html>\n\n"))
+            if ended == 1 and self.stream_fault == "error":
+                writer.write(_chunk(_event({"error": {"message": "out of memory"}})))
+            await asyncio.sleep(self._seconds(choice) - clock)
+            clock = self._seconds(choice)
+            writer.write(_chunk(_event({"choices": [_piece(choice, 1)]})))
+            await writer.drain()
+        if reply.get("usage"):
+            writer.write(_chunk(_event({"choices": [], "usage": reply["usage"]})))
+        return _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n", True
+
+    def _seconds(self, choice: Mapping[str, Any]) -> float:
+        return self.choice_delay(choice["index"])
 
     def _next_fault(self) -> str | Fault | None:
         self._completions += 1
@@ -310,6 +356,30 @@ class OpenAIServer:
         text = reply.text or ""
         ends = [text.index(each) + len(each) * self.keep_stop for each in stop if each in text]
         return replace(reply, text=text[: min(ends)], finish_reason="stop") if ends else reply
+
+
+def _piece(choice: Mapping[str, Any], part: int) -> dict[str, Any]:
+    """Return the first or the second half of a choice, as a chunk of a stream."""
+    said = choice.get("message") or {"text": choice["text"]}
+    half = {
+        name: text[: len(text) // 2] if part == 0 else text[len(text) // 2 :]
+        for name, text in said.items()
+        if isinstance(text, str) and name != "role"
+    }
+    finish_reason = choice["finish_reason"] if part else None
+    return {
+        "index": choice["index"],
+        **({"delta": half} if "message" in choice else half),
+        "finish_reason": finish_reason,
+    }
+
+
+def _event(content: object) -> bytes:
+    return b"data: " + json.dumps(content).encode() + b"\n\n"
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
 
 
 async def _read(reader: asyncio.StreamReader) -> Received | None:

@@ -252,7 +252,7 @@ class _Build:
         self.script = Script(spec.prompts, spec.chain, plain=spec.chat_template.plain)
 
     async def run(self, questions: Sequence[Question]) -> None:
-        trees = asyncio.Semaphore(2 * self.engine.gate.width)  # trees being graded use no slot
+        trees = asyncio.Semaphore(2 * self.engine.gate.limit)  # trees being graded use no slot
         try:
             async with asyncio.TaskGroup() as group:
                 for question in questions:

@@ -78,20 +78,34 @@ class Gate:
     It counts what the engine actually runs (HTTP requests, sequences), not questions, so that a
     wide tree cannot flood a server. Builders await `has_room` before starting a new tree, so that
     as few trees as possible are in progress at once.
+
+    width: the number of slots. It may be set at any time: more slots are handed out at once, fewer
+      take effect as those in use are given back.
+    limit: the most that `width` will become; builders size their own limits by it. None: `width`.
     """
 
-    def __init__(self, width: int) -> None:
-        self.width = width
+    def __init__(self, width: int, limit: int | None = None) -> None:
+        self._width = width
+        self.limit = limit or width
         self.running = 0
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._arrivals = 0
         self._room_waiters: list[asyncio.Future[None]] = []
 
+    @property
+    def width(self) -> int:
+        return self._width
+
+    @width.setter
+    def width(self, width: int) -> None:
+        self._width = width
+        self._hand_out()
+
     @asynccontextmanager
     async def slot(self, priority: int = 0) -> AsyncIterator[None]:
         """Hold one of the `width` slots."""
         if self.running < self.width:
-            self._acquire()
+            self.running += 1
         else:
             await self._queue(priority)
         try:
@@ -107,9 +121,6 @@ class Gate:
             self._room_waiters.append(free)
             await free
 
-    def _acquire(self) -> None:
-        self.running += 1
-
     async def _queue(self, priority: int) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._arrivals += 1
@@ -122,14 +133,18 @@ class Gate:
             raise
 
     def _release(self) -> None:
-        while self._waiting:
+        self.running -= 1
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Give free slots to those who wait; if some remain, there is room."""
+        while self._waiting and self.running < self.width:
             turn = heapq.heappop(self._waiting)[2]
             if not turn.done():
-                turn.set_result(
-                    None
-                )  # hand the slot over directly, so that nothing can take it in between
-                return
-        self.running -= 1
+                self.running += 1  # at once, so that nothing can take the slot in between
+                turn.set_result(None)
+        if self.running >= self.width:
+            return
         for free in self._room_waiters:
             if not free.done():
                 free.set_result(None)

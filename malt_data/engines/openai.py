@@ -4,45 +4,52 @@
     async for sample, completion in engine.complete(request):
         ...
 
-The `openai` client handles connections, proxies, headers and error classes. Two of its features are
-not used:
+The `openai` client handles connections, proxies, headers and error classes. Three of its features
+are not used:
 
 - Retries (`max_retries=0`): they cover neither an invalid 200 nor a Retry-After above two minutes,
-  and wait as long for a closed port as for a busy server. Only `_send` retries.
+  and wait as long for a closed port as for a busy server. Only `_sent` retries.
 - The typed `create()`: it validates request and response on every call, which takes half of the
   time. Sending and receiving plain JSON instead doubles the throughput.
+- Its default transport, and its typed streams: see `connecting` and `streaming`.
 
-A chat is sent to /chat/completions, plain text to /completions.
+A chat is sent to /chat/completions, plain text to /completions. If somebody waits for each sample
+(`request.eager`), the response is streamed, and a sample is yielded when it ends, not when the
+slowest one does. Samples that a stream did not end are requested one by one.
 
 Servers differ, and the engine remembers what its server does not support: `n` ignored or rejected
-(then it sends one request per sample, each with its own seed), or `max_tokens` rejected for
-`max_completion_tokens`. An adapter is requested by its name as the model, as vLLM serves them.
+(then it sends one request per sample, each with its own seed), `stream` rejected, or `max_tokens`
+rejected for `max_completion_tokens`. An adapter is requested by its name as the model, as vLLM
+serves them.
 """
 
 import asyncio
 import os
 import random
-import re
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
-from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
 
 from malt_data.engines import Completion, Gate, Request, as_completed
-from malt_data.engines.prompts import PLAIN_TEXT
+from malt_data.engines.concurrency import FIRST, MOST, Concurrency
 from malt_data.engines.replies import base_models, completions
-from malt_data.errors import EngineDown, EngineError
+from malt_data.engines.streaming import Stream
+from malt_data.errors import EngineDown
 from malt_data.storage.documents import parse_json
 
 try:
+    import aiohttp  # noqa: F401 - the transport
     import openai
+
+    from malt_data.engines import connecting, refusals
+    from malt_data.engines.refusals import InvalidReply, Refused
 except ImportError as error:
     raise EngineDown(
-        "The openai engine needs the openai client. Run pip install 'malt-data[openai]', or choose "
-        "another engine with --engine."
+        "The openai engine needs the openai client with its aiohttp transport. Run pip install "
+        "'malt-data[openai]', or choose another engine with --engine."
     ) from error
 
 T = TypeVar("T")
@@ -52,9 +59,12 @@ CONNECT_S = 10.0
 UNREACHED_RETRIES = 3
 """Retries while connecting fails and has never succeeded: such a server is down, not busy."""
 MAX_BACKOFF_S = 30.0
-_TRANSIENT = {408, 409, 429, *range(500, 600)}
-MAX_RETRY_AFTER_S = 600.0
-"""The longest Retry-After to honour; above it the request fails."""
+BROKEN_STREAMS = 3
+"""After so many broken streams in a row, the server is asked without."""
+DRAIN_S = 1.0
+"""How long to wait for the end of a response after the last event of its stream."""
+_MALFORMED: tuple[type[Exception], ...] = (ValueError, LookupError, TypeError, AttributeError)
+_BROKEN = (*refusals.READ_ERRORS, *_MALFORMED)
 _NEW_LIMIT_FIELD = "max_completion_tokens"
 
 
@@ -64,8 +74,9 @@ class OpenAIEngine:
     model: the name used by the server; None: its only model.
     base_url: up to and including `/v1`; None: OPENAI_BASE_URL, or OpenAI itself.
     api_key: None: OPENAI_API_KEY; optional with a `base_url`.
-    concurrency: HTTP requests in flight; one that waits for a retry keeps its slot.
-    timeout_s: seconds until a response must start to arrive.
+    concurrency: HTTP requests in flight; None: as many as the server bears (`Concurrency`). One
+      that waits for a retry keeps its slot, then queues again, as the width may have been cut.
+    timeout_s: seconds until a response must start, or a stream go on, to arrive.
     backoff_s: pause before the first retry; doubles up to `MAX_BACKOFF_S`.
     """
 
@@ -75,27 +86,25 @@ class OpenAIEngine:
         *,
         base_url: str | None,
         api_key: str | None = None,
-        concurrency: int = 32,
+        concurrency: int | None = None,
         max_retries: int = 6,
         timeout_s: float = 600.0,
         backoff_s: float = 0.5,
     ) -> None:
         base_url = (base_url or os.environ.get("OPENAI_BASE_URL") or "").strip() or None
-        self._key = _resolve_key(api_key, custom_server=base_url is not None)
-        self._url = _display_url(base_url or "https://api.openai.com/v1")
-        self._client = openai.AsyncOpenAI(
-            base_url=base_url,
-            api_key=self._key,
-            max_retries=0,
-            timeout=openai.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s)),
-        )
+        key = connecting.resolve_key(api_key, custom_server=base_url is not None)
+        url = connecting.display_url(base_url or "https://api.openai.com/v1")
+        self._concurrency = None if concurrency else Concurrency()
+        self.gate = Gate(concurrency) if concurrency else Gate(FIRST, MOST)
+        timeout = openai.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s))
+        self._client = connecting.connect(base_url, key, timeout, self.gate.limit)
         self.model = model or ""
-        self.gate = Gate(concurrency)
+        self._server = refusals.Server(url, key, timeout_s, self.model)
         self._max_retries = max_retries
-        self._timeout_s = timeout_s
         self._backoff_s = backoff_s
-        self._has_responded = False
         self._supports_n = True
+        self._supports_stream = True
+        self._broken_streams = 0
         self._limit_field = "max_tokens"
 
     @classmethod
@@ -120,12 +129,24 @@ class OpenAIEngine:
         EngineDown if no request can succeed.
         """
         await self._ensure_model()
-        batch: list[Completion] = []
+        have: set[int] = set()
         if len(request.seeds) > 1 and self._supports_n:
-            batch = await self._complete_batch(request)
-            for sample, completion in enumerate(batch):
-                yield sample, completion
-        missing = range(len(batch), len(request.seeds))
+            refused = False
+            if request.eager and self._supports_stream:
+                try:
+                    async with aclosing(self._stream(request)) as samples:  # type: ignore[type-var]
+                        async for sample, completion in samples:
+                            have.add(sample)
+                            yield sample, completion
+                except Refused:  # because of the stream? Not if the same is refused without
+                    refused = True
+            if not have:
+                batch = await self._complete_batch(request)
+                self._supports_stream &= not (refused and self._supports_n)
+                have.update(range(len(batch)))
+                for sample, completion in enumerate(batch):
+                    yield sample, completion
+        missing = [i for i in range(len(request.seeds)) if i not in have]
         async with as_completed(self._complete_one(request, i) for i in missing) as results:
             for result in results:
                 yield await result
@@ -138,7 +159,7 @@ class OpenAIEngine:
         """Request all samples at once; return as many as the server provides."""
         try:
             batch = await self._request(request, request.seeds)
-        except _Refused:  # because of n > 1? If not, the second request fails for the same reason
+        except Refused:  # because of n > 1? If not, the second request fails for the same reason
             batch = await self._request(request, request.seeds[:1])
         if len(batch) < len(request.seeds):
             self._supports_n = False
@@ -149,8 +170,94 @@ class OpenAIEngine:
         return sample, completion
 
     async def _request(self, request: Request, seeds: Sequence[int]) -> list[Completion]:
+        read = partial(completions, seeds=seeds, stop=request.stop)
+
+        async def send(path: str, body: dict[str, Any]) -> list[Completion]:
+            return _parse(await self._client.post(path, cast_to=str, body=body), read)
+
+        async with self._answered(request, seeds, send) as (batch, started):
+            seconds = time.monotonic() - started
+        return [replace(completion, latency=seconds) for completion in batch]
+
+    async def _stream(self, request: Request) -> AsyncIterator[tuple[int, Completion]]:
+        """Yield each sample when it ends, and again with its token counts when the stream does.
+
+        Stops early if the stream breaks off. Raises Refused if there is none.
+        """
+        count = len(request.seeds)
+        read = partial(completions, seeds=request.seeds, stop=request.stop)
+
+        async def send(path: str, body: dict[str, Any]) -> Any:
+            body |= {"stream": True, "stream_options": {"include_usage": True}}
+            events = openai.AsyncStream[Any]
+            opened = await self._client.post(
+                path, cast_to=object, body=body, stream=True, stream_cls=events
+            )
+            if "json" not in opened.response.headers.get("content-type", ""):
+                return opened.response
+            await opened.response.aread()  # the server ignores `stream`
+            return _parse(opened.response.text, read)
+
+        async with self._answered(request, request.seeds, send) as (response, started):
+            if isinstance(response, list):
+                seconds = time.monotonic() - started
+                self._supports_n = len(response) == count
+                for sample, completion in enumerate(response):
+                    yield sample, replace(completion, latency=seconds)
+                return
+            stream, seconds_by_sample = Stream(count), dict[int, float]()
+            async with aclosing(_ends(response, stream)) as ends:  # type: ignore[type-var]
+                async for sample in ends:
+                    (completion,) = read(stream.reply([sample]))
+                    seconds_by_sample[sample] = seconds = time.monotonic() - started
+                    yield sample, replace(completion, counted=False, latency=seconds)
+            seconds = time.monotonic() - started
+        ended = stream.ended
+        self._note_stream(stream, ended, count)
+        for sample, completion in zip(ended, _counted(stream, ended, read), strict=True):
+            latency = seconds_by_sample.get(sample, seconds)
+            yield sample, replace(completion, latency=latency)
+
+    def _note_stream(self, stream: Stream, ended: Sequence[int], count: int) -> None:
+        """Remember what the end of a stream says about the server."""
+        if len(ended) == count or (ended and stream.done and not stream.broken):
+            self._broken_streams = 0
+            self._supports_n = len(ended) == count
+        else:
+            self._broken_streams += 1
+            self._supports_stream = self._broken_streams < BROKEN_STREAMS
+
+    @asynccontextmanager
+    async def _answered(
+        self,
+        request: Request,
+        seeds: Sequence[int],
+        send: Callable[[str, dict[str, Any]], Awaitable[T]],
+    ) -> AsyncIterator[tuple[T, float]]:
+        """Send a request with the name of the token limit that the server knows; see `_sent`."""
+        path, body = self._body(request, seeds)
+        field = self._limit_field
+        async with AsyncExitStack() as stack:
+
+            async def attempt() -> tuple[T, float]:
+                named = body | {field: request.max_tokens}
+                return await stack.enter_async_context(
+                    self._sent(lambda: send(path, named), request.priority)
+                )
+
+            try:
+                answer = await attempt()
+            except Refused as error:
+                if field == _NEW_LIMIT_FIELD or _NEW_LIMIT_FIELD not in str(error):
+                    raise
+                field = _NEW_LIMIT_FIELD
+                answer = await attempt()
+                self._limit_field = field  # only now is it known to work
+            yield answer
+
+    def _body(self, request: Request, seeds: Sequence[int]) -> tuple[str, dict[str, Any]]:
+        """Return the path and the body of a request, without its token limit."""
         plain = isinstance(request.prompt, str)
-        path = "/completions" if plain else "/chat/completions"
         body: dict[str, Any] = {
             "model": request.adapter or self.model,
             "prompt" if plain else "messages": request.prompt,
@@ -164,198 +271,112 @@ class OpenAIEngine:
             body["stop"] = request.stop
         if len(seeds) > 1:
             body["n"] = len(seeds)  # omitted if 1: some servers reject the field itself
-        read = partial(completions, seeds=seeds, stop=request.stop)
-        async with self.gate.slot(request.priority):
-            field = self._limit_field
-            try:
-                batch, seconds = await self._send(path, body | {field: request.max_tokens}, read)
-            except _Refused as error:
-                if field == _NEW_LIMIT_FIELD or _NEW_LIMIT_FIELD not in str(error):
-                    raise
-                field = _NEW_LIMIT_FIELD
-                batch, seconds = await self._send(path, body | {field: request.max_tokens}, read)
-                self._limit_field = field  # only now is it known to work
-        return [replace(completion, latency=seconds) for completion in batch]
+        return "/completions" if plain else "/chat/completions", body
 
     async def _ensure_model(self) -> None:
         """Use the server's only model if none was given."""
         if self.model:
             return
-        names, _ = await self._send("/models", None, base_models)
+
+        async def send() -> list[str]:
+            return _parse(await self._client.get("/models", cast_to=str), base_models)
+
+        async with self._sent(send) as (names, _):
+            pass
         if len(names) != 1:
             listed = f"{len(names)} models ({', '.join(names[:20]) or 'none'})"
-            raise EngineDown(f"{self._url} serves {listed}. Select one with --model.")
-        self.model = names[0]
+            raise EngineDown(f"{self._server.url} serves {listed}. Select one with --model.")
+        self.model = self._server.model = names[0]
 
-    async def _send(
-        self, path: str, body: dict[str, Any] | None, read: Callable[[Any], T]
-    ) -> tuple[T, float]:
-        """Send a GET or POST request with retries, and parse the JSON reply with `read`.
+    @asynccontextmanager
+    async def _sent(
+        self, send: Callable[[], Awaitable[T]], priority: int = 0
+    ) -> AsyncIterator[tuple[T, float]]:
+        """Send a request with retries; yield the answer, and when the successful attempt began.
 
-        Return the parsed reply and the seconds that the successful attempt took.
+        The slot is held until the caller is done with the answer.
         """
         attempt = 0
         while True:
             attempt += 1
-            started = time.monotonic()
-            try:
-                if body is None:
-                    text = await self._client.get(path, cast_to=str)
-                else:
-                    text = await self._client.post(path, cast_to=str, body=body)
-                reply = _parse(text, read)
-            except (openai.APIError, _InvalidReply) as error:
-                delay = self._retry_delay(error, attempt)
-                if delay is None:
-                    raise self._error_for(error, attempt) from error
-            else:
-                self._has_responded = True
-                return reply, time.monotonic() - started
-            await asyncio.sleep(delay)
+            async with self.gate.slot(priority):
+                started = time.monotonic()
+                try:
+                    answer = await send()
+                except refusals.FAILURES as error:
+                    delay = self._retry_delay(error, attempt)
+                    if delay is None:
+                        raise self._server.error_for(error, attempt) from error
+                    if refusals.is_busy(error):
+                        self._adapt(started, refused=True)
+                    await asyncio.sleep(delay)
+                    continue
+                self._server.has_responded = True
+                yield answer, started
+                self._adapt(started)
+                return
+
+    def _adapt(self, started: float, refused: bool = False) -> None:
+        """Let the width follow what the server bears, unless it is fixed."""
+        if self._concurrency is None:
+            return
+        now = time.monotonic()
+        if refused:
+            self._concurrency.refused(now, now - started)
+        else:
+            self._concurrency.finished(now, now - started, self.gate.running)
+        if self.gate.width != self._concurrency.width:
+            self.gate.width = self._concurrency.width
 
     def _retry_delay(self, error: Exception, attempt: int) -> float | None:
         """Return the seconds until the next attempt, None if there should be none."""
-        retries, retry_after = self._max_retries, 0.0
-        if isinstance(error, openai.APIStatusError):
-            headers = error.response.headers
-            if error.status_code not in _TRANSIENT or headers.get("x-should-retry") == "false":
-                return None  # OpenAI sets the header if the quota is exceeded
-            retry_after = _retry_after(headers.get("retry-after", ""))
-        elif _is_connect_error(error) and not self._has_responded:
+        retries, retry_after = self._max_retries, refusals.retry_after(error)
+        if refusals.is_unreached(error) and not self._server.has_responded:
             retries = min(retries, UNREACHED_RETRIES)
-        if attempt > retries or retry_after > MAX_RETRY_AFTER_S:
+        if attempt > retries or retry_after is None:
             return None
         backoff = min(self._backoff_s * 2.0 ** (attempt - 1), MAX_BACKOFF_S)
         return max(retry_after, backoff) + random.random() * self._backoff_s  # jitter
 
-    def _error_for(self, error: Exception, attempt: int) -> EngineError:
-        """Return the error to raise when there are no more retries."""
-        attempts = f"after {attempt} attempts" if attempt > 1 else "on the first attempt"
-        if isinstance(error, openai.APIStatusError):
-            return self._status_error(error, attempts)
-        if _is_connect_error(error):
-            return EngineDown(
-                f"{self._url} could not be reached {attempts} ({self._one_line(error.__cause__)}). "
-                "Start the server, or check --base-url."
-            )
-        if isinstance(error, openai.APITimeoutError):
-            return EngineError(
-                f"{self._url} did not respond within {self._timeout_s:g} s, {attempts}."
-            )
-        if isinstance(error, _InvalidReply):
-            hint = "" if self._has_responded else " Does --base-url end in /v1?"
-            return EngineError(
-                f"{self._url} sent an invalid response {attempts} ({self._one_line(error)}).{hint}"
-            )
-        return EngineError(
-            f"{self._url} closed the connection {attempts} ({type(error.__cause__).__name__})."
-        )
 
-    def _status_error(self, error: openai.APIStatusError, attempts: str) -> EngineError:
-        """Return the error for a 4xx or 5xx status."""
-        status, message = error.status_code, self._server_message(error)
-        if status == 400 and "provide a chat template" in message:  # as vLLM says it
-            return EngineDown(
-                f"{self._url} serves a model without a chat template ({message}). Prompt it with "
-                f"plain text: {PLAIN_TEXT}."
-            )
-        if status in (401, 403):
-            reason = f": {message}" if status == 403 else ""  # a 401 may quote the key
-            return EngineDown(
-                f"{self._url} rejected the API key ({status}{reason}). Set OPENAI_API_KEY to a key "
-                f"with access to {self.model!r}."
-            )
-        if status in (404, 405):
-            problem = f"has no model {self.model!r}" if self.model else "has no list of models"
-            if error.request.url.path == urlsplit(self._url).path + "/completions":
-                problem += " or no /completions, which plain text needs"
-            return EngineDown(
-                f"{self._url} {problem}, or is not an API root ({status}: {message}). "
-                "Check --model, and that --base-url ends in /v1."
-            )
-        if error.code == "insufficient_quota":
-            return EngineDown(
-                f"{self._url}: quota exceeded ({status}: {message}). Add credit to the account."
-            )
-        if status in _TRANSIENT:
-            seconds = _retry_after(error.response.headers.get("retry-after", ""))
-            hint = f" It asks to wait {seconds:.0f} s." if seconds > MAX_RETRY_AFTER_S else ""
-            return EngineError(f"{self._url} returned {status} {attempts}: {message}{hint}")
-        return _Refused(f"{self._url} rejected the request ({status}): {message}")
+async def _ends(response: Any, stream: Stream) -> AsyncIterator[int]:
+    """Read a response into `stream`, and close it; yield the samples that end.
 
-    def _server_message(self, error: openai.APIStatusError) -> str:
-        """Return the error message of the server."""
-        body = error.body
-        if isinstance(body, dict):
-            body = body.get("message") or body.get("detail") or body
-        return self._one_line(body or error.response.reason_phrase)
-
-    def _one_line(self, text: object) -> str:
-        """Return `text` on one line of at most 300 characters, with the key redacted."""
-        line = " ".join(str(text).split())
-        if len(self._key) >= 8:  # shorter ones are placeholders and may occur in ordinary words
-            line = line.replace(self._key, "***")
-        return line[:300]
-
-
-class _Refused(EngineError):
-    """The server rejected the request, and would reject it again."""
-
-
-class _InvalidReply(Exception):
-    """A 200 whose body is not a valid reply."""
-
-
-def _resolve_key(api_key: str | None, *, custom_server: bool) -> str:
-    key = (api_key or os.environ.get("OPENAI_API_KEY") or "").strip()
-    if not key and not custom_server:
-        raise EngineDown(
-            "The openai engine needs an API key or a server. Set OPENAI_API_KEY, or pass your own "
-            "server, such as --base-url http://localhost:8000/v1."
-        )
-    if not (key.isascii() and key.isprintable()):  # the HTTP client would quote it in an error
-        raise EngineDown("The API key contains invalid characters. Copy it again.")
-    return key or "none"
-
-
-def _display_url(url: str) -> str:
-    """Validate `url`; return it without user, password and query, for messages."""
-    try:
-        parts = urlsplit(url)
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        parts = urlsplit("")
-    if not parts.hostname or not re.fullmatch(r"https?://[!-~]+", url):
-        redacted = url.rpartition("@")[2].partition("?")[0]
-        raise EngineDown(
-            f"--base-url {redacted!r} is not a valid URL. Example: http://localhost:8000/v1"
-        )
-    return f"{parts.scheme}://{parts.hostname}{port}{parts.path}".rstrip("/")
-
-
-def _is_connect_error(error: Exception) -> bool:
-    # Compared by name: the client raises errors of httpx or httpx2, depending on its version.
-    return type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
-
-
-def _retry_after(header: str) -> float:
-    """Parse a Retry-After header; return the seconds to wait, 0.0 if there is none.
-
-    >>> _retry_after("1.5"), _retry_after(""), _retry_after("Wed, 21 Oct 2015 07:28:00 GMT")
-    (1.5, 0.0, 0.0)
+    If it breaks off or cannot be read, that is noted in the stream.
     """
+    received = response.aiter_bytes()
     try:
-        return max(0.0, float(header))
-    except ValueError:
+        while not stream.done:
+            data = await anext(received, b"")
+            for sample in stream.feed(data or b"\n"):
+                yield sample
+            if not data:
+                break
+        async with asyncio.timeout(DRAIN_S):  # an unread end would cost the connection
+            await anext(received, b"")
+    except TimeoutError:
         pass
+    except _BROKEN:
+        stream.broken = not stream.done
+    finally:
+        await response.aclose()
+
+
+def _counted(
+    stream: Stream, ended: Sequence[int], read: Callable[[Any], list[Completion]]
+) -> list[Completion]:
+    """Return the samples that ended, with token counts if the stream has valid ones."""
+    if not ended:
+        return []
     try:
-        return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return 0.0
+        return read(stream.reply(ended))
+    except _MALFORMED:
+        stream.usage = None
+        return read(stream.reply(ended))
 
 
 def _parse(text: str, read: Callable[[Any], T]) -> T:
     try:
         return read(parse_json(text))
-    except (ValueError, LookupError, TypeError, AttributeError):
-        raise _InvalidReply(repr(text[:80])) from None
+    except _MALFORMED:
+        raise InvalidReply(repr(text[:80])) from None

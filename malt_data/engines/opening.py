@@ -52,7 +52,7 @@ async def _openai(spec: SamplingSpec, adapters: Sequence[str], note: Note) -> En
             raise SpecError(
                 f"The openai engine has no option {name!r}. [engine] may hold {', '.join(known)}."
             )
-    options = {"concurrency": spec.concurrency or 32, **spec.engine_options}
+    options = {"concurrency": spec.concurrency, **spec.engine_options}
     return await OpenAIEngine.open(spec.model, base_url=spec.base_url, **options)
 
 

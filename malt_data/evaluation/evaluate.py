@@ -126,7 +126,7 @@ async def _play_all(
     rows: list[dict[str, Any]] = []
     total = sum(len(settings) for _, _, settings in todo)
     started = flushed = time.monotonic()
-    slots = asyncio.Semaphore(2 * engine.gate.width)
+    slots = asyncio.Semaphore(2 * engine.gate.limit)  # questions being graded use no slot
 
     def flush() -> None:
         nonlocal flushed
@@ -170,7 +170,9 @@ async def _play_all(
         async with asyncio.TaskGroup() as group:
             for seed, question, settings in todo:
                 await slots.acquire()
+                await engine.gate.has_room()
                 group.create_task(play_question(seed, question, settings))
+                await asyncio.sleep(0)  # let it take its slot before checking for room again
     except* MaltError as error:
         raise error.exceptions[0] from None
     finally:

@@ -18,6 +18,7 @@ from openai_server import Fault, OpenAIServer, Reply
 from malt_data.engines import Completion, Request
 from malt_data.engines import openai as module
 from malt_data.engines.openai import OpenAIEngine
+from malt_data.engines.refusals import InvalidReply
 from malt_data.engines.replies import _share, base_models, completions
 from malt_data.errors import EngineDown, EngineError
 
@@ -585,7 +586,7 @@ def test_a_failed_sample_cancels_its_siblings() -> None:
     "reply", [None, [], "text", {}, {"choices": None}, {"choices": [{"message": {"content": [1]}}]}]
 )
 def test_json_that_is_not_a_completion_is_an_invalid_reply(reply: object) -> None:
-    with pytest.raises(module._InvalidReply):
+    with pytest.raises(InvalidReply):
         module._parse(json.dumps(reply), lambda parsed: completions(parsed, (1,)))
 
 
