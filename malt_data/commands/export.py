@@ -81,8 +81,8 @@ def _positives() -> tuple[str, ...]:
 @click.option(
     "--config",
     type=FILE,
-    help="TOML file with any of these settings, plus keep_ungraded, keep_truncated, "
-    "keep_identical and drop_duplicates.",
+    help="TOML file with any of these settings, plus thinking (write what a reasoning model "
+    "thought), keep_ungraded, keep_truncated, keep_identical and drop_duplicates.",
 )
 @setting("--tokenizer", help="Leave out rows that do not fit this model's chat template.")
 @setting("--max-length", type=int, help="Leave out rows with more tokens than this.")

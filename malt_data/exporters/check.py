@@ -2,6 +2,7 @@
 
 facts = check(Path("forest/exports/refiner_dpo"), load_fit("smollm2-135m"), gold_leaks(forest))
 facts["problems"]    # sentences; each would break training
+facts["example"]     # the end of a row, as the chat template writes it
 """
 
 import json
@@ -13,17 +14,25 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from malt_data.exporters.export import read_report
-from malt_data.exporters.fit import UNFIT, Fit, Measured
+from malt_data.exporters.fit import SIDES, UNFIT, Fit, Measured
+from malt_data.exporters.rendering import Rendering, parts_of
 from malt_data.forests.forest import Forest
 from malt_data.graders import Grader, extract_answer
 
 _BATCH = 512
 _SHORTEST_SOLUTION = 20
 _LEAVE_OUT = "Leave them out: --tokenizer NAME."
+_THINKING = "thinking = true in --config FILE.toml"
 _SENTENCES = {
     "refused_by_template": "{n} rows are rejected by the chat template ({example}). " + _LEAVE_OUT,
     "not_a_prefix": "{n} rows have a prompt that is not a prefix of prompt and completion in the "
     "model's tokens ({example}): the loss would cover the wrong tokens. " + _LEAVE_OUT,
+    "unopened": "{n} rows have a prompt that is not a prefix of prompt and completion in the "
+    "model's tokens ({example}), because the chat template opens a thought that they do not have. "
+    f"Export with it: {_THINKING}; or use a model that does not think.",
+    "thinking_dropped": "{n} rows have thinking that the chat template drops ({example}): the "
+    f"model would learn to answer without it. Export without {_THINKING}; or use a chat template "
+    "that writes reasoning_content.",
     "too_long": "{n} rows have more than {limit} tokens ({example}): most trainers truncate them. "
     + _LEAVE_OUT,
     "identical": "{n} pairs have the same text on both sides ({example}): export without "
@@ -60,10 +69,11 @@ def check(folder: str | Path, fit: Fit, leaks: Set[str] = frozenset()) -> dict[s
 
     leaks: ids of questions that reveal their gold answer, see `gold_leaks`. In the result,
     `max_length` is the limit of `fit`; rows that do not fit are counted by reason (`fit.UNFIT`).
+    `thinking` and `example` say what the chat template makes of the rows, see `Rendering`.
     """
     folder = Path(folder)
     report = read_report(folder)
-    tally = _Tally(fit, leaks)
+    tally = _Tally(fit, leaks, thinking=report.selection.thinking)
     for rows in _batches(folder):
         tally.add(rows)
     problems = [
@@ -81,7 +91,8 @@ def check(folder: str | Path, fit: Fit, leaks: Set[str] = frozenset()) -> dict[s
         "text_tokens": {
             name: _quantiles(lengths) for name, lengths in tally.lengths.items() if name != "prompt"
         },
-        **{reason: tally.problems[reason] for reason in UNFIT},
+        **{reason: tally.unfit[reason] for reason in UNFIT},
+        **tally.rendering.facts(),
         "chosen_longer": _share_longer(tally.lengths),
         "problems": problems,
     }
@@ -90,11 +101,14 @@ def check(folder: str | Path, fit: Fit, leaks: Set[str] = frozenset()) -> dict[s
 class _Tally:
     """Lengths and problems of the rows added so far."""
 
-    def __init__(self, fit: Fit, leaks: Set[str]) -> None:
+    def __init__(self, fit: Fit, leaks: Set[str], *, thinking: bool) -> None:
         self._fit = fit
         self._leaks = leaks
+        self._thinking = thinking
+        self.rendering = Rendering(fit)
         self.rows = 0
         self.lengths: dict[str, list[int]] = {"prompt": []}
+        self.unfit: Counter[str] = Counter()
         self.problems: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
 
@@ -115,11 +129,14 @@ class _Tally:
             yield "leak"
         if "chosen" in row and row["chosen"] == row["rejected"]:
             yield "identical"
-        text = row.get("completion", row.get("chosen"))
-        if not (text if isinstance(text, str) else text[0]["content"]).strip():
+        if not parts_of(row.get("completion", row.get("chosen")))[1].strip():
             yield "empty"
         if measured.reason:
-            yield measured.reason
+            self.unfit[measured.reason] += 1
+            opened = measured.opens_thought and not self._thinking
+            yield "unopened" if opened else measured.reason
+        if self.rendering.add(row, [side for side in SIDES if side in row]):
+            yield "thinking_dropped"
 
 
 def _batches(folder: Path) -> Iterator[list[dict[str, Any]]]:

@@ -22,6 +22,7 @@ from malt_data.forests.forest import Forest
 from malt_data.schemas.exports import Config, all_configs
 
 _QUESTION = ("question_id", "question", "choices", "gold")
+_COLUMNS = [*COLUMNS, "thinking"]
 
 
 def explain(forest: Forest, node_id: str, other: str | None = None) -> dict[str, Any]:
@@ -84,7 +85,7 @@ def _exports(
 ) -> dict[str, dict[str, Any]]:
     existing = {} if forest.origin else exports_of(forest)
     state = fingerprint(forest)
-    chunk = tree.select(COLUMNS).to_arrow().cast(pa.schema(_arrow_fields(tree)))
+    chunk = tree.select(_COLUMNS).to_arrow().cast(pa.schema(_arrow_fields(tree)))
     decisions = {}
     pipeline = forest.manifest.spec.pipeline
     for config in all_configs(pipeline.roles):
@@ -112,6 +113,6 @@ def _rows(
 
 def _arrow_fields(tree: pl.DataFrame) -> list[tuple[str, pa.DataType]]:
     """Return the columns' Arrow types as stored; polars turns strings into large ones."""
-    schema = tree.select(COLUMNS).to_arrow().schema
+    schema = tree.select(_COLUMNS).to_arrow().schema
     large = (pa.large_string(), pa.string_view())
     return [(f.name, pa.string() if f.type in large else f.type) for f in schema]

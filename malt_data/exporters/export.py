@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from pydantic import ConfigDict
 
 from malt_data.errors import ExportError, SpecError, one_line
-from malt_data.exporters.rows import Rows, chunks
+from malt_data.exporters.rows import Rows
 from malt_data.exporters.selection import Selection
 from malt_data.forests.forest import Forest
 from malt_data.graders import KINDS
@@ -67,6 +67,11 @@ class ExportReport(Model):
     @property
     def total(self) -> int:
         return sum(self.rows.values())
+
+    @property
+    def chat_template(self) -> ChatTemplate:
+        """How the rows' prompts were put to the model."""
+        return ChatTemplate(**self.sampling.get("chat_template", {}))
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=2) + "\n"
@@ -143,7 +148,7 @@ def _resolve(config: Config | str) -> Config:
 def count(forest: Forest, config: Config, selection: Selection) -> ExportReport:
     """Return the report of an export without writing it."""
     with Rows(forest, config, selection) as rows:
-        for chunk in chunks(forest):
+        for chunk in rows.chunks():
             rows.count(chunk)
     return summarize(forest, rows, fingerprint(forest))
 
@@ -231,7 +236,7 @@ def _write(
     total = len(forest.done)
     done = 0
     with Rows(forest, config, selection) as rows, Shards(folder, rows.schema) as shards:
-        for chunk in chunks(forest):
+        for chunk in rows.chunks():
             for split, batch in rows.of(chunk):
                 shards.write(split, batch)
             done += len(chunk["question_id"].unique())

@@ -2,27 +2,31 @@
 
 TRL renders prompt and prompt + completion with the chat template and computes the loss on the
 additional tokens. So the first must be a prefix of the second, token for token, and the second must
-fit the model. For a pair this must hold for both texts. Plain text is tokenized as it is, with the
-EOS token at its end.
+fit the model. For a pair this must hold for both texts. A row's `chat_template_kwargs` are
+variables of the template. Plain text is tokenized as it is, with the EOS token at its end.
 
     fit = load_fit("Qwen/Qwen3-0.6B", max_length=1024)
     [row.reason for row in fit.measure(rows)]    # [None, "too_long", …]
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
 import jinja2
 
 from malt_data.engines.prompts import PLAIN_TEXT
+from malt_data.engines.thinking import opened_by
 from malt_data.errors import ExportError
+from malt_data.schemas.exports import VARIABLES
 
 UNFIT = {
     "refused_by_template": "the chat template rejects its messages",
-    "not_a_prefix": "its prompt is not a prefix of prompt and text in the model's tokens",
+    "not_a_prefix": "its prompt is not a prefix of prompt and text in the model's tokens; if the "
+    "chat template opens a thought, export with thinking = true",
     "too_long": "longer than max_length or the model's context",
 }
 """Reason → meaning; a row gets the first reason that applies."""
@@ -36,11 +40,15 @@ _TEMPLATE_ERRORS = (jinja2.TemplateError, ArithmeticError, LookupError, TypeErro
 
 @dataclass(frozen=True)
 class Measured:
-    """Token counts of a row. texts: side → tokens after the prompt; reason: see UNFIT."""
+    """Token counts of a row. texts: side → tokens after the prompt; reason: see UNFIT.
+
+    opens_thought: whether a prompt that is not a prefix ends within a thought.
+    """
 
     prompt: int = 0
     texts: Mapping[str, int] = field(default_factory=dict)
     reason: str | None = "refused_by_template"
+    opens_thought: bool = False
 
     @property
     def longest(self) -> int:
@@ -59,19 +67,45 @@ class Fit:
         """Return the token counts of rows in the format of an export or of TRL's trainers.
 
         rows: `prompt` with `completion`, or with `chosen` and `rejected`, as messages or as plain
-        text; fastest with a few hundred at once. Raises ExportError for messages if the model has
-        no chat template.
+        text, and optionally `chat_template_kwargs`; fastest with a few hundred at once. Raises
+        ExportError for messages if the model has no chat template.
         """
-        sides = [side for side in SIDES if rows and side in rows[0]]
-        prompts = self._encode([row["prompt"] for row in rows], add_generation_prompt=True)
+        return [
+            measured
+            for variables, alike in groupby(rows, key=_variables_of)
+            for measured in self._measure([*alike], variables)
+        ]
+
+    def _measure(
+        self, rows: list[Mapping[str, Any]], variables: Mapping[str, Any]
+    ) -> Iterator[Measured]:
+        sides = [side for side in SIDES if side in rows[0]]
+        opened = {**variables, "add_generation_prompt": True}
+        prompts = self._encode([row["prompt"] for row in rows], **opened)
         wholes = {
-            side: self._encode([self._joined(row["prompt"], row[side]) for row in rows])
+            side: self._encode(
+                [self._joined(row["prompt"], row[side]) for row in rows], **variables
+            )
             for side in sides
         }
-        return [
-            self._measured(prompt, {side: wholes[side][i] for side in sides})
-            for i, prompt in enumerate(prompts)
-        ]
+        for i, prompt in enumerate(prompts):
+            yield self._measured(prompt, {side: wholes[side][i] for side in sides})
+
+    def render(self, row: Mapping[str, Any], side: str) -> tuple[str, str] | None:
+        """Return a row's prompt, and its prompt with a text, as the model would read them.
+
+        None if the chat template rejects them.
+        """
+        prompt, whole = row["prompt"], self._joined(row["prompt"], row[side])
+        if isinstance(prompt, str):
+            return prompt, whole
+        variables: dict[str, Any] = {**_variables_of(row), "tokenize": False}
+        template = self.tokenizer.apply_chat_template
+        try:
+            opened = template(prompt, **variables | {"add_generation_prompt": True})
+            return opened, template(whole, **variables)
+        except _TEMPLATE_ERRORS:
+            return None
 
     def _measured(self, prompt: list[int] | None, wholes: dict[str, list[int] | None]) -> Measured:
         encoded = {side: whole for side, whole in wholes.items() if whole is not None}
@@ -79,12 +113,14 @@ class Fit:
             return Measured()
         start = len(prompt)
         reason = None
+        opens_thought = False
         if any(whole[:start] != prompt for whole in encoded.values()):
             reason = "not_a_prefix"
+            opens_thought = opened_by(self.tokenizer, prompt)
         elif self.limit is not None and max(map(len, encoded.values())) > self.limit:
             reason = "too_long"
         texts = {side: len(whole) - start for side, whole in encoded.items()}
-        return Measured(start, texts, reason)
+        return Measured(start, texts, reason, opens_thought)
 
     def _joined(self, prompt: Any, text: Any) -> Any:
         """Return prompt and text joined as TRL does, which appends the EOS token to plain text."""
@@ -121,6 +157,10 @@ class Fit:
                 return [None]
             return [tokens for item in inputs for tokens in self._tokens([item], options)]
         return encoded
+
+
+def _variables_of(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    return row.get(VARIABLES) or {}
 
 
 def load_fit(name: str, max_length: int | None = None) -> Fit:

@@ -22,12 +22,12 @@ import pyarrow.parquet as pq
 
 from malt_data.errors import ExportError, SpecError
 from malt_data.exporters.fit import UNFIT, load_fit
+from malt_data.exporters.prompts import joins, prompts_query
 from malt_data.exporters.selection import Selection, rules
 from malt_data.forests.forest import Forest
-from malt_data.prompts.templates import pieces, templates
-from malt_data.schemas.exports import SPLITS, Config
+from malt_data.prompts.templates import templates
+from malt_data.schemas.exports import REASONING, SPLITS, VARIABLES, Config
 from malt_data.schemas.manifest import CURRENT
-from malt_data.schemas.spec import BuildSpec
 from malt_data.schemas.versions import stamp_of, upgrade
 from malt_data.storage.parquet import corrupt
 from malt_data.storage.query import lock_down
@@ -51,11 +51,16 @@ _LEDGER = {
 }
 """Unit of a row → the columns that the ledger keeps of a candidate; a trajectory also the key of
 each turn."""
-_MACROS = {
-    False: "CREATE MACRO said(text) AS [{'role': 'assistant', 'content': text}]",
-    True: "CREATE MACRO said(text) AS text",
+_SAID = {
+    (False, False): "[{'role': 'assistant', 'content': text}]",
+    (False, True): "[{'role': 'assistant', 'content': text, "
+    f"'{REASONING}': coalesce(thinking, '')}}]",
+    (True, False): "text",
+    (True, True): "coalesce('<think>' || chr(10) || nullif(thinking, '') || chr(10) || '</think>' "
+    "|| chr(10) || chr(10), '') || text",
 }
-"""Whether the forest's prompts are plain text → how a completion is written in a row."""
+"""(whether the forest's prompts are plain text, whether thinking is selected) → how a completion is
+written in a row. Without thinking, the column is not read and need not exist."""
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "memory_limit": "2GB",
     # Chunks are too small to parallelise: two threads used more CPU time and were no faster, and
@@ -82,8 +87,8 @@ class Rows:
         self._depths = (
             spec.pipeline.depths(config.role) if config.role is not None else (self._turns,)
         )
-        self._plain = spec.chat_template.plain
-        self.schema = config.plain_schema if self._plain else config.schema
+        self._variables = spec.chat_template.variables
+        self.schema = config.schema_for(spec.chat_template, thinking=selection.thinking)
         self.selection = with_tokenizer(selection, forest)
         self._fit = (
             load_fit(self.selection.tokenizer, selection.max_length)
@@ -96,9 +101,10 @@ class Rows:
         self._connection.execute(
             _query("questions"), {"seed": str(selection.seed), "border": selection.border}
         )
-        self._connection.execute(_MACROS[self._plain])
+        said = _SAID[spec.chat_template.plain, selection.thinking]
+        self._connection.execute(f"CREATE MACRO said(text, thinking) AS {said}")
         prompted = self._depths if config.role is not None else (1,)
-        self._prompts, self._literals = _prompts_query(spec, prompted, self._kinds(prompted))
+        self._prompts, self._literals = prompts_query(spec, prompted, self._kinds(prompted))
 
     def _kinds(self, depths: Sequence[int]) -> list[str]:
         """Return the kinds of the questions; raise ExportError if a turn has no prompt for one."""
@@ -123,8 +129,12 @@ class Rows:
 
     def batches(self) -> Iterator[tuple[str, pa.Table]]:
         """Yield (split, rows) for the whole forest, in batches of some tens of megabytes."""
-        for chunk in chunks(self._forest):
+        for chunk in self.chunks():
             yield from self.of(chunk)
+
+    def chunks(self) -> Iterator[pa.Table]:
+        """Yield the forest's nodes, with the columns that the selection needs."""
+        return chunks(self._forest, thinking=self.selection.thinking)
 
     def of(self, chunk: pa.Table) -> Iterator[tuple[str, pa.Table]]:
         """Yield (split, rows) for a chunk of whole trees, and add to `counts`."""
@@ -204,6 +214,9 @@ class Rows:
             held_out = rows["validation"]
             for split, side in zip(SPLITS, (pc.invert(held_out), held_out), strict=True):
                 part = rows if pc.all(side).as_py() else rows.filter(side)
+                if self._variables:
+                    same = pa.scalar(self._variables, schema.field(VARIABLES).type)
+                    part = part.append_column(VARIABLES, pa.repeat(same, part.num_rows))
                 if part.num_rows:
                     yield split, part.select(schema.names).cast(schema)
 
@@ -220,7 +233,7 @@ class Rows:
             "{truncated}": " OR ".join(f"turn_{depth}.truncated" for depth in depths),
             "{texts}": ", ".join(f"turn_{depth}.text" for depth in depths),
             "{leaf}": f"turn_{self._turns}",
-            "{above}": _joins(self._turns),
+            "{above}": joins(self._turns),
             "{found}": " ".join(
                 f"JOIN keyed AS {name} ON {name}.key = ledger.{name}" for name in self._keys
             ),
@@ -228,14 +241,6 @@ class Rows:
         for name, text in filled.items():
             query = query.replace(name, text)
         return query
-
-
-def _joins(depth: int) -> str:
-    """Return the joins from the node `turn_<depth>` to every node above it."""
-    return " ".join(
-        f"JOIN keyed AS turn_{above} ON turn_{above}.key = turn_{above + 1}.parent"
-        for above in range(depth - 1, 0, -1)
-    )
 
 
 def with_tokenizer(selection: Selection, forest: Forest) -> Selection:
@@ -249,16 +254,20 @@ def with_tokenizer(selection: Selection, forest: Forest) -> Selection:
     return selection.model_copy(update={"tokenizer": forest.manifest.spec.model})
 
 
-def chunks(forest: Forest, budget: int | None = None) -> Iterator[pa.Table]:
+def chunks(
+    forest: Forest, budget: int | None = None, *, thinking: bool = False
+) -> Iterator[pa.Table]:
     """Yield the columns an export needs, in chunks of whole trees of about `budget` bytes.
 
-    A tree larger than that is one chunk. The nodes of a tree are contiguous in a part.
+    A tree larger than that is one chunk. The nodes of a tree are contiguous in a part. thinking:
+    whether it needs that column, which may be by far the largest.
     """
     budget = budget or _CHUNK_BYTES
+    columns = [*COLUMNS, *(["thinking"] if thinking else [])]
     pending: list[pa.Table] = []
     size = 0
     for path in forest.parts.paths():
-        for table in _tables(path, budget):
+        for table in _tables(path, columns, budget):
             pending.append(table)
             size += table.nbytes
             if size >= budget and (cut := _last_tree(table)):
@@ -272,7 +281,7 @@ def chunks(forest: Forest, budget: int | None = None) -> Iterator[pa.Table]:
         yield pa.concat_tables(pending)
 
 
-def _tables(path: Path, budget: int) -> Iterator[pa.Table]:
+def _tables(path: Path, columns: list[str], budget: int) -> Iterator[pa.Table]:
     try:
         with pq.ParquetFile(path) as file:
             facts = file.metadata
@@ -281,9 +290,9 @@ def _tables(path: Path, budget: int) -> Iterator[pa.Table]:
             ) // max(1, facts.num_rows)
             rows = max(64, min(65_536, budget // 4 // max(1, width)))
             if stamp_of(file.schema_arrow) != CURRENT:  # an upgrade needs whole trees
-                yield from _slices(upgrade(file.read(), str(path)).select(COLUMNS), rows)
+                yield from _slices(upgrade(file.read(), str(path)).select(columns), rows)
                 return
-            for batch in file.iter_batches(batch_size=rows, columns=COLUMNS):
+            for batch in file.iter_batches(batch_size=rows, columns=columns):
                 yield pa.Table.from_batches([batch])
     except (OSError, pa.ArrowException) as error:
         raise corrupt(path, error) from error
@@ -299,67 +308,6 @@ def _last_tree(table: pa.Table) -> int:
     ids = table["question_id"]
     last = ids[-1].as_py()
     return int(pc.index(ids, last).as_py())
-
-
-def _prompts_query(
-    spec: BuildSpec, depths: Sequence[int], kinds: Sequence[str]
-) -> tuple[str, dict[str, str]]:
-    """Return the SQL of the prompts of the turns at `depths`, and the literals to bind to it.
-
-    A template becomes `concat(literal, column, literal, …)`, so placeholder names inside the texts
-    themselves are not replaced.
-    """
-    literals: dict[str, str] = {}
-    selects = []
-    for depth in depths:
-        prompt = _prompt_expression(spec, depth, kinds, literals)
-        if depth == 1:
-            parents = "(SELECT DISTINCT root AS key, question_id FROM keyed WHERE depth = 1)"
-            nodes, key, where = f"{parents} AS parent", "parent", ""
-        else:
-            key = f"turn_{depth - 1}"
-            nodes, where = f"keyed AS {key} {_joins(depth - 1)}", f"{key}.depth = {depth - 1} AND"
-        selects.append(
-            f"SELECT {key}.key, {prompt} AS prompt FROM {nodes} "
-            f"JOIN questions ON questions.question_id = {key}.question_id "
-            f"WHERE {where} {key}.key IN (SELECT prompt_key FROM ledger WHERE reason IS NULL)"
-        )
-    return f"CREATE OR REPLACE TEMP TABLE prompts AS {' UNION ALL '.join(selects)}", literals
-
-
-def _prompt_expression(
-    spec: BuildSpec, depth: int, kinds: Sequence[str], literals: dict[str, str]
-) -> str:
-    """Return a prompt as a CASE over the kinds; add its literals to `literals`."""
-
-    def bind(text: str) -> str:
-        name = f"text_{len(literals)}"
-        literals[name] = text
-        return f"${name}"
-
-    def concat(template: str) -> str:
-        terms = []
-        for literal, name in pieces(template, spec.pipeline):
-            terms.append(bind(literal))
-            if name in ("question", "choices"):
-                terms.append(f"questions.{name}")
-            elif name and (source := spec.pipeline.source(name, depth - 1)) is not None:
-                terms.append(f"turn_{source + 1}.text")
-        return f"concat({', '.join(terms)})"
-
-    cases = []
-    for kind in kinds:
-        spoken = [
-            (speaker, concat(template))
-            for speaker, template in templates(spec.prompts, kind, spec.pipeline.turns[depth - 1])
-        ]
-        if spec.chat_template.plain:
-            prompt = f"concat_ws({', '.join(['chr(10) || chr(10)', *(t for _, t in spoken)])})"
-        else:
-            messages = (f"{{'role': '{who}', 'content': {text}}}" for who, text in spoken)
-            prompt = f"[{', '.join(messages)}]"
-        cases.append(f"WHEN {bind(kind)} THEN {prompt}")
-    return f"CASE questions.kind {' '.join(cases)} END" if cases else "NULL"  # no questions
 
 
 def _query(name: str) -> str:

@@ -9,6 +9,10 @@ distributed over parts, and a seed gives the same rows everywhere.
     ['ungraded', 'identical', 'truncated', 'strategy']
 """
 
+from typing import Any
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
 from malt_data.exporters.fit import UNFIT
 from malt_data.schemas.exports import Config, Positives, Strategy
 from malt_data.schemas.model import Field, Model
@@ -37,6 +41,11 @@ class Selection(Model):
     """Keep a text that is both a positive and a negative sibling."""
     drop_duplicates: bool = False
     """Keep only one row if siblings have the same text."""
+    thinking: bool = False
+    """Write what a reasoning model thought before a text with it: as `reasoning_content` of its
+    message, which most chat templates read; in plain text before it, within <think> tags.
+    Prompts never have thinking, and neither have trajectories, which join the texts of a path.
+    Two texts are compared without it."""
     tokenizer: str | None = Field(None, min_length=1)
     """Leave out rows that do not fit the chat template and context of this model or tokenizer."""
     max_length: int | None = Field(None, ge=1, le=10**9)
@@ -49,6 +58,12 @@ class Selection(Model):
     def border(self) -> str:
         """Upper bound (8 hex digits) on the hashes of the questions held out."""
         return f"{int(self.validation * 16**8):08x}"
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out `thinking` unless it is selected, as older versions refuse what is unknown."""
+        values: dict[str, Any] = serialize(self)
+        return {name: value for name, value in values.items() if name != "thinking" or value}
 
 
 _REPEATED = "row_number() OVER (PARTITION BY parent, {text}, reason IS NULL ORDER BY place) > 1"

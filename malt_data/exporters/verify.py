@@ -24,7 +24,7 @@ def verify_export(folder: str | Path) -> list[str]:
     folder = Path(folder)
     try:
         report = read_report(folder)
-        config = config_named(report.config)
+        columns = config_named(report.config).schema_for(report.chat_template).names
     except MaltError as error:
         return [str(error)]
     problems: list[str] = []
@@ -40,8 +40,8 @@ def verify_export(folder: str | Path) -> list[str]:
             continue
         if (schema.metadata or {}).get(b"malt.schema") != STAMP:
             problems.append(f"{path.name}: it is not stamped {STAMP.decode()}.")
-        if schema.names != config.schema.names:
-            problems.append(f"{path.name}: its columns are not those of {config.format.name}.")
+        if schema.names != columns:
+            problems.append(f"{path.name}: its columns are not those of {report.config}.")
         rows[split] = rows.get(split, 0) + len(ids)
         questions.setdefault(split, set()).update(ids.to_pylist())
     if rows != report.rows:

@@ -11,6 +11,7 @@ interpreted as Markdown, HTML or YAML.
 import io
 import re
 import shlex
+from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
@@ -19,7 +20,7 @@ import pyarrow as pa
 
 from malt_data.display import clean, fold
 from malt_data.errors import ExportError
-from malt_data.exporters.export import read_report
+from malt_data.exporters.export import ExportReport, read_report
 from malt_data.exporters.selection import REASONS
 from malt_data.forests.facts import stats
 from malt_data.forests.forest import Forest
@@ -81,12 +82,24 @@ def _facts(forest: Forest, repo: str, configs: list[Config]) -> dict[str, Any]:
         models=_models(forest),
         reports=reports,
         reasons=REASONS,
-        columns={c.format.name: [_row(f) for f in c.format.columns] for c in configs},
+        columns=_columns(forest, reports, configs),
         schemas={"questions": [*map(_row, QUESTIONS)], "nodes": [*map(_row, NODES)]},
         tree=_tree(forest),
         prompts=_prompts(forest),
         rebuild=_rebuild(forest),
     )
+
+
+def _columns(
+    forest: Forest, reports: Mapping[str, ExportReport], configs: list[Config]
+) -> dict[str, list[dict[str, str]]]:
+    """Return the columns by format; those with thinking if any config of the format has it."""
+    template = forest.manifest.spec.chat_template
+    schemas: dict[str, pa.Schema] = {}
+    for config in sorted(configs, key=lambda c: reports[c.name].selection.thinking):
+        thinking = reports[config.name].selection.thinking
+        schemas[config.format.name] = config.schema_for(template, thinking=thinking)
+    return {c.format.name: [*map(_row, schemas[c.format.name])] for c in configs}
 
 
 def _metadata(forest: Forest, repo: str, configs: list[Config], nodes: int) -> str:

@@ -30,6 +30,14 @@ def print_export(
         console.print(f"  longer than {checked['max_length']} tokens: {checked['too_long']}")
     if checked["chosen_longer"] is not None:
         console.print(f"  chosen is longer than rejected in {100 * checked['chosen_longer']:.0f} %")
+    if rows_with := checked["thinking"]["rows"]:
+        kept = checked["thinking"]["kept"]
+        console.print(f"  thinking: in {rows_with} rows, the chat template keeps that of {kept}")
+    if checked["thinking"]["empty_block"]:
+        console.print("  the chat template writes an empty thought before texts without thinking")
+    if checked["example"] is not None:
+        shown = clean(checked["example"]).strip("\n").replace("\n", "\n    ")
+        console.print(f"  the end of a row:\n    {shown}", markup=False, soft_wrap=True)
 
 
 def print_explained(facts: dict[str, Any], console: Console) -> None:

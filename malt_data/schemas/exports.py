@@ -5,22 +5,31 @@ config is the dataset of a role in a format, named `<role>_<format>`; `trajector
 
     >>> [config.name for config in recipe_configs(("solver", "critic"))]
     ['solver_sft', 'critic_sft', 'critic_dpo']
+
+Two things add to the columns of a format: variables of the chat template, with which TRL renders
+each row, and, if it is selected, the thinking of reasoning models. Prompts never contain thinking.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 
 from malt_data.errors import SpecError
-from malt_data.schemas.pipeline import require_role
+from malt_data.schemas.pipeline import ChatTemplate, require_role
 
 STAMP = b"export/1"
 """`malt.schema` in the footer of every exported shard."""
 
 SPLITS = ("train", "validation")
+
+VARIABLES = "chat_template_kwargs"
+"""The column with the variables of the chat template, as TRL calls it."""
+REASONING = "reasoning_content"
+"""The key of a message with its thinking, as most chat templates call it. It is empty where there
+is none: TRL passes keys on even if they are null, and some templates would write `None`."""
 
 Strategy = Literal["all", "best_worst", "one"]
 Positives = Literal["all", "paired", "mixed"]
@@ -30,7 +39,9 @@ def _column(name: str, kind: pa.DataType, doc: str) -> pa.Field:
     return pa.field(name, kind, metadata={"doc": doc})
 
 
-_messages = pa.list_(pa.struct({"role": pa.string(), "content": pa.string()}))
+_message = {"role": pa.string(), "content": pa.string()}
+_messages = pa.list_(pa.struct(_message))
+_thoughtful = pa.list_(pa.struct(_message | {REASONING: pa.string()}))
 _prompt = _column("prompt", _messages, "the messages that the role was sampled with")
 _completion = _column("completion", _messages, "one assistant message: the text sampled")
 _question = _column("question_id", pa.string(), "the question, and so the tree")
@@ -126,23 +137,46 @@ class Config:
     @property
     def schema(self) -> pa.Schema:
         """The columns; prompts and completions are lists of messages."""
-        return pa.schema(self.format.columns, metadata={b"malt.schema": STAMP})
+        return self.schema_for(ChatTemplate())
 
-    @property
-    def plain_schema(self) -> pa.Schema:
-        """The columns for a base model; prompts and completions are strings."""
-        columns = (
-            _column(field.name, pa.string(), f"{_doc(field)}, as plain text")
-            if field.type == _messages
-            else field
-            for field in self.format.columns
-        )
-        return pa.schema([*columns], metadata={b"malt.schema": STAMP})
+    def schema_for(self, template: ChatTemplate, *, thinking: bool = False) -> pa.Schema:
+        """Return the columns for a chat template, with the thinking of the texts or without.
+
+        With `plain`, prompts and completions are strings. Raises SpecError if the template's
+        variables cannot be a column.
+        """
+        thinking = thinking and self.format.unit != "trajectory"  # which joins several texts
+        columns = [_adapted(field, template.plain, thinking) for field in self.format.columns]
+        if template.variables:
+            doc = "variables of the chat template, with which TRL renders the row"
+            columns.append(_column(VARIABLES, _type_of(template.variables), doc))
+        return pa.schema(columns, metadata={b"malt.schema": STAMP})
 
 
-def _doc(field: pa.Field) -> str:
+def _adapted(field: pa.Field, plain: bool, thinking: bool) -> pa.Field:
+    """Return a column of messages as plain text, or with its thinking; others as they are."""
+    thinking = thinking and field.name != "prompt"
+    if field.type != _messages or not (plain or thinking):
+        return field
     doc: str = field.metadata[b"doc"].decode()
-    return doc.removeprefix("one assistant message: ")
+    if plain:
+        doc = f"{doc.removeprefix('one assistant message: ')}, as plain text"
+        return _column(field.name, pa.string(), f"{doc} behind its thinking" if thinking else doc)
+    return _column(field.name, _thoughtful, f"{doc}; {REASONING}: its thinking, empty if none")
+
+
+def _type_of(variables: Mapping[str, Any]) -> pa.DataType:
+    try:
+        column = pa.array([variables])
+    except pa.ArrowException:  # e.g. a list of numbers and strings
+        column = None
+    # Tables in a list get the keys of each other, and Parquet has no empty tables.
+    if column is None or column.to_pylist() != [variables] or "struct<>" in str(column.type):
+        raise SpecError(
+            f"[chat_template] {dict(variables)} cannot be a column of a training set. Use numbers, "
+            "strings, booleans, and lists of one type."
+        )
+    return column.type
 
 
 def config_named(name: str) -> Config:

@@ -90,8 +90,14 @@ def _load_all_roles(source: str, stage: Stage) -> Data:
         rows = [split for split in splits if split is not None]
         return datasets.concatenate_datasets(rows) if rows else None
 
-    train: Any = concatenate([data.train for data in by_role])
-    validation = concatenate([data.validation for data in by_role])
+    try:
+        train: Any = concatenate([data.train for data in by_role])
+        validation = concatenate([data.validation for data in by_role])
+    except ValueError:  # columns of different types
+        raise TrainError(
+            f"{source} has some exports with thinking and some without. Export all roles with the "
+            f"same settings: malt-data export {source} --format {stage}"
+        ) from None
     return Data(source, by_role[0].commit, f"{SHARED}_{stage}", train, validation, None)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from malt_data.errors import SpecError, TrainError
 from malt_data.exporters.fit import SIDES, UNFIT, Fit, context_of, least
+from malt_data.schemas.exports import VARIABLES
 from malt_data.trainers.data import Data
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _measure(
 
 
 def _batches(rows: "datasets.Dataset") -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    columns = ("prompt", *SIDES, "node_id", "chosen_id")
+    columns = ("prompt", *SIDES, VARIABLES, "node_id", "chosen_id")
     rows = rows.select_columns([name for name in rows.column_names if name in columns])
     for start in range(0, len(rows), _BATCH):
         yield start, rows.select(range(start, min(start + _BATCH, len(rows)))).to_list()

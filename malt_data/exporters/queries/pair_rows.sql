@@ -2,8 +2,8 @@
 -- each join half of the texts.
 SELECT
     prompts.prompt,
-    said(chosen.text) AS chosen,
-    said(rejected.text) AS rejected,
+    said(chosen.text, chosen.thinking) AS chosen,
+    said(rejected.text, rejected.thinking) AS rejected,
     ledger.question_id,
     ledger.chosen_id,
     ledger.rejected_id,
