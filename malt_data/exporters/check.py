@@ -33,6 +33,8 @@ _SENTENCES = {
     "thinking_dropped": "{n} rows have thinking that the chat template drops ({example}): the "
     f"model would learn to answer without it. Export without {_THINKING}; or use a chat template "
     "that writes reasoning_content.",
+    "unwritten": "{n} rows have thinking that the chat template drops ({example}), although it "
+    "opens a thought at the end of each prompt: use a chat template that writes reasoning_content.",
     "too_long": "{n} rows have more than {limit} tokens ({example}): most trainers truncate them. "
     + _LEAVE_OUT,
     "identical": "{n} pairs have the same text on both sides ({example}): export without "
@@ -136,7 +138,7 @@ class _Tally:
             opened = measured.opens_thought and not self._thinking
             yield "unopened" if opened else measured.reason
         if self.rendering.add(row, [side for side in SIDES if side in row]):
-            yield "thinking_dropped"
+            yield "unwritten" if measured.opens_thought else "thinking_dropped"
 
 
 def _batches(folder: Path) -> Iterator[list[dict[str, Any]]]:

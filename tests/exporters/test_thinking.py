@@ -253,6 +253,23 @@ def test_a_template_that_opens_a_thought_needs_rows_with_thoughts(
 
 
 @pytest.mark.model
+def test_a_template_that_opens_a_thought_and_drops_it_cannot_be_used(
+    forest: Forest, tokenizer: Any, tmp_path: Path
+) -> None:
+    """As those of DeepSeek-R1's distillates do, which read no reasoning_content."""
+    template = DROPS.replace("assistant\n' }}", "assistant\n<think>\n' }}")
+    assert template != DROPS
+    rows = exported(forest, "refiner_sft", tmp_path / "out", thinking=True)
+    facts = checked(tokenizer, template, tmp_path / "out")
+    carry = sum(bool(row["completion"][0]["reasoning_content"]) for row in rows)
+    assert facts["thinking"] == {"rows": carry, "kept": 0, "empty_block": False}
+    assert facts["not_a_prefix"] == len(rows) > carry > 0
+    (dropped,) = [problem for problem in facts["problems"] if "drops" in problem]
+    assert f"{carry} rows have thinking that the chat template drops" in dropped
+    assert "Export without" not in dropped
+
+
+@pytest.mark.model
 def test_rows_that_a_template_opens_wrongly_are_left_out_of_an_export(
     forest: Forest, tokenizer: Any, tmp_path: Path
 ) -> None:

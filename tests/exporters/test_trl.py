@@ -167,9 +167,11 @@ def thinker(tmp_path_factory: pytest.TempPathFactory) -> str:
     return folder
 
 
-@pytest.mark.parametrize("thinking", [False, True])
-@pytest.mark.parametrize("enabled", [None, False, True])
-@pytest.mark.parametrize(("config", "name"), [("refiner_sft", "SFT"), ("refiner_dpo", "DPO")])
+@pytest.mark.parametrize(("enabled", "thinking"), [(None, True), (False, False), (True, True)])
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [("refiner_sft", "SFT"), ("refiner_dpo", "DPO"), ("refiner_kto", "KTO")],
+)
 def test_thoughts_and_variables_of_the_template_reach_the_trainer_as_measured(
     thinker: str, tmp_path: Path, config: str, name: str, enabled: bool | None, thinking: bool
 ) -> None:
@@ -185,12 +187,12 @@ def test_thoughts_and_variables_of_the_template_reach_the_trainer_as_measured(
     assert (VARIABLES in rows["train"].column_names) == (enabled is not None)
     fit = Fit(AutoTokenizer.from_pretrained(thinker))
     trainer = make_trainer(name, thinker, rows, tmp_path / "trainer")
-    sides = ["completion"] if name == "SFT" else ["chosen", "rejected"]
+    sides = ["chosen", "rejected"] if name == "DPO" else ["completion"]
     rendered = [fit.render(row, side) for side in sides for row in rows["train"]]
     assert None not in rendered
     found = learnt(trainer)
     assert found == [(one[0], one[1].removeprefix(one[0])) for one in rendered if one]
-    assert any("thought." in text for _, text in found) == (thinking and enabled is not False)
+    assert any("thought." in text for _, text in found) == thinking
     ends = all(prompt.endswith("<think>\n\n</think>\n\n") for prompt, _ in found)
     assert ends == (enabled is False)
     for row, one in zip(trainer.train_dataset, fit.measure(list(rows["train"])), strict=True):
@@ -200,4 +202,4 @@ def test_thoughts_and_variables_of_the_template_reach_the_trainer_as_measured(
             assert sum(label != -100 for label in row["labels"]) == one.texts["completion"]
         else:
             assert len(row["prompt_ids"]) == one.prompt
-            assert [len(row[f"{side}_ids"]) for side in sides] == [one.texts[s] for s in sides]
+            assert {side: len(row[f"{side}_ids"]) for side in sides} == one.texts

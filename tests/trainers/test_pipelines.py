@@ -9,6 +9,7 @@ from trainers.tiny import make_tiny
 from untemplated import without_chat_template
 
 from malt_data.cli import main
+from malt_data.errors import TrainError
 from malt_data.exporters.export import export
 from malt_data.exporters.selection import Selection
 from malt_data.schemas.exports import config_of
@@ -46,6 +47,14 @@ ALL_ROWS = Selection(validation=0, keep_truncated=True)
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     return make_tiny(tmp_path_factory.mktemp("tiny") / "tiny")
+
+
+def test_rows_with_thoughts_and_rows_without_are_not_mixed(tmp_path: Path) -> None:
+    forest = make_forest(tmp_path / "f", 8, (2, 2, 2), pipeline=DUO, prompts=PROMPTS)
+    for role in DUO.roles:
+        export(forest, config_of(role, "sft"), ALL_ROWS.updated(thinking=role == "solver"))
+    with pytest.raises(TrainError, match="some exports with thinking and some without"):
+        load_rows(str(forest.folder), SHARED, "sft")
 
 
 def test_a_team_has_the_roles_of_the_pipeline_that_grew_its_data(tiny: str, tmp_path: Path) -> None:
