@@ -5,14 +5,17 @@ then retried.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from malt_data.display import printable
 from malt_data.engines import Completion
 from malt_data.engines.prompts import cut
-from malt_data.engines.thinking import split
+from malt_data.engines.thinking import closes_only, split
 from malt_data.errors import EngineDown
 
+MALFORMED: tuple[type[Exception], ...] = (ValueError, LookupError, TypeError, AttributeError)
+"""What a malformed reply raises."""
 _MAX_FINISH_REASON = 64
 """Characters kept of a finish_reason; the longest known has 14."""
 
@@ -30,7 +33,20 @@ def base_models(reply: Any) -> list[str]:
     return names
 
 
-def completions(reply: Any, seeds: Sequence[int], stop: Sequence[str] = ()) -> list[Completion]:
+@dataclass(slots=True)
+class Habits:
+    """What is known of a server's texts; learnt from its replies.
+
+    opens_thoughts: its prompts open a thought, so a text that was cut off may be all thought. Seen
+    from a text that closes one.
+    """
+
+    opens_thoughts: bool = False
+
+
+def completions(
+    reply: Any, seeds: Sequence[int], stop: Sequence[str] = (), habits: Habits | None = None
+) -> list[Completion]:
     """Return the completions of one response, at most as many as there are seeds.
 
     Servers report completion tokens per response, not per choice; `_share` splits them. A server's
@@ -38,7 +54,8 @@ def completions(reply: Any, seeds: Sequence[int], stop: Sequence[str] = ()) -> l
     the stop string at the end of the text (text-generation-inference): it is cut off.
     """
     choices = reply["choices"]
-    said = [_said(choice, stop) for choice in choices]
+    habits = habits or Habits()
+    said = [_said(choice, stop, habits) for choice in choices]
     if not said:
         raise ValueError("no choices")
     usage = reply.get("usage") or {}
@@ -63,11 +80,14 @@ def completions(reply: Any, seeds: Sequence[int], stop: Sequence[str] = ()) -> l
     ]
 
 
-def _said(choice: Any, stop: Sequence[str]) -> tuple[str | None, str]:
+def _said(choice: Any, stop: Sequence[str], habits: Habits) -> tuple[str | None, str]:
     """Return thinking and text of a choice of /chat/completions or of /completions."""
     message = choice["message"] if "message" in choice else {"content": choice["text"]}
-    inline, text = split(_text(message.get("content")))
+    content = _text(message.get("content"))
     named = _text(message.get("reasoning_content") or message.get("reasoning"))
+    habits.opens_thoughts |= closes_only(content)
+    cut_off = choice.get("finish_reason") == "length" and not named
+    inline, text = split(content, opened=habits.opens_thoughts and cut_off)
     thinking = "\n\n".join(each for each in (named.strip("\n"), inline) if each)
     return thinking or None, cut(text, stop)
 

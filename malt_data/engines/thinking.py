@@ -56,6 +56,12 @@ def split(text: str, *, opened: bool = False) -> tuple[str | None, str]:
     return thinking or None, "".join(said).lstrip("\n")
 
 
+def closes_only(text: str) -> bool:
+    """Return whether a completion closes a thought that its prompt must have opened."""
+    first = _TAG.search(text)
+    return first is not None and first[0] in _CLOSING
+
+
 def opens(prompt: str) -> bool:
     """Return whether a prompt, or the end of one, leaves a thought open."""
     return prompt.rstrip().endswith(tuple(TAGS))
