@@ -19,7 +19,7 @@ from malt_data.errors import EngineDown, EngineError
 
 @dataclass(frozen=True)
 class Script:
-    """Opens the engine. folder: where its files are. seconds: of a sample, by the seed's last digit.
+    """Opens the engine. folder: where its files are. seconds: of a sample, about.
 
     faults: what happens to the prompts that contain a word: `error`, `down`, `bug`, `die`.
     """

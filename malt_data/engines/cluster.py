@@ -89,6 +89,7 @@ class Cluster:
         Ray, or no cluster at the address.
         """
         ray = _import(local=address is None)
+        _keep_off_stdout()
         folder = None
         ours = not ray.is_initialized()
         if ours:
@@ -99,7 +100,6 @@ class Cluster:
             await _connect(ray, address, folder)
         cluster = cls(address=address, ours=ours, folder=folder)
         cluster._node = ray.get_runtime_context().get_node_id()
-        _keep_off_stdout()
         return cluster
 
     def places(self, num_gpus: float) -> int:
@@ -225,17 +225,18 @@ def _wants_logs() -> bool:
 
 
 def _keep_off_stdout() -> None:
-    """Send what Ray prints for its daemons and for actors to stderr, if it is asked for at all."""
-    from ray._private import ray_logging
+    """Send what Ray prints for its daemons and for actors to stderr, if it is asked for at all.
 
-    def show(data: dict[str, Any]) -> None:
+    It prints the death of an actor to stdout whatever is set, hence the replaced function.
+    """
+    from ray._private import worker
+
+    def show(data: dict[str, Any], ignore_prefix: bool = False) -> None:
         if _wants_logs():
             for line in data["lines"]:
                 print(f"(ray, pid {data['pid']}) {line}", file=sys.stderr)  # noqa: T201
 
-    dispatcher = ray_logging.global_worker_stdstream_dispatcher
-    dispatcher.remove_handler("ray_print_logs")  # prints a dead worker to stdout, whatever is set
-    dispatcher.add_handler("ray_print_logs", show)
+    worker.print_to_stdstream = show
 
 
 def _why(error: Exception) -> str:
