@@ -46,7 +46,8 @@ def split(text: str, *, opened: bool = False) -> tuple[str | None, str]:
             inside = True
         elif piece in _CLOSING:
             if not inside:
-                thought, said = thought + said, []
+                thought += said
+                said = []
             inside = False
         else:
             (thought if inside else said).append(piece)
