@@ -16,7 +16,8 @@ A chat is sent to /chat/completions, plain text to /completions.
 
 Servers differ, and the engine remembers what its server does not support: `n` ignored or rejected
 (then it sends one request per sample, each with its own seed), or `max_tokens` rejected for
-`max_completion_tokens`. An adapter is requested by its name as the model, as vLLM serves them.
+`max_completion_tokens`. An adapter is requested by its name as the model, as vLLM serves them, or as
+SGLang names it. docs/servers.md compares the servers.
 """
 
 import asyncio
@@ -33,7 +34,7 @@ from urllib.parse import urlsplit
 
 from malt_data.engines import Completion, Gate, Request, as_completed
 from malt_data.engines.prompts import PLAIN_TEXT
-from malt_data.engines.replies import base_models, completions
+from malt_data.engines.replies import base_models, completions, model_for
 from malt_data.errors import EngineDown, EngineError
 from malt_data.storage.documents import parse_json
 
@@ -56,6 +57,8 @@ _TRANSIENT = {408, 409, 429, *range(500, 600)}
 MAX_RETRY_AFTER_S = 600.0
 """The longest Retry-After to honour; above it the request fails."""
 _NEW_LIMIT_FIELD = "max_completion_tokens"
+_TOO_LONG = re.compile(r"context (size|length|window)|context_length", re.IGNORECASE)
+"""In what every server says about a prompt, or prompt and completion, beyond the context."""
 
 
 class OpenAIEngine:
@@ -97,6 +100,7 @@ class OpenAIEngine:
         self._has_responded = False
         self._supports_n = True
         self._limit_field = "max_tokens"
+        self._adapter_models: dict[str, str] = {}
 
     @classmethod
     async def open(cls, model: str | None, *, base_url: str | None, **settings: Any) -> Self:
@@ -152,7 +156,7 @@ class OpenAIEngine:
         plain = isinstance(request.prompt, str)
         path = "/completions" if plain else "/chat/completions"
         body: dict[str, Any] = {
-            "model": request.adapter or self.model,
+            "model": await self._model_for(request.adapter),
             "prompt" if plain else "messages": request.prompt,
             "temperature": request.temperature,
             "seed": seeds[0],
@@ -186,6 +190,24 @@ class OpenAIEngine:
             listed = f"{len(names)} models ({', '.join(names[:20]) or 'none'})"
             raise EngineDown(f"{self._url} serves {listed}. Select one with --model.")
         self.model = names[0]
+
+    async def _model_for(self, adapter: str | None) -> str:
+        """Return the name to request; raise EngineDown if the server would ignore the adapter."""
+        if adapter is None:
+            return self.model
+        if adapter not in self._adapter_models:
+            name: str | None = adapter
+            try:
+                name, _ = await self._send("/models", None, partial(model_for, adapter=adapter))
+            except EngineDown:  # it has no list; if it is down, the next request says so
+                pass
+            if name is None:
+                raise EngineDown(
+                    f"{self._url} does not list the adapter {adapter!r}, and would answer with its "
+                    "base model. Load the adapter under this name, or use another server."
+                )
+            self._adapter_models[adapter] = name
+        return self._adapter_models[adapter]
 
     async def _send(
         self, path: str, body: dict[str, Any] | None, read: Callable[[Any], T]
@@ -259,6 +281,11 @@ class OpenAIEngine:
                 f"{self._url} serves a model without a chat template ({message}). Prompt it with "
                 f"plain text: {PLAIN_TEXT}."
             )
+        if status == 503 and "loading model" in message.lower():  # as llama.cpp says it
+            return EngineDown(
+                f"{self._url} is still loading its model, {attempts}. Wait until it has, then run "
+                "the command again."
+            )
         if status in (401, 403):
             reason = f": {message}" if status == 403 else ""  # a 401 may quote the key
             return EngineDown(
@@ -281,7 +308,10 @@ class OpenAIEngine:
             seconds = _retry_after(error.response.headers.get("retry-after", ""))
             hint = f" It asks to wait {seconds:.0f} s." if seconds > MAX_RETRY_AFTER_S else ""
             return EngineError(f"{self._url} returned {status} {attempts}: {message}{hint}")
-        return _Refused(f"{self._url} rejected the request ({status}): {message}")
+        hint = ""
+        if _TOO_LONG.search(message):
+            hint = " Lower --max-tokens, shorten the prompt, or serve a longer context."
+        return _Refused(f"{self._url} rejected the request ({status}): {message}{hint}")
 
     def _server_message(self, error: openai.APIStatusError) -> str:
         """Return the error message of the server."""
