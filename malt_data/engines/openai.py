@@ -16,8 +16,8 @@ A chat is sent to /chat/completions, plain text to /completions.
 
 Servers differ, and the engine remembers what its server does not support: `n` ignored or rejected
 (then it sends one request per sample, each with its own seed), or `max_tokens` rejected for
-`max_completion_tokens`. An adapter is requested by its name as the model, as vLLM serves them, or as
-SGLang names it. docs/servers.md compares the servers.
+`max_completion_tokens`. An adapter is requested by its name as the model, as vLLM serves them, or
+as SGLang names it. docs/servers.md compares the servers.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ import random
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -57,7 +58,7 @@ _TRANSIENT = {408, 409, 429, *range(500, 600)}
 MAX_RETRY_AFTER_S = 600.0
 """The longest Retry-After to honour; above it the request fails."""
 _NEW_LIMIT_FIELD = "max_completion_tokens"
-_TOO_LONG = re.compile(r"context (size|length|window)|context_length", re.IGNORECASE)
+_TOO_LONG = re.compile(r"context (size|length|window)|max_model_len", re.IGNORECASE)
 """In what every server says about a prompt, or prompt and completion, beyond the context."""
 
 
@@ -197,10 +198,8 @@ class OpenAIEngine:
             return self.model
         if adapter not in self._adapter_models:
             name: str | None = adapter
-            try:
+            with suppress(EngineDown):  # it has no list; if it is down, the next request says so
                 name, _ = await self._send("/models", None, partial(model_for, adapter=adapter))
-            except EngineDown:  # it has no list; if it is down, the next request says so
-                pass
             if name is None:
                 raise EngineDown(
                     f"{self._url} does not list the adapter {adapter!r}, and would answer with its "

@@ -276,6 +276,14 @@ TOO_LONG = {
             "code": 400,
         }
     },
+    "vllm, with max_tokens": {
+        "error": {
+            "message": "max_tokens=700 cannot be greater than max_model_len=512.",
+            "type": "BadRequestError",
+            "param": "max_tokens",
+            "code": 400,
+        }
+    },
     "openai": {
         "error": {
             "message": "Your input exceeds the context window of this model.",
