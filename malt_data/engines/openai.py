@@ -20,7 +20,7 @@ slowest one does. Samples that a stream did not end are requested one by one.
 Servers differ, and the engine remembers what its server does not support: `n` ignored or rejected
 (then it sends one request per sample, each with its own seed), `stream` rejected, or `max_tokens`
 rejected for `max_completion_tokens`. An adapter is requested by its name as the model, as vLLM
-serves them.
+serves them, or as SGLang names it. docs/servers.md compares the servers.
 """
 
 import asyncio
@@ -28,14 +28,14 @@ import os
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Self, TypeVar
 
 from malt_data.engines import Completion, Gate, Request, as_completed
 from malt_data.engines.concurrency import FIRST, MOST, Concurrency
-from malt_data.engines.replies import MALFORMED, Habits, base_models, completions
+from malt_data.engines.replies import MALFORMED, Habits, base_models, completions, model_for
 from malt_data.errors import EngineDown
 from malt_data.storage.documents import parse_json
 
@@ -103,6 +103,7 @@ class OpenAIEngine:
         self._broken_streams = 0
         self._limit_field = "max_tokens"
         self._habits = Habits()
+        self._adapter_models: dict[str, str] = {}
 
     @classmethod
     async def open(cls, model: str | None, *, base_url: str | None, **settings: Any) -> Self:
@@ -126,6 +127,7 @@ class OpenAIEngine:
         EngineDown if no request can succeed.
         """
         await self._ensure_model()
+        await self._find_adapter(request.adapter)
         have: set[int] = set()
         if len(request.seeds) > 1 and self._supports_n:
             refused = False
@@ -259,7 +261,7 @@ class OpenAIEngine:
         """Return the path and the body of a request, without its token limit."""
         plain = isinstance(request.prompt, str)
         body: dict[str, Any] = {
-            "model": request.adapter or self.model,
+            "model": self._adapter_models.get(request.adapter or "", self.model),
             "prompt" if plain else "messages": request.prompt,
             "temperature": request.temperature,
             "seed": seeds[0],
@@ -287,6 +289,26 @@ class OpenAIEngine:
             listed = f"{len(names)} models ({', '.join(names[:20]) or 'none'})"
             raise EngineDown(f"{self._server.url} serves {listed}. Select one with --model.")
         self.model = self._server.model = names[0]
+
+    async def _find_adapter(self, adapter: str | None) -> None:
+        """Learn the name of an adapter; raise EngineDown if the server would ignore it."""
+        if adapter is None or adapter in self._adapter_models:
+            return
+
+        async def send() -> str | None:
+            read = partial(model_for, adapter=adapter)
+            return _parse(await self._client.get("/models", cast_to=str), read)
+
+        name: str | None = adapter
+        with suppress(EngineDown):  # it has no list; if it is down, the next request says so
+            async with self._sent(send) as (name, _):
+                pass
+        if name is None:
+            raise EngineDown(
+                f"{self._server.url} does not list the adapter {adapter!r}, and would answer with "
+                "its base model. Load the adapter under this name, or use another server."
+            )
+        self._adapter_models[adapter] = name
 
     @asynccontextmanager
     async def _sent(

@@ -93,10 +93,17 @@ class Stream:
         ]
         return {"choices": choices, "usage": self.usage}
 
+    def _add_usage(self, event: Any) -> None:
+        usage = event.get("usage")
+        if usage and self.usage and event.get("timings"):  # llama.cpp counts each choice
+            total = self.usage["completion_tokens"] + usage["completion_tokens"]
+            usage = {**usage, "completion_tokens": total}
+        self.usage = usage or self.usage
+
     def _add(self, event: Any) -> list[int]:
         if event.get("error"):
             raise ValueError(f"the stream contains an error: {event['error']}")
-        self.usage = event.get("usage") or self.usage
+        self._add_usage(event)
         ended = []
         for chunk in event.get("choices") or ():
             index = chunk.get("index", 0)
