@@ -61,7 +61,11 @@ def _own_options(spec: SamplingSpec) -> dict[str, Any]:
 async def _openai(spec: SamplingSpec, adapters: Sequence[str], note: Note) -> Engine:
     from malt_data.engines.openai import OpenAIEngine
 
-    known = inspect.signature(OpenAIEngine).parameters
+    known = [
+        name
+        for name in inspect.signature(OpenAIEngine).parameters
+        if name not in ("model", "base_url", "api_key", "concurrency")
+    ]
     for name in spec.engine_options:
         if name not in known:
             raise SpecError(
