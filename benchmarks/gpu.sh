@@ -33,7 +33,7 @@ PY
     tail -n 1 "$OUT/figures.jsonl"
 }
 
-gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
+gpus=$({ nvidia-smi --list-gpus 2>/dev/null || true; } | wc -l)
 if [[ $gpus -eq 0 && -z ${ANY_DEVICE:-} ]]; then
     echo "No NVIDIA GPU here (nvidia-smi lists none)." >&2
     exit 1

@@ -95,7 +95,7 @@ def test_more_samples_than_slots_are_requested_one_by_one(url: str) -> None:
     assert all(each.completion_tokens for each in done)
 
 
-def test_plain_text_ends_before_its_stop_string(url: str) -> None:
+def test_plain_text_is_completed_up_to_the_token_limit(url: str) -> None:
     text = "The first numbers, one after the other: 1, 2, 3, 4,"
     (full,) = ask(url, text, 1, plain=True, temperature=0)
     assert (full.finish_reason, full.completion_tokens) == ("length", 16)
