@@ -1,6 +1,7 @@
 """Forests with known content, written with the same functions that a build uses."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +59,22 @@ def make_forest(
 
 def begin(forest: Forest, beginnings: list[str]) -> None:
     """Prepend the beginnings to the nodes' texts, in rotation."""
+    _change(forest, "text", lambda i, text: beginnings[i % len(beginnings)] + str(text))
+
+
+def think(forest: Forest, thoughts: list[str | None]) -> None:
+    """Give the nodes these thoughts, in rotation."""
+    _change(forest, "thinking", lambda i, _: thoughts[i % len(thoughts)])
+
+
+def _change(forest: Forest, column: str, change: Callable[[int, str | None], str | None]) -> None:
+    """Replace a column of strings; `change` gets the index in the part and the value."""
     for path in forest.parts.paths():
         table = pq.read_table(path, partitioning=None)
-        texts = [
-            beginnings[i % len(beginnings)] + text
-            for i, text in enumerate(table["text"].to_pylist())
-        ]
-        index = table.schema.get_field_index("text")
-        pq.write_table(table.set_column(index, table.schema.field(index), pa.array(texts)), path)
+        values = [change(i, value) for i, value in enumerate(table[column].to_pylist())]
+        place = table.schema.get_field_index(column)
+        changed = pa.array(values, pa.string())
+        pq.write_table(table.set_column(place, table.schema.field(place), changed), path)
 
 
 def _branch(

@@ -16,6 +16,8 @@ from openai_server import OpenAIServer
 from synthetic import make_forest
 
 from malt_data import cli
+from malt_data.commands.options import read_config
+from malt_data.schemas.spec import BuildSpec
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -167,11 +169,22 @@ def test_the_pipeline_grows_trees_and_its_settings_play_it(tmp_path: Path) -> No
     assert any("Criticism: \n" in text for text in asked)  # of the critic that is left out
 
 
-def test_the_config_of_a_base_model_is_valid(tmp_path: Path) -> None:
-    (config,) = (block for block in fenced(README, "toml") if "chat_template" in block)
-    (tmp_path / "base.toml").write_text(config, "utf-8")
-    plan = malt(["build", "--config", "base.toml", "--dry-run", "--json"], tmp_path)
-    assert json.loads(plan.stdout)["model"] == "HuggingFaceTB/SmolLM2-135M"
+CONFIGS = [block for block in fenced(README, "toml") if block.startswith("# malt-data build ")]
+
+
+@pytest.mark.parametrize("block", CONFIGS, ids=lambda block: block.partition("\n")[0])
+def test_a_config_of_a_build_is_valid(tmp_path: Path, block: str) -> None:
+    (name,) = re.findall(r"[\w-]+\.toml", block.partition("\n")[0])
+    (tmp_path / name).write_text(block, "utf-8")
+    spec = BuildSpec(**read_config(tmp_path / name))
+    assert f'model = "{spec.model}"' in block
+    assert ("[engine]" in block) == (spec.engine == "vllm")
+
+
+def test_the_configs_of_base_and_reasoning_models_are_shown() -> None:
+    assert [re.findall(r"[\w-]+\.toml", block)[0] for block in CONFIGS] == [
+        *("base.toml", "thinking.toml", "direct.toml"),
+    ]
 
 
 # --- Python ---------------------------------------------------------------------------------------

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic import ALL, begin, make_forest
+from synthetic import ALL, begin, make_forest, think
+from templates import SWITCH, reasoning
 from trainers.tiny import make_tiny
 
 from malt_data.exporters.check import check
 from malt_data.exporters.export import export
 from malt_data.exporters.fit import Fit
 from malt_data.exporters.selection import Selection
-from malt_data.schemas.exports import config_named
+from malt_data.schemas.exports import VARIABLES, config_named
+from malt_data.schemas.pipeline import ChatTemplate
 
 trl = pytest.importorskip("trl")
 
@@ -153,3 +155,49 @@ def test_a_row_that_the_check_reports_would_be_trained_wrongly(model: str, tmp_p
     assert all(found != text for (_, found), text in zip(learnt(trainer), texts, strict=True))
     (problem,) = check(tmp_path / "out", Fit(AutoTokenizer.from_pretrained(model)))["problems"]
     assert f"{len(texts)} rows have a prompt that is not a prefix" in problem
+
+
+@pytest.fixture(scope="module")
+def thinker(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same model with the chat template of a reasoning model."""
+    from transformers import AutoTokenizer
+
+    folder = make_tiny(tmp_path_factory.mktemp("thinker"))
+    reasoning(AutoTokenizer.from_pretrained(folder), SWITCH).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("thinking", [False, True])
+@pytest.mark.parametrize("enabled", [None, False, True])
+@pytest.mark.parametrize(("config", "name"), [("refiner_sft", "SFT"), ("refiner_dpo", "DPO")])
+def test_thoughts_and_variables_of_the_template_reach_the_trainer_as_measured(
+    thinker: str, tmp_path: Path, config: str, name: str, enabled: bool | None, thinking: bool
+) -> None:
+    from transformers import AutoTokenizer
+
+    template = ChatTemplate() if enabled is None else ChatTemplate(enable_thinking=enabled)
+    forest = make_forest(tmp_path / "f", trees=6, n=(2, 3, 2), chat_template=template)
+    if enabled is not False:
+        think(forest, ["A thought.", None, "Another\n\nthought."])
+    selection = Selection(validation=0, max_per_question=3, thinking=thinking)
+    export(forest, config_named(config), selection, tmp_path / "out")
+    rows = load(tmp_path / "out")
+    assert (VARIABLES in rows["train"].column_names) == (enabled is not None)
+    fit = Fit(AutoTokenizer.from_pretrained(thinker))
+    trainer = make_trainer(name, thinker, rows, tmp_path / "trainer")
+    sides = ["completion"] if name == "SFT" else ["chosen", "rejected"]
+    rendered = [fit.render(row, side) for side in sides for row in rows["train"]]
+    assert None not in rendered
+    found = learnt(trainer)
+    assert found == [(one[0], one[1].removeprefix(one[0])) for one in rendered if one]
+    assert any("thought." in text for _, text in found) == (thinking and enabled is not False)
+    ends = all(prompt.endswith("<think>\n\n</think>\n\n") for prompt, _ in found)
+    assert ends == (enabled is False)
+    for row, one in zip(trainer.train_dataset, fit.measure(list(rows["train"])), strict=True):
+        assert one.reason is None
+        if name == "SFT":
+            assert len(row["input_ids"]) == one.longest
+            assert sum(label != -100 for label in row["labels"]) == one.texts["completion"]
+        else:
+            assert len(row["prompt_ids"]) == one.prompt
+            assert [len(row[f"{side}_ids"]) for side in sides] == [one.texts[s] for s in sides]

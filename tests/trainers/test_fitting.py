@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from synthetic import begin, make_forest
+from synthetic import begin, make_forest, think
+from templates import SWITCH, reasoning
 from trainers.tiny import make_tiny
 
 from malt_data.cli import main
@@ -19,6 +20,7 @@ from malt_data.exporters.fit import load_fit
 from malt_data.exporters.selection import Selection
 from malt_data.forests.forest import Forest
 from malt_data.schemas.exports import config_named
+from malt_data.schemas.pipeline import ChatTemplate
 from malt_data.trainers.dpo import train_dpo
 from malt_data.trainers.recipe import Recipe
 from malt_data.trainers.sft import train_sft
@@ -116,6 +118,30 @@ def test_the_trainer_gets_the_tokens_that_the_check_counted(
     assert counted["too_long"] * counted["not_a_prefix"] > 0
     assert longest <= trainer.args.max_length < longest + 64
     assert len(notes) == 2  # one a split
+
+
+def test_thoughts_and_variables_of_the_template_reach_the_trainer(
+    tmp_path: Path, caught: list[Any]
+) -> None:
+    import transformers
+
+    model = make_tiny(tmp_path / "model")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    reasoning(tokenizer, SWITCH).save_pretrained(model)
+    off = ChatTemplate.model_validate({"enable_thinking": False})
+    forest = make_forest(tmp_path / "f", trees=6, model=model, chat_template=off)
+    think(forest, ["A thought.", None])
+    settings = Selection(validation=0, thinking=True, keep_truncated=True)
+    export(forest, config_named("verifier_sft"), settings)
+    with pytest.raises(Captured):
+        train_sft("verifier", str(forest.folder), tmp_path / "o", recipe=SMALL)
+    (trainer,) = caught
+    measured = load_fit(model).measure(exported(forest, "verifier_sft", "train"))
+    whole = [trainer.processing_class.decode(row["input_ids"]) for row in trainer.train_dataset]
+    fitting = [one.longest for one in measured if one.reason is None]
+    assert [len(row["input_ids"]) for row in trainer.train_dataset] == fitting != []
+    assert len(fitting) < len(measured)  # with the switch off, a thought is no continuation
+    assert all("<think>\n\n</think>\n\n" in text for text in whole)
 
 
 def test_left_out_rows_are_noted_recorded_and_on_the_card(forest: Forest, tmp_path: Path) -> None:
