@@ -70,6 +70,8 @@ def test_a_server_refuses_an_unknown_parameter_in_its_own_words(tmp_path: Path) 
         ({"sampling": {"top_p": float("nan")}}, "only numbers, strings"),
         ({"chat_template": {"plain": True, "enable_thinking": True}}, "no chat template for"),
         ({"replicas": 0}, "replicas"),
+        ({"sampling": {"stop": 3}}, "stop is not a string or a list"),
+        ({"sampling": {"stop": ["a", ""]}}, "stop is not a string or a list"),
     ],
 )
 def test_settings_that_cannot_be_passed_on_are_refused(
