@@ -80,6 +80,7 @@ class OpenAIServer:
     has_completions: whether there is /v1/completions. has_chat: False: a chat is a 400, as vLLM
       responds for a model without a chat template.
     refuse: return a fault for a request body, or None to accept it.
+    raw: return status and body of the response to a path and request body, or None for the usual.
     extra_choices: how many more choices to return than requested.
     usage: False omits it; a mapping is sent as is.
     limit_field: the only accepted name of max_tokens; the other is a 400. None: both.
@@ -105,6 +106,7 @@ class OpenAIServer:
         has_completions: bool = True,
         has_chat: bool = True,
         refuse: Callable[[dict[str, Any]], Fault | None] = lambda body: None,
+        raw: Callable[[str, dict[str, Any]], tuple[int, object] | None] = lambda path, body: None,
         extra_choices: int = 0,
         usage: bool | Mapping[str, Any] = True,
         limit_field: str | None = None,
@@ -126,6 +128,7 @@ class OpenAIServer:
         self.has_completions = has_completions
         self.has_chat = has_chat
         self.refuse = refuse
+        self.raw = raw
         self.extra_choices = extra_choices
         self.usage = usage
         self.limit_field = limit_field
@@ -210,6 +213,8 @@ class OpenAIServer:
             return _error_response(
                 401, "Incorrect API key: " + received.headers["authorization"]
             ), True
+        if (response := self.raw(received.path, received.body)) is not None:
+            return _http(*response), True
         if received.path == "/v1/models":
             models = [{"id": name, "object": "model"} for name in self.models]
             return _http(200, {"object": "list", "data": models}), True

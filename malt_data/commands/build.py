@@ -115,7 +115,8 @@ def _question_options() -> Decorator:
 @click.option(
     "--config",
     type=FILE,
-    help="TOML file with any of these settings, plus threshold, pooling, fields and adapters.",
+    help="TOML file with any of these settings, plus threshold, pooling, fields, adapters, and the "
+    "tables engine, sampling and chat_template.",
 )
 @click.option("--dry-run", is_flag=True, help="Show the plan; sample and write nothing.")
 @json_option

@@ -157,7 +157,8 @@ def ask(
 @click.option(
     "--config",
     type=FILE,
-    help="TOML file with any of these settings, plus prompts, kind and fields.",
+    help="TOML file with any of these settings, plus prompts, kind, fields, and the tables engine, "
+    "sampling and chat_template.",
 )
 @click.option(
     "--out",

@@ -134,7 +134,8 @@ def capacity_options() -> Decorator:
         setting(
             "--concurrency",
             type=int,
-            help="Requests (openai) or sequences in flight.  [default: as many as it bears]",
+            help="Requests (openai) or sequences in flight.  [default: transformers 64, vllm 256; "
+            "openai adapts to the server]",
         ),
         setting("--replicas", type=int, help="Copies of the engine, one per GPU, run by Ray."),
         setting(

@@ -20,7 +20,7 @@ slowest one does. Samples that a stream did not end are requested one by one.
 Servers differ, and the engine remembers what its server does not support: `n` ignored or rejected
 (then it sends one request per sample, each with its own seed), `stream` rejected, or `max_tokens`
 rejected for `max_completion_tokens`. An adapter is requested by its name as the model, as vLLM
-serves them.
+serves them, or as SGLang names it. docs/servers.md compares the servers.
 """
 
 import asyncio
@@ -28,15 +28,14 @@ import os
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Self, TypeVar
 
 from malt_data.engines import Completion, Gate, Request, as_completed
 from malt_data.engines.concurrency import FIRST, MOST, Concurrency
-from malt_data.engines.replies import base_models, completions
-from malt_data.engines.streaming import Stream
+from malt_data.engines.replies import MALFORMED, Habits, base_models, completions, model_for
 from malt_data.errors import EngineDown
 from malt_data.storage.documents import parse_json
 
@@ -46,6 +45,7 @@ try:
 
     from malt_data.engines import connecting, refusals
     from malt_data.engines.refusals import InvalidReply, Refused
+    from malt_data.engines.streaming import Stream, counted, ends
 except ImportError as error:
     raise EngineDown(
         "The openai engine needs the openai client with its aiohttp transport. Run pip install "
@@ -61,10 +61,6 @@ UNREACHED_RETRIES = 3
 MAX_BACKOFF_S = 30.0
 BROKEN_STREAMS = 3
 """After so many broken streams in a row, the server is asked without."""
-DRAIN_S = 1.0
-"""How long to wait for the end of a response after the last event of its stream."""
-_MALFORMED: tuple[type[Exception], ...] = (ValueError, LookupError, TypeError, AttributeError)
-_BROKEN = (*refusals.READ_ERRORS, *_MALFORMED)
 _NEW_LIMIT_FIELD = "max_completion_tokens"
 
 
@@ -106,6 +102,8 @@ class OpenAIEngine:
         self._supports_stream = True
         self._broken_streams = 0
         self._limit_field = "max_tokens"
+        self._habits = Habits()
+        self._adapter_models: dict[str, str] = {}
 
     @classmethod
     async def open(cls, model: str | None, *, base_url: str | None, **settings: Any) -> Self:
@@ -129,6 +127,7 @@ class OpenAIEngine:
         EngineDown if no request can succeed.
         """
         await self._ensure_model()
+        await self._find_adapter(request.adapter)
         have: set[int] = set()
         if len(request.seeds) > 1 and self._supports_n:
             refused = False
@@ -170,7 +169,7 @@ class OpenAIEngine:
         return sample, completion
 
     async def _request(self, request: Request, seeds: Sequence[int]) -> list[Completion]:
-        read = partial(completions, seeds=seeds, stop=request.stop)
+        read = self._reader(request, seeds)
 
         async def send(path: str, body: dict[str, Any]) -> list[Completion]:
             return _parse(await self._client.post(path, cast_to=str, body=body), read)
@@ -185,7 +184,7 @@ class OpenAIEngine:
         Stops early if the stream breaks off. Raises Refused if there is none.
         """
         count = len(request.seeds)
-        read = partial(completions, seeds=request.seeds, stop=request.stop)
+        read = self._reader(request, request.seeds)
 
         async def send(path: str, body: dict[str, Any]) -> Any:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
@@ -206,17 +205,20 @@ class OpenAIEngine:
                     yield sample, replace(completion, latency=seconds)
                 return
             stream, seconds_by_sample = Stream(count), dict[int, float]()
-            async with aclosing(_ends(response, stream)) as ends:  # type: ignore[type-var]
-                async for sample in ends:
+            async with aclosing(ends(response, stream)) as samples:  # type: ignore[type-var]
+                async for sample in samples:
                     (completion,) = read(stream.reply([sample]))
                     seconds_by_sample[sample] = seconds = time.monotonic() - started
                     yield sample, replace(completion, counted=False, latency=seconds)
             seconds = time.monotonic() - started
         ended = stream.ended
         self._note_stream(stream, ended, count)
-        for sample, completion in zip(ended, _counted(stream, ended, read), strict=True):
+        for sample, completion in zip(ended, counted(stream, ended, read), strict=True):
             latency = seconds_by_sample.get(sample, seconds)
             yield sample, replace(completion, latency=latency)
+
+    def _reader(self, request: Request, seeds: Sequence[int]) -> Callable[[Any], list[Completion]]:
+        return partial(completions, seeds=seeds, stop=request.stop, habits=self._habits)
 
     def _note_stream(self, stream: Stream, ended: Sequence[int], count: int) -> None:
         """Remember what the end of a stream says about the server."""
@@ -259,7 +261,7 @@ class OpenAIEngine:
         """Return the path and the body of a request, without its token limit."""
         plain = isinstance(request.prompt, str)
         body: dict[str, Any] = {
-            "model": request.adapter or self.model,
+            "model": self._adapter_models.get(request.adapter or "", self.model),
             "prompt" if plain else "messages": request.prompt,
             "temperature": request.temperature,
             "seed": seeds[0],
@@ -287,6 +289,26 @@ class OpenAIEngine:
             listed = f"{len(names)} models ({', '.join(names[:20]) or 'none'})"
             raise EngineDown(f"{self._server.url} serves {listed}. Select one with --model.")
         self.model = self._server.model = names[0]
+
+    async def _find_adapter(self, adapter: str | None) -> None:
+        """Learn the name of an adapter; raise EngineDown if the server would ignore it."""
+        if adapter is None or adapter in self._adapter_models:
+            return
+
+        async def send() -> str | None:
+            read = partial(model_for, adapter=adapter)
+            return _parse(await self._client.get("/models", cast_to=str), read)
+
+        name: str | None = adapter
+        with suppress(EngineDown):  # it has no list; if it is down, the next request says so
+            async with self._sent(send) as (name, _):
+                pass
+        if name is None:
+            raise EngineDown(
+                f"{self._server.url} does not list the adapter {adapter!r}, and would answer with "
+                "its base model. Load the adapter under this name, or use another server."
+            )
+        self._adapter_models[adapter] = name
 
     @asynccontextmanager
     async def _sent(
@@ -339,44 +361,8 @@ class OpenAIEngine:
         return max(retry_after, backoff) + random.random() * self._backoff_s  # jitter
 
 
-async def _ends(response: Any, stream: Stream) -> AsyncIterator[int]:
-    """Read a response into `stream`, and close it; yield the samples that end.
-
-    If it breaks off or cannot be read, that is noted in the stream.
-    """
-    received = response.aiter_bytes()
-    try:
-        while not stream.done:
-            data = await anext(received, b"")
-            for sample in stream.feed(data or b"\n"):
-                yield sample
-            if not data:
-                break
-        async with asyncio.timeout(DRAIN_S):  # an unread end would cost the connection
-            await anext(received, b"")
-    except TimeoutError:
-        pass
-    except _BROKEN:
-        stream.broken = not stream.done
-    finally:
-        await response.aclose()
-
-
-def _counted(
-    stream: Stream, ended: Sequence[int], read: Callable[[Any], list[Completion]]
-) -> list[Completion]:
-    """Return the samples that ended, with token counts if the stream has valid ones."""
-    if not ended:
-        return []
-    try:
-        return read(stream.reply(ended))
-    except _MALFORMED:
-        stream.usage = None
-        return read(stream.reply(ended))
-
-
 def _parse(text: str, read: Callable[[Any], T]) -> T:
     try:
         return read(parse_json(text))
-    except _MALFORMED:
+    except MALFORMED:
         raise InvalidReply(repr(text[:80])) from None

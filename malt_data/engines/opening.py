@@ -6,6 +6,9 @@ To add one, write a module with a class that implements `Engine`, and add a reco
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from math import prod
+from typing import Any
 
 from malt_data.engines import Engine
 from malt_data.engines.embedded import EMBEDDED
@@ -17,17 +20,24 @@ Note = Callable[[str], None]
 
 @dataclass(frozen=True)
 class _Opener:
-    """How to open an engine, and its default model (None: the only one of its server)."""
+    """How to open an engine, and its default model (None: the only one of its server).
+
+    served: the model runs in a server, which has replicas of its own.
+    """
 
     open: Callable[[SamplingSpec, Sequence[str], Note], Awaitable[Engine]]
     model: str | None
+    served: bool = False
 
 
 async def _transformers(spec: SamplingSpec, adapters: Sequence[str], note: Note) -> Engine:
     from malt_data.engines.transformers import TransformersEngine
 
     return await TransformersEngine.open(
-        spec.model or EMBEDDED, batch_size=spec.concurrency or 64, note=note, **spec.engine_options
+        spec.model or EMBEDDED,
+        batch_size=spec.concurrency or 64,
+        note=note,
+        **_own_options(spec),
     )
 
 
@@ -39,14 +49,23 @@ async def _vllm(spec: SamplingSpec, adapters: Sequence[str], note: Note) -> Engi
         concurrency=spec.concurrency or 256,
         adapters=tuple(adapters),
         note=note,
-        **spec.engine_options,
+        **_own_options(spec),
     )
+
+
+def _own_options(spec: SamplingSpec) -> dict[str, Any]:
+    """Return the options of the engine itself, without those of its replicas."""
+    return {name: value for name, value in spec.engine_options.items() if name != "num_gpus"}
 
 
 async def _openai(spec: SamplingSpec, adapters: Sequence[str], note: Note) -> Engine:
     from malt_data.engines.openai import OpenAIEngine
 
-    known = inspect.signature(OpenAIEngine).parameters
+    known = [
+        name
+        for name in inspect.signature(OpenAIEngine).parameters
+        if name not in ("model", "base_url", "api_key", "concurrency")
+    ]
     for name in spec.engine_options:
         if name not in known:
             raise SpecError(
@@ -59,7 +78,7 @@ async def _openai(spec: SamplingSpec, adapters: Sequence[str], note: Note) -> En
 ENGINES: dict[str, _Opener] = {
     "transformers": _Opener(_transformers, EMBEDDED),
     "vllm": _Opener(_vllm, EMBEDDED),
-    "openai": _Opener(_openai, None),
+    "openai": _Opener(_openai, None, served=True),
 }
 
 
@@ -76,9 +95,42 @@ def default_model(engine: str) -> str | None:
 async def open_engine(
     spec: SamplingSpec, adapters: Sequence[str] = (), note: Note = lambda _: None
 ) -> Engine:
-    """Open the engine of `spec`; raise EngineDown if that fails.
+    """Open the engine of `spec`, or its replicas; raise EngineDown if that fails.
 
     adapters: folders or names of the LoRA adapters that requests may use. note: called before slow
     steps (unpacking or loading a model).
     """
+    if spec.replicas is not None or spec.ray is not None:
+        return await _replicas(spec, adapters, note)
     return await ENGINES[spec.engine].open(spec, adapters, note)
+
+
+async def _replicas(spec: SamplingSpec, adapters: Sequence[str], note: Note) -> Engine:
+    if ENGINES[spec.engine].served:
+        raise SpecError(
+            f"--replicas and --ray run models here; a server of the {spec.engine} engine has "
+            "replicas of its own: start it with vllm serve --data-parallel-size N."
+        )
+    from malt_data.engines.replicas import Replicas
+
+    alone = spec.model_copy(update={"replicas": None, "ray": None})
+    return await Replicas.open(
+        partial(open_engine, alone, tuple(adapters)),
+        count=spec.replicas,
+        address=spec.ray,
+        num_gpus=_num_gpus(spec.engine_options),
+        note=note,
+    )
+
+
+def _num_gpus(options: dict[str, Any]) -> float | None:
+    """Return the GPUs of one replica, as `[engine]` says; None if it does not."""
+    given = options.get("num_gpus")
+    if given is None:
+        parts = [options.get(f"{kind}_parallel_size", 1) for kind in ("tensor", "pipeline")]
+        if parts == [1, 1]:
+            return None
+        given = prod(parts) if all(isinstance(part, int) for part in parts) else -1
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < 1e4:
+        raise SpecError("num_gpus in [engine] is the number of GPUs of a replica: 1, 0.5, …")
+    return float(given)

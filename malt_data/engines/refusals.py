@@ -10,6 +10,7 @@ connection errors look like a ConnectTimeout there, including a connection that 
 Hence errors are told apart by the innermost of the chain.
 """
 
+import re
 import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -26,6 +27,8 @@ MAX_RETRY_AFTER_S = 600.0
 """The longest Retry-After to honour; above it the request fails."""
 TRANSIENT = {408, 409, 429, *range(500, 600)}
 _BUSY = {429, 503}
+_TOO_LONG = re.compile(r"context (size|length|window)|max_model_len", re.IGNORECASE)
+"""In what every server says about a prompt, or prompt and completion, beyond the context."""
 
 
 class Refused(EngineError):
@@ -137,6 +140,11 @@ class Server:
                 f"{self.url} serves a model without a chat template ({message}). Prompt it with "
                 f"plain text: {PLAIN_TEXT}."
             )
+        if status == 503 and "loading model" in message.lower():  # as llama.cpp says it
+            return EngineDown(
+                f"{self.url} is still loading its model, {attempts}. Wait until it has, then run "
+                "the command again."
+            )
         if status in (401, 403):
             reason = f": {message}" if status == 403 else ""  # a 401 may quote the key
             return EngineDown(
@@ -159,7 +167,10 @@ class Server:
             seconds = _seconds(error.response.headers.get("retry-after", ""))
             hint = f" It asks to wait {seconds:.0f} s." if seconds > MAX_RETRY_AFTER_S else ""
             return EngineError(f"{self.url} returned {status} {attempts}: {message}{hint}")
-        return Refused(f"{self.url} rejected the request ({status}): {message}")
+        hint = ""
+        if _TOO_LONG.search(message):
+            hint = " Lower --max-tokens, shorten the prompt, or serve a longer context."
+        return Refused(f"{self.url} rejected the request ({status}): {message}{hint}")
 
     def _message(self, error: openai.APIStatusError) -> str:
         """Return the error message of the server."""

@@ -5,22 +5,28 @@ then retried.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from malt_data.display import printable
 from malt_data.engines import Completion
 from malt_data.engines.prompts import cut
-from malt_data.engines.thinking import split
+from malt_data.engines.thinking import closes_only, split
 from malt_data.errors import EngineDown
 
+MALFORMED: tuple[type[Exception], ...] = (ValueError, LookupError, TypeError, AttributeError)
+"""What a malformed reply raises."""
 _MAX_FINISH_REASON = 64
 """Characters kept of a finish_reason; the longest known has 14."""
+_ANSWERS_ANY_NAME = {"llamacpp", "sglang"}
+"""Servers, by the owner of their models, that do not check the name of a requested model."""
 
 
 def base_models(reply: Any) -> list[str]:
     """Return the model names in a reply to /models, without adapters."""
-    # vLLM lists adapters as well, with the base model as their parent.
-    names = [str(model["id"]) for model in reply["data"] if not model.get("parent")]
+    # vLLM and SGLang list adapters as well, with the base model as their parent. An Ollama without
+    # models says null.
+    names = [str(model["id"]) for model in reply["data"] or [] if not model.get("parent")]
     for name in names:
         if printable(name) != name:  # stored with every node
             raise EngineDown(
@@ -30,21 +36,63 @@ def base_models(reply: Any) -> list[str]:
     return names
 
 
-def completions(reply: Any, seeds: Sequence[int], stop: Sequence[str] = ()) -> list[Completion]:
+@dataclass(slots=True)
+class Habits:
+    """What is known of a server's texts; learnt from its replies.
+
+    opens_thoughts: its prompts open a thought, so a text that was cut off may be all thought. Seen
+    from a text that closes one.
+    """
+
+    opens_thoughts: bool = False
+
+
+def model_for(reply: Any, adapter: str) -> str | None:
+    """Return the model to request for an adapter, given a reply to /models.
+
+    None: the server would answer any unknown name with its base model, and does not list this one.
+    Other servers reject it, and the name is returned as it is.
+
+    >>> listed = [{"id": "Qwen", "owned_by": "sglang"}, {"id": "lora", "parent": "Qwen"}]
+    >>> model_for({"data": listed}, "lora"), model_for({"data": listed}, "typo")
+    ('Qwen:lora', None)
+    """
+    models = reply["data"] or []
+    owners = {model.get("owned_by") for model in models}
+    if not owners & _ANSWERS_ANY_NAME:
+        return adapter
+    for model in models:
+        if adapter in (model["id"], *(model.get("aliases") or [])):
+            parent = model.get("parent")
+            return f"{parent}:{adapter}" if "sglang" in owners and parent else adapter
+    return None
+
+
+def completions(
+    reply: Any, seeds: Sequence[int], stop: Sequence[str] = (), habits: Habits | None = None
+) -> list[Completion]:
     """Return the completions of one response, at most as many as there are seeds.
 
-    Servers report completion tokens per response, not per choice; `_share` splits them. A server's
+    Servers report completion tokens per response, not per choice; `_share` splits them. llama.cpp
+    reports those of the first choice only; the others have no count. A server's
     reasoning parser puts the thinking into a field of its own; else it is in the text. Some leave
     the stop string at the end of the text (text-generation-inference): it is cut off.
     """
     choices = reply["choices"]
-    said = [_said(choice, stop) for choice in choices]
+    habits = habits or Habits()
+    said = [_said(choice, stop, habits) for choice in choices]
     if not said:
         raise ValueError("no choices")
+    if any(choice.get("finish_reason") == "abort" for choice in choices):
+        raise ValueError("aborted by the server")  # by SGLang's and vLLM's administrators
     usage = reply.get("usage") or {}
     total = _count(usage, "completion_tokens")
     written = [(thinking or "") + text for thinking, text in said]
-    shares = [None] * len(said) if total is None else _share(total, written)
+    shares: list[int | None] = [None] * len(said)
+    if total is not None and _counts_first_only(reply, total):
+        shares[0] = total
+    elif total is not None:
+        shares = [*_share(total, written)]
     cached = _count(usage.get("prompt_tokens_details") or {}, "cached_tokens")
     prompt = _count(usage, "prompt_tokens")
     return [
@@ -63,11 +111,19 @@ def completions(reply: Any, seeds: Sequence[int], stop: Sequence[str] = ()) -> l
     ]
 
 
-def _said(choice: Any, stop: Sequence[str]) -> tuple[str | None, str]:
+def _counts_first_only(reply: Any, total: int) -> bool:
+    timings = reply.get("timings")  # of the first choice, by llama.cpp only
+    return isinstance(timings, dict) and timings.get("predicted_n") == total
+
+
+def _said(choice: Any, stop: Sequence[str], habits: Habits) -> tuple[str | None, str]:
     """Return thinking and text of a choice of /chat/completions or of /completions."""
     message = choice["message"] if "message" in choice else {"content": choice["text"]}
-    inline, text = split(_text(message.get("content")))
+    content = _text(message.get("content"))
     named = _text(message.get("reasoning_content") or message.get("reasoning"))
+    habits.opens_thoughts |= closes_only(content)
+    cut_off = choice.get("finish_reason") == "length" and not named
+    inline, text = split(content, opened=habits.opens_thoughts and cut_off)
     thinking = "\n\n".join(each for each in (named.strip("\n"), inline) if each)
     return thinking or None, cut(text, stop)
 

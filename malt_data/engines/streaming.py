@@ -1,10 +1,9 @@
 """Read a streamed response: which choices have ended, and the reply that the chunks add up to.
 
     stream = Stream(count=3)
-    async for data in response.aiter_bytes():
-        for sample in stream.feed(data):
-            ...                          # stream.reply([sample]) is complete
-    stream.reply(stream.ended)           # all of them, with the token counts of the last chunk
+    async for sample in ends(response, stream):
+        ...                              # stream.reply([sample]) is complete
+    counted(stream, stream.ended, read)  # all of them, with the token counts of the last chunk
 
 The reply has the shape of one that was not streamed, so that everything after this is the same code
 for both. The client's own streams are not used: they build a validated object a chunk, which takes
@@ -13,12 +12,18 @@ longer than everything else together.
 A chunk that cannot be read raises ValueError, LookupError, TypeError or AttributeError.
 """
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from malt_data.engines import Completion
+from malt_data.engines.refusals import READ_ERRORS
+from malt_data.engines.replies import MALFORMED
 from malt_data.storage.documents import parse_json
 
+DRAIN_S = 1.0
+"""How long to wait for the end of a response after the last event of its stream."""
 _TEXTS = ("content", "reasoning_content", "reasoning")
 
 
@@ -88,10 +93,17 @@ class Stream:
         ]
         return {"choices": choices, "usage": self.usage}
 
+    def _add_usage(self, event: Any) -> None:
+        usage = event.get("usage")
+        if usage and self.usage and event.get("timings"):  # llama.cpp counts each choice
+            total = self.usage["completion_tokens"] + usage["completion_tokens"]
+            usage = {**usage, "completion_tokens": total}
+        self.usage = usage or self.usage
+
     def _add(self, event: Any) -> list[int]:
         if event.get("error"):
             raise ValueError(f"the stream contains an error: {event['error']}")
-        self.usage = event.get("usage") or self.usage
+        self._add_usage(event)
         ended = []
         for chunk in event.get("choices") or ():
             index = chunk.get("index", 0)
@@ -105,3 +117,39 @@ class Stream:
             if choice.finish_reason:
                 ended.append(index)
         return ended
+
+
+async def ends(response: Any, stream: Stream) -> AsyncIterator[int]:
+    """Read a response into `stream`, and close it; yield the samples that end.
+
+    If it breaks off or cannot be read, that is noted in the stream.
+    """
+    received = response.aiter_bytes()
+    try:
+        while not stream.done:
+            data = await anext(received, b"")
+            for sample in stream.feed(data or b"\n"):
+                yield sample
+            if not data:
+                break
+        async with asyncio.timeout(DRAIN_S):  # an unread end would cost the connection
+            await anext(received, b"")
+    except TimeoutError:
+        pass
+    except (*READ_ERRORS, *MALFORMED):
+        stream.broken = not stream.done
+    finally:
+        await response.aclose()
+
+
+def counted(
+    stream: Stream, ended: Sequence[int], read: Callable[[Any], list[Completion]]
+) -> list[Completion]:
+    """Return the samples that ended, with token counts if the stream has valid ones."""
+    if not ended:
+        return []
+    try:
+        return read(stream.reply(ended))
+    except MALFORMED:
+        stream.usage = None
+        return read(stream.reply(ended))

@@ -46,7 +46,8 @@ def split(text: str, *, opened: bool = False) -> tuple[str | None, str]:
             inside = True
         elif piece in _CLOSING:
             if not inside:
-                thought, said = thought + said, []
+                thought += said
+                said = []
             inside = False
         else:
             (thought if inside else said).append(piece)
@@ -54,6 +55,12 @@ def split(text: str, *, opened: bool = False) -> tuple[str | None, str]:
         return None, text
     thinking = "\n\n".join(piece.strip("\n") for piece in thought if piece.strip())
     return thinking or None, "".join(said).lstrip("\n")
+
+
+def closes_only(text: str) -> bool:
+    """Return whether a completion closes a thought that its prompt must have opened."""
+    first = _TAG.search(text)
+    return first is not None and first[0] in _CLOSING
 
 
 def opens(prompt: str) -> bool:

@@ -237,6 +237,7 @@ class VLLMEngine:
 def _sampling_parameters(request: Request) -> "Callable[[int], SamplingParams]":
     """Return a function from seeds to vLLM's parameters; raise EngineDown if it rejects them."""
     from vllm import SamplingParams
+    from vllm.exceptions import VLLMError
     from vllm.sampling_params import RequestOutputKind
 
     def parameters(seed: int) -> "SamplingParams":
@@ -251,8 +252,8 @@ def _sampling_parameters(request: Request) -> "Callable[[int], SamplingParams]":
 
     try:
         parameters(request.seeds[0])
-    except (TypeError, ValueError) as error:
-        raise EngineDown(f"vLLM rejects the parameters of [sampling]: {one_line(error)}") from error
+    except (TypeError, ValueError, VLLMError) as error:
+        raise EngineDown(f"vLLM rejects the sampling parameters: {one_line(error)}.") from error
     return parameters
 
 

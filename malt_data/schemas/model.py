@@ -60,7 +60,8 @@ def _explain(error: ValidationError, known: Iterable[str]) -> str:
                 f"unknown setting '{key}'" + (f", did you mean '{near[0]}'?" if near else "")
             )
         else:
-            show_input = key and key != "base_url"  # which may contain a key
+            # Both may contain a key.
+            show_input = key and key not in ("base_url", "engine_options")
             got = f" (got {issue['input']!r})" if show_input else ""
             problems.append(f"{key + ': ' if key else ''}{issue['msg']}{got}")
     return "; ".join(problems)

@@ -155,10 +155,19 @@ class SamplingSpec(Model):
             raise ValueError("only numbers, strings, booleans, lists and tables") from None
         return options
 
+    @field_validator("sampling")
+    @classmethod
+    def _check_stop(cls, sampling: dict[str, Any]) -> dict[str, Any]:
+        stop = sampling.get("stop", [])
+        stops = [stop] if isinstance(stop, str) else stop
+        if not (isinstance(stops, list) and all(isinstance(each, str) and each for each in stops)):
+            raise ValueError("stop is not a string or a list of strings")
+        return sampling
+
     @property
     def stop(self) -> tuple[str, ...]:
         """Strings at which a completion ends: the chat template's, then those of `sampling`."""
-        more = self.sampling.get("stop") or ()
+        more = self.sampling.get("stop", ())
         return (*self.chat_template.stop, *([more] if isinstance(more, str) else more))
 
     @property

@@ -158,3 +158,50 @@ def test_prompts_that_fill_more_than_one_step_keep_their_seeds(
 ) -> None:
     long = [ask(f"{number} {'and so on ' * 250}", 1, max_tokens=1) for number in range(24)]
     assert len(runner.run(gather_all(engine, *long))) == 24
+
+
+def test_sampling_parameters_are_passed_on_and_unknown_ones_refused_in_its_words(
+    runner: asyncio.Runner, engine: VLLMEngine
+) -> None:
+    request = ask("Name any number.", 1, 2, 3, temperature=2.0, max_tokens=6)
+    likeliest = runner.run(gather(engine, replace(request, sampling={"top_k": 1})))
+    assert len({completion.text for completion in likeliest}) == 1
+    assert len({completion.text for completion in runner.run(gather(engine, request))}) == 3
+    with pytest.raises(EngineDown, match="top_pp"):
+        runner.run(gather(engine, replace(request, sampling={"top_pp": 0.9})))
+    with pytest.raises(EngineDown, match=r"top_p must be in"):
+        runner.run(gather(engine, replace(request, sampling={"top_p": 7.0})))
+
+
+def test_an_unknown_option_of_the_engine_is_refused_in_its_words(runner: asyncio.Runner) -> None:
+    with pytest.raises(EngineDown, match="tensor_parallel'"):
+        runner.run(VLLMEngine.open(EMBEDDED, tensor_parallel=2))
+
+
+def test_a_thought_that_the_prompt_opens_or_closes_is_known(
+    runner: asyncio.Runner, engine: VLLMEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = (
+        "{% for m in messages %}{{ m.content }}{% endfor %}<think>"
+        "{% if enable_thinking is defined and not enable_thinking %}</think>{% endif %}"
+    )
+    monkeypatch.setattr(engine._tokenizer, "chat_template", template)
+    thinks = ask("Count: 1, 2, 3,", 1, temperature=0, max_tokens=8)
+    (thought,) = runner.run(gather(engine, thinks))
+    assert thought.thinking
+    assert thought.text == ""
+    assert thought.completion_tokens == 8
+    (said,) = runner.run(gather(engine, replace(thinks, template={"enable_thinking": False})))
+    assert said.thinking is None
+    assert said.text
+    with pytest.raises(EngineDown, match="does not read 'enable_thought'"):
+        runner.run(gather(engine, replace(thinks, template={"enable_thought": False})))
+
+
+def test_a_prefix_is_computed_once(runner: asyncio.Runner, engine: VLLMEngine) -> None:
+    text = "Say which of these numbers is even: " + ", ".join(map(str, range(100, 260)))
+    first, again = (runner.run(gather(engine, ask(text, seed)))[0] for seed in (1, 2))
+    assert first.prompt_tokens == again.prompt_tokens == len(again.prompt_ids or ())
+    assert (first.cached_tokens or 0) < 64
+    block = 128  # the largest that vLLM chooses on a CPU
+    assert (again.cached_tokens or 0) >= (again.prompt_tokens or 0) - block > 500
