@@ -131,7 +131,8 @@ class Trial:
         while self.driver.poll() is None and time.monotonic() < deadline:
             with suppress(psutil.Error):
                 for child in psutil.Process(self.driver.pid).children(recursive=True):
-                    if "workers/default_worker.py" in " ".join(child.cmdline()):
+                    # The raylet has this among its options too.
+                    if any(word.endswith("default_worker.py") for word in child.cmdline()[1:3]):
                         return child.pid
             time.sleep(0.02)
         return 0
@@ -141,9 +142,13 @@ class Trial:
         deadline = time.monotonic() + 10
         while (left := self.left()) and time.monotonic() < deadline:
             time.sleep(0.2)
+        what = Counter[str]()
         for pid in left:
+            what["stopped" if scripted.state(pid) == "T" else "running"] += 1
+            fates = [fate.kind for fate in self.fates if pid in fate.pids]
+            print(f"left over: {pid}, {scripted.state(pid)}, {fates}", flush=True)
             send(pid, signal.SIGKILL)
-        return Counter("stopped" if scripted.state(pid) == "T" else "running" for pid in left)
+        return what
 
     def left(self) -> list[int]:
         """Return the replicas, and what was done something to, that still live."""
@@ -213,6 +218,7 @@ def main() -> None:
     parser.add_argument(
         "--pause", type=float, default=3.0, help="seconds between kills, on average"
     )
+    parser.add_argument("--minutes", type=float, default=60, help="begin no forest after that")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     dice = random.Random(options.seed)
@@ -233,7 +239,8 @@ def main() -> None:
         if start(folder / "alone", questions).wait():
             raise SystemExit((folder / "alone" / "log").read_text())
         alone = rows(folder / "alone" / "forest")
-        while done.total() < options.kills:
+        end = started + 60 * options.minutes
+        while done.total() < options.kills and time.monotonic() < end:
             trial = Trial(folder / str(forests), questions, dice, options.pause)
             try:
                 trial.run(kinds, options.kills - done.total())
