@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ from malt_data.engines.replicas import Replicas
 from malt_data.errors import EngineDown, EngineError, SpecError
 from malt_data.schemas.spec import BuildSpec
 
-pytest.importorskip("ray")
+if find_spec("ray") is None:  # not imported: Cluster has to set its environment before
+    pytest.skip("needs Ray", allow_module_level=True)
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -44,6 +46,7 @@ def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start a Ray for all tests of the module, on the loopback address; return its address."""
     patch = pytest.MonkeyPatch()
     patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+    patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # replicas import `scripted`
     from malt_data.engines.cluster import Cluster
 
     cluster = run_sync(Cluster.open(None))
@@ -129,7 +132,6 @@ def malt(folder: Path, seconds: float, *arguments: object) -> "subprocess.Popen[
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
 
 
@@ -176,7 +178,9 @@ def test_where_a_replica_is_killed_the_forest_is_that_of_one_process(tmp_path: P
     assert not replicas(tmp_path / "b")
 
 
-def test_where_a_node_is_taken_away_the_forest_is_that_of_one_process(tmp_path: Path) -> None:
+def test_where_a_node_is_taken_away_the_forest_is_that_of_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from ray.cluster_utils import Cluster
 
     questions = write_questions(tmp_path / "q.jsonl", 60)
@@ -184,15 +188,17 @@ def test_where_a_node_is_taken_away_the_forest_is_that_of_one_process(tmp_path: 
     alone = malt(tmp_path / "a", 0.0, *build, tmp_path / "alone")
     small = {"num_cpus": 1, "object_store_memory": 100 << 20}
     folder = tempfile.mkdtemp(prefix="malt-", dir="/tmp")  # a short name: sockets are in it
-    head = small | {"include_dashboard": False, "temp_dir": folder}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    monkeypatch.setenv("RAY_TMPDIR", folder)
+    Path(folder, "ray").mkdir()
+    cluster = Cluster(initialize_head=True, head_node_args=small | {"include_dashboard": False})
     try:
-        others = [cluster.add_node(**small) for _ in range(2)]
+        others = [cluster.add_node(**small) for _ in range(2)]  # the command joins the head
         options = ("--replicas", 3, "--ray", cluster.address)
         three = malt(tmp_path / "b", 0.1, *build, tmp_path / "three", *options)
-        await_replicas(tmp_path / "b", 3)
+        pids = await_replicas(tmp_path / "b", 3)
         time.sleep(0.5)
-        cluster.remove_node(others[0], allow_graceful=False)
+        left = next(node for node in others if workers(node) & set(pids))
+        cluster.remove_node(left, allow_graceful=False)
         stdout, stderr = ended(three)
     finally:
         cluster.shutdown()
@@ -201,6 +207,12 @@ def test_where_a_node_is_taken_away_the_forest_is_that_of_one_process(tmp_path: 
     assert stdout.count("\n") == 1
     ended(alone)
     assert nodes(tmp_path / "three") == nodes(tmp_path / "alone")
+
+
+def workers(node: Any) -> set[int]:
+    """Return the workers of one of Ray's nodes."""
+    raylet = node.all_processes["raylet"][0].process
+    return {child.pid for child in psutil.Process(raylet.pid).children(recursive=True)}
 
 
 def test_sigterm_ends_the_replicas_too(tmp_path: Path) -> None:
@@ -257,8 +269,7 @@ def test_six_kills_of_each_kind_change_nothing(tmp_path: Path) -> None:
     """The driver is killed too, and run again; see the benchmark."""
     script = Path(__file__).parents[2] / "benchmarks" / "kills.py"
     command = [sys.executable, script, "--kills", "6", "--trees", "150", "--pause", "0.4"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    run = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "0 differ\n" in run.stdout
 
