@@ -39,12 +39,13 @@ KINDS = {
     "replica killed": 7,
     "replica stopped": 3,
     "worker killed": 2,
-    "worker stopped": 1,
     "driver killed": 2,
     "driver stopped": 2,
 }
 """How often each is tried. A worker is one of Ray's that is not a replica yet: a replica is killed,
-and then the process that starts in its stead. A driver that was stopped goes on after 3 s."""
+and then the process that starts in its stead. (Stopped with SIGSTOP it is replaced too, but Ray
+starts nothing else for the 60 s in which it waits for it.) A driver that was stopped goes on after
+3 s."""
 
 
 @dataclass
