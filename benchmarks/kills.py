@@ -164,14 +164,14 @@ class Trial:
         for path in self.folder.glob("samples-*"):
             pid = int(path.name.removeprefix("samples-"))
             for line in path.read_text().splitlines():
-                tree, seed, tokens, at = line.split()
-                begun[tree, seed].append((float(at), pid, int(tokens)))
+                tree, seed, size, at = line.split()
+                begun[tree, seed].append((float(at), pid, int(size)))
         needed, why = 0, Counter[str]()
         for times in begun.values():
             *lost, (_, _, tokens) = sorted(times)
             needed += tokens
-            for at, pid, _ in lost:
-                why[self.cause(pid, at)] += tokens
+            for begin, who, _ in lost:
+                why[self.cause(who, begin)] += tokens
         return needed, why
 
     def cause(self, pid: int, at: float) -> str:

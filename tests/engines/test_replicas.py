@@ -186,7 +186,7 @@ def test_where_a_node_is_taken_away_the_forest_is_that_of_one_process(
     questions = write_questions(tmp_path / "q.jsonl", 60)
     build = ("build", "--questions", questions, "--n", 2, "--out")
     alone = malt(tmp_path / "a", 0.0, *build, tmp_path / "alone")
-    small = {"num_cpus": 1, "object_store_memory": 100 << 20}
+    small: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 << 20}
     folder = tempfile.mkdtemp(prefix="malt-", dir="/tmp")  # a short name: sockets are in it
     monkeypatch.setenv("RAY_TMPDIR", folder)
     Path(folder, "ray").mkdir()
@@ -201,7 +201,7 @@ def test_where_a_node_is_taken_away_the_forest_is_that_of_one_process(
         cluster.remove_node(left, allow_graceful=False)
         stdout, stderr = ended(three)
     finally:
-        cluster.shutdown()
+        cluster.shutdown()  # type: ignore[no-untyped-call]
         shutil.rmtree(folder, ignore_errors=True)
     assert "is lost" in stderr
     assert stdout.count("\n") == 1
@@ -265,10 +265,10 @@ def test_replicas_on_cpus_divide_the_cores(tmp_path: Path, monkeypatch: pytest.M
     assert os.environ["OMP_NUM_THREADS"] == "1"
 
 
-def test_six_kills_of_each_kind_change_nothing(tmp_path: Path) -> None:
+def test_six_kills_of_several_kinds_change_nothing(tmp_path: Path) -> None:
     """The driver is killed too, and run again; see the benchmark."""
     script = Path(__file__).parents[2] / "benchmarks" / "kills.py"
-    command = [sys.executable, script, "--kills", "6", "--trees", "150", "--pause", "0.4"]
+    command = [sys.executable, str(script), "--kills", "6", "--trees", "100", "--pause", "0.3"]
     run = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "0 differ\n" in run.stdout
