@@ -134,7 +134,7 @@ class Trial:
                 for child in psutil.Process(self.driver.pid).children(recursive=True):
                     # The raylet has this among its options too.
                     if any(word.endswith("default_worker.py") for word in child.cmdline()[1:3]):
-                        return child.pid
+                        return int(child.pid)
             time.sleep(0.02)
         return 0
 

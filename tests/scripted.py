@@ -125,7 +125,7 @@ def main() -> None:
         return await in_replicas(script, **options, silence=float(silence))
 
     opening.ENGINES["transformers"] = opening._Opener(alone, "m")
-    Replicas.open = replicated  # type: ignore[method-assign]
+    Replicas.open = replicated  # type: ignore[method-assign, assignment]
     main(arguments, prog_name="malt-data")
 
 
