@@ -43,9 +43,7 @@ KINDS = {
     "driver stopped": 2,
 }
 """How often each is tried. A worker is one of Ray's that is not a replica yet: a replica is killed,
-and then the process that starts in its stead. (Stopped with SIGSTOP it is replaced too, but Ray
-starts nothing else for the 60 s in which it waits for it.) A driver that was stopped goes on after
-3 s."""
+and then the process that starts in its stead. A driver that was stopped goes on after 3 s."""
 
 
 @dataclass
@@ -189,8 +187,11 @@ def start(folder: Path, questions: Path, *options: str) -> "subprocess.Popen[byt
     """Start a build in a process of its own, with what it prints in `folder`."""
     script = [sys.executable, scripted.__file__, str(folder), str(SECONDS), str(SILENCE)]
     build = ["build", "--questions", str(questions), "--n", "2", "--out", str(folder / "forest")]
+    # Ray misses a worker that dies before it has reported until this is over, 60 s by default, and
+    # starts one at a time.
+    env = os.environ | {"RAY_worker_register_timeout_seconds": "5"}
     with (folder / "log").open("ab") as log:
-        return subprocess.Popen([*script, *build, *options], stdout=log, stderr=log)
+        return subprocess.Popen([*script, *build, *options], stdout=log, stderr=log, env=env)
 
 
 def rows(forest: Path) -> list[dict[str, Any]]:
