@@ -137,7 +137,7 @@ def malt(folder: Path, seconds: float, *arguments: object) -> "subprocess.Popen[
 
 def ended(process: "subprocess.Popen[str]") -> tuple[str, str]:
     """Wait for a command to succeed; return what it wrote to stdout and stderr."""
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr
     return stdout, stderr
 
@@ -376,19 +376,26 @@ def test_a_wrong_address_fails_within_seconds_and_stdout_stays_clean(tmp_path: P
 
 
 @pytest.mark.model
-def test_replicas_of_a_model_grow_the_forest_of_one(tmp_path: Path) -> None:
+def test_replicas_of_a_model_grow_the_forest_of_one(ray: str, tmp_path: Path) -> None:
     """The command line with the embedded model; only facts reach stdout."""
-    forests = []
-    for name, options in (("one", []), ("two", ["--replicas", "2"])):
-        command = [sys.executable, "-m", "malt_data", "build", "--limit", "2", "--n", "1"]
-        command += ["--temperature", "0", "--max-tokens", "8", "--out", str(tmp_path / name)]
-        run = subprocess.run([*command, *options], capture_output=True, text=True, timeout=200)
-        assert run.returncode == 0, run.stderr
-        assert len(run.stdout.splitlines()) == 1, run.stdout
-        parts = (tmp_path / name).glob("nodes/part-*.parquet")
-        rows = [row for part in parts for row in pq.read_table(part).to_pylist()]
-        assert len(rows) == 6
-        forests.append(sorted((row["node_id"], row["text"], row["label"]) for row in rows))
+    command = [sys.executable, "-m", "malt_data", "build", "--limit", "2", "--n", "1"]
+    command += ["--temperature", "0", "--max-tokens", "8", "--out"]
+    runs = [
+        subprocess.Popen(
+            [*command, str(tmp_path / name), *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name, options in (("one", []), ("two", ["--replicas", "2", "--ray", ray]))
+    ]
+    for run in runs:
+        assert ended(run)[0].count("\n") == 1
+    forests = [
+        [(row["node_id"], row["text"], row["label"]) for row in nodes(tmp_path / name)]
+        for name in ("one", "two")
+    ]
+    assert len(forests[0]) == 6
     assert forests[0] == forests[1]
 
 
