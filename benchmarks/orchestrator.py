@@ -1,10 +1,12 @@
 """How many completions a second the builder can take, and does its memory stay flat?
 
     python benchmarks/orchestrator.py
+    python benchmarks/orchestrator.py --trees 1000 --replicas 2   # the same in replicas on Ray
 
 A build against an engine that answers at once, everything else real: prompts, ids, seeds,
 grading, values, Parquet parts on disk. Runs itself once for each number of questions, on one
-core, and prints completions a second and peak memory side by side.
+core (with replicas, on all), and prints completions a second, also of the driver's processor time,
+and peak memory side by side.
 """
 
 import argparse
@@ -16,12 +18,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from malt_data.builders.build import BuildReport, grow_all
-from malt_data.engines import Completion, Gate, Request
+from malt_data.engines import Completion, Engine, Gate, Request
 from malt_data.forests.create import create_forest
+from malt_data.forests.forest import Forest
 from malt_data.graders import Grader
 from malt_data.prompts.resolve import resolve_sampling
 from malt_data.schemas.forest import Question
@@ -59,34 +62,58 @@ def questions(count: int) -> list[Question]:
     ]
 
 
-def measure(count: int) -> dict[str, float]:
+async def open_instant(note: Callable[[str], None]) -> Engine:
+    return InstantEngine()
+
+
+def measure(count: int, replicas: int) -> dict[str, float]:
     """Grow `count` trees at n = 3 in a fresh folder; return what it took."""
     spec = resolve_sampling(BuildSpec(n=3, engine="openai", model="instant"), None)
     report = BuildReport(asked=count)
     with tempfile.TemporaryDirectory() as folder:
         forest = create_forest(Path(folder) / "forest", spec, questions(count), {})
-        started = time.perf_counter()
         with Grader() as grader:
-            asyncio.run(grow_all(forest, spec, questions(count), InstantEngine(), grader, report))
-        seconds = time.perf_counter() - started
+            seconds, busy = asyncio.run(grow(forest, spec, count, replicas, grader, report))
     return {
         "trees": count,
         "completions": report.completions,
         "completions_a_second": round(report.completions / seconds),
+        "completions_a_busy_second": round(report.completions / busy),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
+
+
+async def grow(
+    forest: Forest, spec: BuildSpec, count: int, replicas: int, grader: Grader, report: BuildReport
+) -> tuple[float, float]:
+    """Return the seconds that it took, and those of this process's processor time."""
+    engine: Engine = InstantEngine()
+    if replicas:
+        from malt_data.engines.replicas import Replicas
+
+        engine = await Replicas.open(open_instant, count=replicas)
+        await asyncio.sleep(3)  # until the others are ready too
+    try:
+        started, busy = time.perf_counter(), time.process_time()
+        await grow_all(forest, spec, questions(count), engine, grader, report)
+        return time.perf_counter() - started, time.process_time() - busy
+    finally:
+        await engine.close()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trees", type=int, help="measure this size in this process")
-    trees = parser.parse_args().trees
-    if trees:
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-        print(json.dumps(measure(trees)))
+    parser.add_argument("--replicas", type=int, default=0, help="0: the engine is in this process")
+    options = parser.parse_args()
+    if options.trees:
+        if not options.replicas:
+            os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        print(json.dumps(measure(options.trees, options.replicas)))
         return
     for size in SIZES:
         command = [sys.executable, __file__, "--trees", str(size)]
+        command += ["--replicas", str(options.replicas)]
         print(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
 
 

@@ -1,7 +1,9 @@
 """An engine that follows a script, for replicas: real processes, no model.
 
-It answers by the prompt and the seed alone, and writes a line into a file for each sample, so that
-a test can count what was sampled twice.
+It answers by the prompt and the seed alone, and writes a line into a file for each sample that it
+begins, so that what was sampled twice can be counted. As a script it is malt-data with this engine:
+
+    python tests/scripted.py FOLDER SECONDS SILENCE build --replicas 2
 """
 
 import asyncio
@@ -9,9 +11,12 @@ import hashlib
 import os
 import re
 import signal
+import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from malt_data.engines import Completion, Gate, Request
 from malt_data.errors import EngineDown, EngineError
@@ -60,9 +65,11 @@ class Scripted:
             raise kinds[fault]("scripted")
         for sample, seed in enumerate(request.seeds):
             async with self.gate.slot(request.priority):
+                completion = answer(text, seed)
+                tokens = completion.completion_tokens
+                self._log.write(f"{request.tree} {seed} {tokens} {time.time():.3f}\n")
                 await asyncio.sleep(self.script.seconds * (0.5 + seed % 10 / 10))
-                self._log.write(f"{request.tree} {seed}\n")
-                yield sample, answer(text, seed)
+                yield sample, completion
 
     async def close(self) -> None:
         self._log.close()
@@ -76,7 +83,7 @@ def answer(prompt: str, seed: int) -> Completion:
 
 
 def samples(folder: Path) -> list[str]:
-    """Return a line for each sample that any replica made."""
+    """Return a line for each sample that any replica began: its tree, seed, tokens and time."""
     return [line for path in folder.glob("samples-*") for line in path.read_text().splitlines()]
 
 
@@ -86,9 +93,41 @@ def replicas(folder: Path) -> list[int]:
     return sorted(pid for pid in pids if _lives(pid))
 
 
-def _lives(pid: int) -> bool:
+def state(pid: int) -> str:
+    """Return the state of a process as Linux calls it, X if there is none: T is stopped."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
+        return "X"
+    return stat.rpartition(")")[2].split()[0]
+
+
+def _lives(pid: int) -> bool:
+    return state(pid) not in "ZX"
+
+
+def main() -> None:
+    """Run the command line with scripted engines, in replicas or alone."""
+    from scripted import Script  # by a name that a replica can import; here it is __main__
+
+    from malt_data.cli import main
+    from malt_data.engines import opening
+    from malt_data.engines.replicas import Replicas
+
+    folder, seconds, silence, *arguments = sys.argv[1:]
+    script = Script(Path(folder), float(seconds))
+    in_replicas = Replicas.open
+
+    async def alone(spec: object, adapters: object, note: Callable[[str], None]) -> Any:
+        return await script(note)
+
+    async def replicated(_: object, **options: Any) -> Replicas:
+        return await in_replicas(script, **options, silence=float(silence))
+
+    opening.ENGINES["transformers"] = opening._Opener(alone, "m")
+    Replicas.open = replicated  # type: ignore[method-assign, assignment]
+    main(arguments, prog_name="malt-data")
+
+
+if __name__ == "__main__":
+    main()

@@ -112,8 +112,8 @@ class Cluster:
         """The GPUs of the nodes that are alive."""
         return sum(float(node["Resources"].get("GPU", 0)) for node in self._nodes())
 
-    def start(self, open: Open, *, num_gpus: float) -> Actor:
-        """Start an actor. Until it is placed and answers, calls wait."""
+    def start(self, open: Open, *, num_gpus: float, count: int) -> Actor:
+        """Start one of `count` actors. Until it is placed and answers, calls wait."""
         import ray
 
         options: dict[str, Any] = {
@@ -124,7 +124,10 @@ class Cluster:
             "scheduling_strategy": "SPREAD",
         }
         remote = ray.remote(**options)(Replica)
-        return Actor(remote.remote(open, str(Path.cwd())))
+        sharing = None
+        if not num_gpus and "OMP_NUM_THREADS" not in os.environ:
+            sharing = -(-count // len(self._nodes()))
+        return Actor(remote.remote(open, str(Path.cwd()), sharing))
 
     async def check(self) -> None:
         """Raise EngineDown if the cluster is gone, or this machine from it: calls would hang."""

@@ -70,9 +70,16 @@ Event = Ready | Failure | Sampled | Ended | str
 class Replica:
     """See the module. All methods run on one event loop."""
 
-    def __init__(self, open: Open, folder: str) -> None:
-        """folder: where the driver runs, so that relative paths mean the same here."""
+    def __init__(self, open: Open, folder: str, sharing: int | None = None) -> None:
+        """folder: where the driver runs, so that relative paths mean the same here.
+
+        sharing: how many replicas share the cores of this machine; None leaves the threads alone.
+        """
         self._open, self._folder = open, folder
+        if sharing is not None:  # Ray allows one thread where an actor asks for no CPUs
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+            threads = (cores or os.cpu_count() or 1) // sharing
+            os.environ["OMP_NUM_THREADS"] = str(max(1, threads))
         self._engine: Engine | None = None
         self._events: list[Event] = []
         self._news = asyncio.Event()

@@ -174,7 +174,9 @@ class Replicas:
 
     async def _serve(self, host: Host) -> None:
         """Run a replica until it is lost."""
-        actor = host.actor = self._cluster.start(self._opener, num_gpus=self._num_gpus)
+        actor = host.actor = self._cluster.start(
+            self._opener, num_gpus=self._num_gpus, count=len(self._hosts)
+        )
         sender: asyncio.Task[None] | None = None
         try:
             await self._greet(host, actor)

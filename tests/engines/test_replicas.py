@@ -2,29 +2,36 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
+import scripted
 from scripted import Script, answer, replicas, samples
 
 from malt_data.builders.build import build_forest
 from malt_data.engines import Engine, Request
 from malt_data.engines.loop import run_sync
 from malt_data.engines.opening import open_engine
+from malt_data.engines.replica import Replica
 from malt_data.engines.replicas import Replicas
 from malt_data.errors import EngineDown, EngineError, SpecError
 from malt_data.schemas.spec import BuildSpec
 
-pytest.importorskip("ray")
+if find_spec("ray") is None:  # not imported: Cluster has to set its environment before
+    pytest.skip("needs Ray", allow_module_level=True)
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -35,14 +42,17 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module", autouse=True)
-def ray(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Start a Ray for all tests of the module, on the loopback address."""
+def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start a Ray for all tests of the module, on the loopback address; return its address."""
     patch = pytest.MonkeyPatch()
     patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+    patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # replicas import `scripted`
     from malt_data.engines.cluster import Cluster
 
     cluster = run_sync(Cluster.open(None))
-    yield
+    from ray import get_runtime_context  # after Cluster has set what it reads when imported
+
+    yield get_runtime_context().gcs_address
     run_sync(cluster.close())
     patch.undo()
 
@@ -113,20 +123,28 @@ def write_questions(path: Path, count: int) -> Path:
     return path
 
 
-def grown(folder: Path, spec: BuildSpec, script: Script, count: int) -> list[dict[str, Any]]:
-    """Grow a forest with an engine of this process (count 0) or with replicas; return its nodes."""
-    from malt_data.builders.writer import Writer  # noqa: F401 - imported before the clock starts
+def malt(folder: Path, seconds: float, *arguments: object) -> "subprocess.Popen[str]":
+    """Start the command line with scripted engines that write into `folder`."""
+    folder.mkdir()
+    command = [sys.executable, scripted.__file__, str(folder), str(seconds), "30"]
+    return subprocess.Popen(
+        [*command, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
-    async def build() -> None:
-        engine = await script(print) if count == 0 else await Replicas.open(script, count=count)
-        try:
-            await asyncio.to_thread(lambda: None)
-            await _build_on_this_loop(spec, folder, engine)
-        finally:
-            await engine.close()
 
-    run_sync(build())
-    parts = sorted(folder.glob("nodes/part-*.parquet"))
+def ended(process: "subprocess.Popen[str]") -> tuple[str, str]:
+    """Wait for a command to succeed; return what it wrote to stdout and stderr."""
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    return stdout, stderr
+
+
+def nodes(forest: Path) -> list[dict[str, Any]]:
+    """Return the nodes of a forest without their latency, in the order of their ids."""
+    parts = forest.glob("nodes/part-*.parquet")
     rows = [row for part in parts for row in pq.read_table(part).to_pylist()]
     return sorted(
         ({k: v for k, v in row.items() if k != "latency"} for row in rows),
@@ -134,24 +152,126 @@ def grown(folder: Path, spec: BuildSpec, script: Script, count: int) -> list[dic
     )
 
 
-async def _build_on_this_loop(spec: BuildSpec, folder: Path, engine: Engine) -> None:
-    from malt_data.builders import build
-    from malt_data.builders.plan import load
-    from malt_data.graders import Grader
-    from malt_data.prompts.resolve import resolve_sampling
-
-    spec = resolve_sampling(spec, None, engine)
-    with Grader(spec.grader) as grader:
-        loaded = load(spec)
-        spec = spec.model_copy(update={"split": loaded.split, "grader": grader.name})
-        await build._build(spec, folder, loaded, engine, grader, lambda _: None, lambda _: None)
+def await_replicas(folder: Path, count: int) -> list[int]:
+    deadline = time.monotonic() + 40
+    while len(pids := replicas(folder)) < count and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(pids) == count
+    return pids
 
 
-def test_two_replicas_grow_the_forest_of_one_process(tmp_path: Path) -> None:
-    spec = BuildSpec(questions=str(write_questions(tmp_path / "q.jsonl", 20)), n=2)
-    alone = grown(tmp_path / "alone", spec, Script(tmp_path), 0)
-    assert len(alone) == 20 * 14
-    assert grown(tmp_path / "two", spec, Script(tmp_path), 2) == alone
+def test_where_a_replica_is_killed_the_forest_is_that_of_one_process(tmp_path: Path) -> None:
+    questions = write_questions(tmp_path / "q.jsonl", 60)
+    build = ("build", "--questions", questions, "--n", 2, "--out")
+    alone = malt(tmp_path / "a", 0.0, *build, tmp_path / "alone")
+    two = malt(tmp_path / "b", 0.05, *build, tmp_path / "two", "--replicas", 2)
+    pids = await_replicas(tmp_path / "b", 2)
+    time.sleep(0.5)
+    kill(pids[:1])
+    stdout, stderr = ended(two)
+    assert "is lost (its process or its node died); starting it again" in stderr
+    assert stdout.startswith(f"60 of 60 trees in {tmp_path / 'two'} (60 new): 840 completions")
+    assert stdout.count("\n") == 1  # Ray's "A worker died" is not there
+    ended(alone)
+    assert len(nodes(tmp_path / "alone")) == 60 * 14
+    assert nodes(tmp_path / "two") == nodes(tmp_path / "alone")
+    assert not replicas(tmp_path / "b")
+
+
+def test_where_a_node_is_taken_away_the_forest_is_that_of_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.cluster_utils import Cluster
+
+    questions = write_questions(tmp_path / "q.jsonl", 60)
+    build = ("build", "--questions", questions, "--n", 2, "--out")
+    alone = malt(tmp_path / "a", 0.0, *build, tmp_path / "alone")
+    small: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 << 20}
+    folder = tempfile.mkdtemp(prefix="malt-", dir="/tmp")  # a short name: sockets are in it
+    monkeypatch.setenv("RAY_TMPDIR", folder)
+    Path(folder, "ray").mkdir()
+    cluster = Cluster(initialize_head=True, head_node_args=small | {"include_dashboard": False})
+    try:
+        others = [cluster.add_node(**small) for _ in range(2)]  # the command joins the head
+        options = ("--replicas", 3, "--ray", cluster.address)
+        three = malt(tmp_path / "b", 0.1, *build, tmp_path / "three", *options)
+        pids = await_replicas(tmp_path / "b", 3)
+        time.sleep(0.5)
+        left = next(node for node in others if workers(node) & set(pids))
+        cluster.remove_node(left, allow_graceful=False)
+        stdout, stderr = ended(three)
+    finally:
+        cluster.shutdown()  # type: ignore[no-untyped-call]
+        shutil.rmtree(folder, ignore_errors=True)
+    assert "is lost" in stderr
+    assert stdout.count("\n") == 1
+    ended(alone)
+    assert nodes(tmp_path / "three") == nodes(tmp_path / "alone")
+
+
+def workers(node: Any) -> set[int]:
+    """Return the workers of one of Ray's nodes."""
+    raylet = node.all_processes["raylet"][0].process
+    return {child.pid for child in psutil.Process(raylet.pid).children(recursive=True)}
+
+
+def test_sigterm_ends_the_replicas_too(tmp_path: Path) -> None:
+    questions = write_questions(tmp_path / "q.jsonl", 60)
+    build = ("build", "--questions", questions, "--n", 2, "--out", tmp_path / "forest")
+    running = malt(tmp_path / "a", 0.5, *build, "--replicas", 2)
+    await_replicas(tmp_path / "a", 2)
+    time.sleep(0.5)
+    others = psutil.Process(running.pid).children(recursive=True)
+    running.terminate()
+    _, stderr = running.communicate(timeout=30)
+    assert "Traceback" not in stderr
+    assert not replicas(tmp_path / "a")
+    assert not psutil.wait_procs(others, timeout=5)[1]
+
+
+def test_an_evaluation_with_replicas_has_the_results_of_one_process(
+    ray: str, tmp_path: Path
+) -> None:
+    """On the Ray of this module, reached through its address."""
+    questions = write_questions(tmp_path / "q.jsonl", 4)
+    eval = ("eval", "--questions", questions, "--settings", "sa,ma", "--seeds", 1, "--out")
+    alone = malt(tmp_path / "a", 0.0, *eval, tmp_path / "alone")
+    two = malt(tmp_path / "b", 0.0, *eval, tmp_path / "two", "--replicas", 2, "--ray", ray)
+    outputs = [ended(process)[0].replace("/two", "/alone") for process in (alone, two)]
+    assert "sa" in outputs[0]
+    assert outputs[0] == outputs[1]
+
+
+def test_another_version_on_a_node_stops_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        async with opened(Script(tmp_path)):
+            pass
+
+    monkeypatch.setattr("malt_data.engines.replicas.__version__", "0.0.0")
+    with pytest.raises(EngineDown, match=r"this machine 0\.0\.0\. Run there: pip install"):
+        run_sync(run())
+
+
+def test_replicas_on_cpus_divide_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cores = len(os.sched_getaffinity(0))
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    Replica(Script(tmp_path), str(tmp_path), None)
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+    Replica(Script(tmp_path), str(tmp_path), 1)
+    assert os.environ["OMP_NUM_THREADS"] == str(cores)
+    Replica(Script(tmp_path), str(tmp_path), 1000)
+    assert os.environ["OMP_NUM_THREADS"] == "1"
+
+
+def test_six_kills_of_several_kinds_change_nothing(tmp_path: Path) -> None:
+    """The driver is killed too, and run again; see the benchmark."""
+    script = Path(__file__).parents[2] / "benchmarks" / "kills.py"
+    command = [sys.executable, str(script), "--kills", "6", "--trees", "100", "--pause", "0.3"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "0 differ\n" in run.stdout
 
 
 def test_the_requests_of_a_tree_go_to_one_replica(tmp_path: Path) -> None:
@@ -256,19 +376,26 @@ def test_a_wrong_address_fails_within_seconds_and_stdout_stays_clean(tmp_path: P
 
 
 @pytest.mark.model
-def test_replicas_of_a_model_grow_the_forest_of_one(tmp_path: Path) -> None:
-    """The command line, with a replica that is killed on the way; only facts reach stdout."""
-    forests = []
-    for name, options in (("one", []), ("two", ["--replicas", "2"])):
-        command = [sys.executable, "-m", "malt_data", "build", "--limit", "2", "--n", "2"]
-        command += ["--temperature", "0", "--max-tokens", "16", "--out", str(tmp_path / name)]
-        run = subprocess.run([*command, *options], capture_output=True, text=True, timeout=200)
-        assert run.returncode == 0, run.stderr
-        assert len(run.stdout.splitlines()) == 1, run.stdout
-        parts = (tmp_path / name).glob("nodes/part-*.parquet")
-        rows = [row for part in parts for row in pq.read_table(part).to_pylist()]
-        assert len(rows) == 28
-        forests.append(sorted((row["node_id"], row["text"], row["label"]) for row in rows))
+def test_replicas_of_a_model_grow_the_forest_of_one(ray: str, tmp_path: Path) -> None:
+    """The command line with the embedded model; only facts reach stdout."""
+    command = [sys.executable, "-m", "malt_data", "build", "--limit", "2", "--n", "1"]
+    command += ["--temperature", "0", "--max-tokens", "8", "--out"]
+    runs = [
+        subprocess.Popen(
+            [*command, str(tmp_path / name), *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name, options in (("one", []), ("two", ["--replicas", "2", "--ray", ray]))
+    ]
+    for run in runs:
+        assert ended(run)[0].count("\n") == 1
+    forests = [
+        [(row["node_id"], row["text"], row["label"]) for row in nodes(tmp_path / name)]
+        for name in ("one", "two")
+    ]
+    assert len(forests[0]) == 6
     assert forests[0] == forests[1]
 
 
