@@ -189,7 +189,7 @@ def start(folder: Path, questions: Path, *options: str) -> "subprocess.Popen[byt
     build = ["build", "--questions", str(questions), "--n", "2", "--out", str(folder / "forest")]
     # Ray misses a worker that dies before it has reported until this is over, 60 s by default, and
     # starts one at a time.
-    env = os.environ | {"RAY_worker_register_timeout_seconds": "5"}
+    env = os.environ | {"RAY_worker_register_timeout_seconds": "15"}
     with (folder / "log").open("ab") as log:
         return subprocess.Popen([*script, *build, *options], stdout=log, stderr=log, env=env)
 
