@@ -1,6 +1,6 @@
 """Is a forest the same when a hundred processes die on the way, and how much is sampled twice?
 
-    PYTHONPATH=tests python benchmarks/kills.py                 # 100 kills, about 8 minutes
+    PYTHONPATH=tests python benchmarks/kills.py                 # 100 kills, some 15 minutes
     PYTHONPATH=tests python benchmarks/kills.py --kills 6 --trees 200
 
 `malt-data build --replicas 2` with a scripted engine, whose completions take 10 to 30 ms, grows one
