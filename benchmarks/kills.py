@@ -1,6 +1,6 @@
 """Is a forest the same when a hundred processes die on the way, and how much is sampled twice?
 
-    PYTHONPATH=tests python benchmarks/kills.py                 # 100 kills, about 8 minutes
+    PYTHONPATH=tests python benchmarks/kills.py                 # 100 kills, some 15 minutes
     PYTHONPATH=tests python benchmarks/kills.py --kills 6 --trees 200
 
 `malt-data build --replicas 2` with a scripted engine, whose completions take 10 to 30 ms, grows one
@@ -189,7 +189,7 @@ def start(folder: Path, questions: Path, *options: str) -> "subprocess.Popen[byt
     build = ["build", "--questions", str(questions), "--n", "2", "--out", str(folder / "forest")]
     # Ray misses a worker that dies before it has reported until this is over, 60 s by default, and
     # starts one at a time.
-    env = os.environ | {"RAY_worker_register_timeout_seconds": "5"}
+    env = os.environ | {"RAY_worker_register_timeout_seconds": "15"}
     with (folder / "log").open("ab") as log:
         return subprocess.Popen([*script, *build, *options], stdout=log, stderr=log, env=env)
 

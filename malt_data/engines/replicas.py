@@ -257,7 +257,7 @@ class Replicas:
         """Send what a lost replica had not returned elsewhere, or stop if there is nobody left."""
         self._losses += 1
         host.failures += 1
-        orders, trial = list(host.orders.values()), host.trial
+        orders = list(host.orders.values())
         host.clear()
         for order in orders:
             order.lose()
@@ -267,11 +267,8 @@ class Replicas:
         if self._is_hopeless():
             return self._stop(EngineDown(f"No replica works any more, most recently: {lost}."))
         self._note(f"Replica {host.number} is lost ({lost}); starting it again.")
-        free, groups = blame(
-            [order for order in orders if not trial or order.number in trial], str(lost)
-        )
+        free, groups = blame(orders, str(lost))
         self._waiting += free
-        self._waiting += [order for order in orders if trial and order.number not in trial]
         self._trials += groups
         return self._dispatch()
 
@@ -296,21 +293,25 @@ class Replicas:
         ready = [host for host in self._hosts if host.ready]
         if not ready:
             return
-        waiting, self._waiting = self._waiting, []
-        for order in waiting:
-            if not order.closed:
-                self._home(order.request.tree, ready).take(order)
         for host in sorted(ready, key=lambda host: host.load):
             while self._trials and not host.trial:
                 group = [order for order in self._trials.popleft() if not order.closed]
                 host.trial = {order.number for order in group}
                 for order in group:
                     host.take(order)
+        # What dies with a trial must be of the trial: others wait where no replica is without.
+        calm = [host for host in ready if not host.trial]
+        if not calm:
+            return
+        waiting, self._waiting = self._waiting, []
+        for order in waiting:
+            if not order.closed:
+                self._home(order.request.tree, calm).take(order)
 
     def _home(self, tree: str, ready: Sequence[Host]) -> Host:
         """Return the replica of a tree: at first the one with the least to do."""
         pinned = self._pins.get(tree)
-        if pinned is None or not pinned.ready:
+        if pinned is None or pinned not in ready:
             pinned = min(ready, key=lambda host: host.load / host.width)
         if tree:
             self._pins[tree] = pinned
@@ -322,7 +323,7 @@ class Replicas:
     def _end_trial(self, host: Host, order: Order) -> None:
         if order.number in host.trial:
             host.trial.remove(order.number)
-            if not host.trial and self._trials:
+            if not host.trial and (self._trials or self._waiting):
                 self._dispatch()
 
     def _withdraw(self, order: Order) -> None:
