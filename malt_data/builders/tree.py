@@ -10,13 +10,13 @@ from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from malt_data.engines import Completion, Engine, Request
+from malt_data.engines import Completion, Engine, Prompt, Request
 from malt_data.errors import EngineDown, EngineError
 from malt_data.graders import Grader
 from malt_data.prompts.templates import Script
 from malt_data.schemas.forest import Question
 from malt_data.schemas.ids import child_id, node_seed
-from malt_data.schemas.pipeline import Pipeline, Turn
+from malt_data.schemas.pipeline import Pipeline
 from malt_data.schemas.spec import BuildSpec
 
 
@@ -45,10 +45,11 @@ async def grow(
     Raises EngineError if a request fails permanently, EngineDown if no request can succeed.
     """
     nodes: dict[tuple[int, ...], Node] = {}
-    chain = spec.chain
+    chain, options = spec.chain, spec.request_options
 
     async def expand(parent: Node | None, texts: tuple[str, ...]) -> None:
-        request = _request(question, spec, script, chain.turns[len(texts)], parent, texts)
+        prompt = script.render(question.kind, question.question, question.choices, texts)
+        request = _request(question, spec, chain, prompt, options, parent, len(texts))
         async with aclosing(engine.complete(request)) as samples:  # type: ignore[type-var]
             async for sample, completion in samples:
                 node = _node(request, chain, parent, sample, completion)
@@ -70,20 +71,23 @@ async def grow(
 def _request(
     question: Question,
     spec: BuildSpec,
-    script: Script,
-    turn: Turn,
+    chain: Pipeline,
+    prompt: Prompt,
+    options: Mapping[str, Any],
     parent: Node | None,
-    texts: tuple[str, ...],
+    index: int,
 ) -> Request:
+    """Return the request of turn `index` under a node. options: those of all requests."""
+    role, n = chain.turns[index].role, chain.turns[index].n
     parent_id = parent.node_id if parent else question.question_id
     return Request(
-        prompt=script.render(question.kind, question.question, question.choices, texts),
-        seeds=tuple(node_seed(spec.seed, child_id(parent_id, turn.role, i)) for i in range(turn.n)),
-        adapter=spec.adapters.get(turn.role),
-        priority=-len(texts),  # finish started trees before starting new ones
+        prompt=prompt,
+        seeds=tuple(node_seed(spec.seed, child_id(parent_id, role, i)) for i in range(n)),
+        adapter=spec.adapters.get(role),
+        priority=-index,  # finish started trees before starting new ones
         tree=question.question_id,
-        eager=len(texts) + 1 < len(spec.pipeline.turns),  # its children wait for it
-        **spec.request_options,
+        eager=index + 1 < len(chain.turns),  # its children wait for it
+        **options,
     )
 
 
