@@ -77,13 +77,17 @@ for adapter in "$OUT"/team/*_sft "$OUT"/team/*_dpo; do
 done
 
 role=generator
+device=(--bf16 True)
+if [[ $gpus -eq 0 ]]; then
+    device=(--bf16 False --use_cpu True)
+fi
 step "the same SFT by TRL's own script"
 started=$(date +%s)
 "$PYTHON" -m trl.scripts.sft --model_name_or_path "$(
     "$PYTHON" -c "import sys; from malt_data.engines.embedded import resolve; print(resolve(sys.argv[1]))" "$MODEL"
 )" --dataset_name "$OUT/forest/exports/${role}_sft" --dataset_train_split train \
     --use_peft --lora_target_modules all-linear --lora_r 16 --lora_alpha 32 --max_steps "$STEPS" \
-    --per_device_train_batch_size 8 --learning_rate 1e-4 --report_to none \
+    --per_device_train_batch_size 8 --learning_rate 1e-4 --report_to none "${device[@]}" \
     --output_dir "$OUT/trl_sft" >"$OUT/trl_sft.log" 2>&1
 echo "{\"step\": \"TRL's script, ${role}_sft\", \"seconds\": $(($(date +%s) - started))}" |
     tee -a "$OUT/figures.jsonl"
