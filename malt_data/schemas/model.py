@@ -8,6 +8,7 @@ malt_data.errors.SpecError: n: Input should be greater than or equal to 1 (got 0
 """
 
 import difflib
+import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from malt_data.errors import SpecError
 
-__all__ = ["Field", "Model"]
+__all__ = ["Field", "Model", "require_storable"]
 
 
 class Model(BaseModel):
@@ -47,6 +48,14 @@ class Model(BaseModel):
     def updated(self, **changes: Any) -> Self:
         """Return a copy with some values changed; raise SpecError if they are invalid."""
         return type(self)(**{name: getattr(self, name) for name in self.model_fields_set} | changes)
+
+
+def require_storable(table: dict[str, Any]) -> None:
+    """Raise ValueError unless a table of settings can be stored as JSON."""
+    try:
+        json.dumps(table, allow_nan=False)
+    except (TypeError, ValueError):
+        raise ValueError("only numbers, strings, booleans, lists and tables") from None
 
 
 def _explain(error: ValidationError, known: Iterable[str]) -> str:

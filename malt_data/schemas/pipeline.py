@@ -33,7 +33,6 @@ the same tables:
 """
 
 import difflib
-import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -44,7 +43,7 @@ import pyarrow as pa
 from pydantic import ConfigDict, model_validator
 
 from malt_data.errors import SpecError
-from malt_data.schemas.model import Field, Model
+from malt_data.schemas.model import Field, Model, require_storable
 
 DEFAULT = "malt"
 _NAME = r"^[a-z][a-z0-9_]{0,31}$"
@@ -77,10 +76,7 @@ class ChatTemplate(Model):
             raise ValueError("a stop string is empty")
         if self.plain and self.variables:
             raise ValueError(f"plain text has no chat template for {min(self.variables)!r}")
-        try:
-            json.dumps(self.variables, allow_nan=False)  # as they are stored
-        except (TypeError, ValueError):
-            raise ValueError("only numbers, strings, booleans, lists and tables") from None
+        require_storable(self.variables)
         return self
 
     @property

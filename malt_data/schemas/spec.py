@@ -11,13 +11,12 @@ forest records how to grow it again.
     malt_data.errors.SpecError: unknown setting 'threshold'
 """
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import field_validator, model_validator
 
-from malt_data.schemas.model import Field, Model
+from malt_data.schemas.model import Field, Model, require_storable
 from malt_data.schemas.pipeline import ChatTemplate, Pipeline, Prompts, require_role, shipped
 
 _MAX = 10**9
@@ -149,10 +148,7 @@ class SamplingSpec(Model):
             raise ValueError(f"leave {min(secret)} out: pass it in the environment")
         if ours := _OURS & {*options}:
             raise ValueError(f"{min(ours)} has a setting or a table of its own")
-        try:
-            json.dumps(options, allow_nan=False)  # as it is stored
-        except (TypeError, ValueError):
-            raise ValueError("only numbers, strings, booleans, lists and tables") from None
+        require_storable(options)
         return options
 
     @field_validator("sampling")
