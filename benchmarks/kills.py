@@ -1,6 +1,6 @@
 """Is a forest the same when a hundred processes die on the way, and how much is sampled twice?
 
-    PYTHONPATH=tests python benchmarks/kills.py                 # 100 kills, some 15 minutes
+    PYTHONPATH=tests python benchmarks/kills.py                 # 100 kills, some 25 minutes
     PYTHONPATH=tests python benchmarks/kills.py --kills 6 --trees 200
 
 `malt-data build --replicas 2` with a scripted engine, whose completions take 10 to 30 ms, grows one
@@ -216,9 +216,9 @@ def endless(dice: random.Random) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--trees", type=int, default=1500, help="of each forest, 14 nodes each")
+    parser.add_argument("--trees", type=int, default=4000, help="of each forest, 14 nodes each")
     parser.add_argument(
-        "--pause", type=float, default=3.0, help="seconds between kills, on average"
+        "--pause", type=float, default=12.0, help="seconds between kills, on average"
     )
     parser.add_argument("--minutes", type=float, default=60, help="begin no forest after that")
     parser.add_argument("--seed", type=int, default=0)
