@@ -76,6 +76,11 @@ def _positives() -> tuple[str, ...]:
 )
 @setting("--max-per-parent", type=int, help="Maximum rows per parent.")
 @setting("--max-per-question", type=int, help="Maximum rows per question.")
+@setting(
+    "--min-confidence",
+    type=float,
+    help="Minimum probability that a label is right, given all leaves of its tree.  [default: 0]",
+)
 @setting("--validation", type=float, help="Fraction of questions to hold out.  [default: 0.1]")
 @setting("--seed", type=int, help="Random seed of the split and all choices.  [default: 0]")
 @click.option(

@@ -5,11 +5,12 @@ results.sql("FROM accuracy")             # polars DataFrame; also turns, turn_ac
 results.predictions()                    # one row per setting, seed and question
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.dataset as ds
 
 from malt_data.errors import EvalError
@@ -52,6 +53,10 @@ class Results:
             "completions": ds.dataset(CompletionParts(self.folder).paths(), schema=COMPLETIONS),
             "predictions": ds.dataset(read_predictions(self.folder)),
         }
+
+    def computed(self) -> dict[str, Callable[[], pa.Table]]:
+        """Return no tables: all are stored."""
+        return {}
 
     def view(self, name: str) -> str:
         """Return the SQL of a view."""

@@ -17,12 +17,13 @@ from malt_data.errors import ForestError
 from malt_data.exporters.export import exports_of, fingerprint
 from malt_data.exporters.rows import COLUMNS, Rows
 from malt_data.exporters.selection import Selection
-from malt_data.forests.facts import find_tree, question_of
+from malt_data.forests.confidence import COLUMNS as CONFIDENCE
+from malt_data.forests.facts import find_tree, question_of, with_confidence
 from malt_data.forests.forest import Forest
 from malt_data.schemas.exports import Config, all_configs
 
 _QUESTION = ("question_id", "question", "choices", "gold")
-_COLUMNS = [*COLUMNS, "thinking"]
+_COLUMNS = [*dict.fromkeys([*COLUMNS, "thinking", *CONFIDENCE])]
 
 
 def explain(forest: Forest, node_id: str, other: str | None = None) -> dict[str, Any]:
@@ -47,6 +48,7 @@ def explain(forest: Forest, node_id: str, other: str | None = None) -> dict[str,
                 f"{', '.join(sorted(ids)[:2])}, …"
             )
     tree = tree.unique("node_id", keep="first", maintain_order=True)  # as in a sound one
+    tree = with_confidence(forest, tree)
     node = tree.row(by_predicate=pl.col("node_id") == node_id, named=True)
     leaves = tree.filter(
         pl.col("reward").is_not_null()
@@ -58,6 +60,7 @@ def explain(forest: Forest, node_id: str, other: str | None = None) -> dict[str,
         "path": [tree.row(by_predicate=pl.col("node_id") == name, named=True) for name in path],
         "leaves": leaves.select("node_id", "answer", "verdict", "reward").to_dicts(),
         "label_because": _because(forest, tree, node),
+        **{name: node[name] for name in ("confidence", "low", "high", "bound")},
         "exports": _exports(forest, tree, node, other),
     }
 

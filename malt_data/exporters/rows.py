@@ -16,6 +16,7 @@ from itertools import takewhile
 from pathlib import Path
 
 import duckdb
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -24,6 +25,7 @@ from malt_data.errors import ExportError, SpecError
 from malt_data.exporters.fit import UNFIT, load_fit
 from malt_data.exporters.prompts import joins, prompts_query
 from malt_data.exporters.selection import Selection, rules
+from malt_data.forests import confidence
 from malt_data.forests.forest import Forest
 from malt_data.prompts.templates import templates
 from malt_data.schemas.exports import REASONING, SPLITS, VARIABLES, Config
@@ -95,6 +97,8 @@ class Rows:
             if self.selection.tokenizer
             else None
         )
+        asked = self.selection.min_confidence > 0
+        self._confidence = confidence.confidence_of(forest) if asked else None
         self._connection = duckdb.connect(":memory:", config=_CONFIG)
         self._connection.register("stored_questions", forest.questions_dataset())
         lock_down(self._connection)  # the prompts come from a manifest that anyone may have written
@@ -134,7 +138,10 @@ class Rows:
 
     def chunks(self) -> Iterator[pa.Table]:
         """Yield the forest's nodes, with the columns that the selection needs."""
-        return chunks(self._forest, thinking=self.selection.thinking)
+        more = ["thinking"] if self.selection.thinking else []
+        if self._confidence is not None:
+            more += [name for name in confidence.COLUMNS if name not in COLUMNS]
+        return chunks(self._forest, more=more)
 
     def of(self, chunk: pa.Table) -> Iterator[tuple[str, pa.Table]]:
         """Yield (split, rows) for a chunk of whole trees, and add to `counts`."""
@@ -154,7 +161,8 @@ class Rows:
     def _build_ledger(self, chunk: pa.Table) -> list[tuple[str, str | None, int]]:
         """Build the ledger of a chunk; return its (split, reason, count)."""
         tree = pc.dictionary_encode(chunk["question_id"].combine_chunks()).indices
-        self._connection.register("chunk", chunk.append_column("tree", tree.cast(pa.int64())))
+        keyed = chunk.append_column("tree", tree.cast(pa.int64()))
+        self._connection.register("chunk", keyed.append_column("sure", self._sure(chunk)))
         self._connection.execute(_query("keyed").replace("{leaf}", str(self._turns)))
         source = f"({self._of_paths(_query(_CANDIDATES[self.config.format.unit]))})"
         all_rules = rules(self.config, self.selection)
@@ -169,6 +177,13 @@ class Rows:
             "FROM ledger GROUP BY ALL"
         ).fetchall()
         return counts
+
+    def _sure(self, chunk: pa.Table) -> pa.Array:
+        """Return the confidence of each node's label; null if no rule asks for it."""
+        if self._confidence is None:
+            return pa.nulls(chunk.num_rows, pa.float64())
+        nodes = pl.DataFrame(chunk.select(confidence.COLUMNS))
+        return self._confidence.of(nodes)["confidence"].to_arrow()
 
     def _apply_rules(self, source: str, rules: list[tuple[str, str]]) -> None:
         """Create the ledger of the candidates in `source` under these rules."""
@@ -255,15 +270,15 @@ def with_tokenizer(selection: Selection, forest: Forest) -> Selection:
 
 
 def chunks(
-    forest: Forest, budget: int | None = None, *, thinking: bool = False
+    forest: Forest, budget: int | None = None, *, more: Sequence[str] = ()
 ) -> Iterator[pa.Table]:
     """Yield the columns an export needs, in chunks of whole trees of about `budget` bytes.
 
-    A tree larger than that is one chunk. The nodes of a tree are contiguous in a part. thinking:
-    whether it needs that column, which may be by far the largest.
+    A tree larger than that is one chunk. The nodes of a tree are contiguous in a part. more: names
+    of further columns.
     """
     budget = budget or _CHUNK_BYTES
-    columns = [*COLUMNS, *(["thinking"] if thinking else [])]
+    columns = [*COLUMNS, *more]
     pending: list[pa.Table] = []
     size = 0
     for path in forest.parts.paths():

@@ -41,6 +41,9 @@ class Selection(Model):
     """Keep a text that is both a positive and a negative sibling."""
     drop_duplicates: bool = False
     """Keep only one row if siblings have the same text."""
+    min_confidence: float = Field(0.0, ge=0, le=1)
+    """Leave out nodes whose label is right with a lower probability (`forests/confidence.py`), and
+    pairs with such a node."""
     thinking: bool = False
     """Write what a reasoning model thought before a text with it: as `reasoning_content` of its
     message, which most chat templates read; in plain text before it, within <think> tags.
@@ -61,11 +64,12 @@ class Selection(Model):
 
     @model_serializer(mode="wrap")
     def _serialize(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out `thinking` unless it is selected, as older versions refuse what is unknown."""
+        """Leave out what is newer unless it is selected, as older versions refuse the unknown."""
         values: dict[str, Any] = serialize(self)
-        return {name: value for name, value in values.items() if name != "thinking" or value}
+        return {name: value for name, value in values.items() if name not in _NEWER or value}
 
 
+_NEWER = ("min_confidence", "thinking")
 _REPEATED = "row_number() OVER (PARTITION BY parent, {text}, reason IS NULL ORDER BY place) > 1"
 _NO_NEGATIVE = "count(*) FILTER (reason = 'negative') OVER (PARTITION BY {group}) = 0"
 _CAPPED = "row_number() OVER (PARTITION BY {group}, reason IS NULL ORDER BY draw) > {limit}"
@@ -100,6 +104,8 @@ def rules(config: Config, chosen: Selection) -> list[tuple[str, str]]:
         result.append(("identical", f"{labels} OVER (PARTITION BY parent, text) > 1"))
     if not chosen.keep_truncated and teaches != "values":
         result.append(("truncated", "truncated" if pairs else "label AND truncated"))
+    if chosen.min_confidence and teaches != "values":
+        result.append(("unsure", f"sure < {chosen.min_confidence!r}"))
     if pairs and chosen.margin:
         result.append(("margin", f"round(chosen_value - rejected_value, 9) < {chosen.margin!r}"))
     if chosen.tokenizer:  # before rules that pick among rows, so that they pick one that fits
@@ -126,6 +132,7 @@ REASONS = {
     "identical": "the same text is on both sides",
     "truncated": "the text to learn was truncated at the token limit",
     **UNFIT,
+    "unsure": "its label is right with too low a probability",
     "margin": "its two values differ by less than the margin",
     "duplicate": "a sibling row has the same texts",
     "strategy": "another pair of its parent was selected",

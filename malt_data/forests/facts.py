@@ -5,15 +5,21 @@ from typing import Any
 import polars as pl
 
 from malt_data.errors import ForestError
+from malt_data.forests.confidence import COLUMNS, confidence_by_role, confidence_of
 from malt_data.forests.forest import Forest
 
 
 def stats(forest: Forest) -> dict[str, Any]:
-    """Return {"forest": one row of facts, "roles": one row per role from the view `role_stats`}."""
+    """Return {"forest": one row of facts, "roles": one row per role}.
+
+    A role's row is that of the view `role_stats`, and how sure its labels are (`confidence.py`).
+    """
     facts = forest.sql(forest.view("forest_stats")).row(0, named=True)
+    roles = forest.sql("FROM role_stats").to_dicts()
+    sure = confidence_by_role(forest)
     return {
         "forest": facts | _prompt_use(forest),
-        "roles": forest.sql("FROM role_stats").to_dicts(),
+        "roles": [row | sure[row["role"]] for row in roles],
     }
 
 
@@ -67,3 +73,9 @@ def find_tree(forest: Forest, name: str | None) -> pl.DataFrame:
     if "/" in (name or "") and name not in set(nodes["node_id"]):
         raise ForestError(f"Tree {trees[0]} has no node {name!r}.")
     return nodes.sort("node")
+
+
+def with_confidence(forest: Forest, tree: pl.DataFrame) -> pl.DataFrame:
+    """Return a tree with how sure its labels are: `confidence`, `low`, `high` and `bound`."""
+    facts = confidence_of(forest).of(tree.select(COLUMNS))
+    return tree.hstack(facts.select("confidence", "low", "high", "bound"))

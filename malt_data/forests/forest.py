@@ -9,9 +9,10 @@ Nothing here writes to the folder: `create.py` creates a forest, a build adds tr
 """
 
 import contextlib
+import hashlib
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,12 @@ class Forest:
             "roles": ds.dataset(roles_table(self.manifest.spec.pipeline)),
         }
 
+    def computed(self) -> dict[str, Callable[[], pa.Table]]:
+        """Return the tables that are computed for a query that names them."""
+        from malt_data.forests.confidence import confidence_table
+
+        return {"confidence": lambda: confidence_table(self)}
+
     def view(self, name: str) -> str:
         """Return the SQL of a file in schemas/views, for the turns of this forest."""
         from malt_data.storage.query import read_view  # imports DuckDB, which only this needs
@@ -120,6 +127,12 @@ class Forest:
     def done(self) -> set[str]:
         """Ids of the questions that have a tree."""
         return self.parts.trees()
+
+    def fingerprint(self) -> str:
+        """Return a hash (16 hex digits) of part names, sizes and labels: the forest's state."""
+        facts = [f"{path.name}:{path.stat().st_size}" for path in self.parts.paths()]
+        state = "\n".join([self.manifest.labelled.footer().decode(), *facts])
+        return hashlib.sha256(state.encode()).hexdigest()[:16]
 
     def unlabelled(self) -> list[Path]:
         """Return the parts that an interrupted relabel has not rewritten yet."""

@@ -58,6 +58,14 @@ def print_explained(facts: dict[str, Any], console: Console) -> None:
         answer = "no answer" if leaf["answer"] is None else clean(leaf["answer"])
         console.print(Text(f"{escape(leaf['node_id'])}  {leaf['verdict']}  {answer}"))
     console.print(Text(facts["label_because"]))
+    if facts["confidence"] is not None and facts["low"] != facts["high"]:
+        console.print(
+            Text(
+                f"{100 * facts['confidence']:.0f} % sure: its true value is {facts['low']:.2f} to "
+                f"{facts['high']:.2f} (90 %); from its children alone, at least "
+                f"{100 * facts['bound']:.0f} % (Hoeffding)"
+            )
+        )
     console.print(Text("\nexports", "bold"))
     for name, decision in facts["exports"].items():
         rows = decision["rows"]

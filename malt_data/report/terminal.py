@@ -14,7 +14,8 @@ from rich.text import Text
 from rich.tree import Tree
 
 from malt_data.display import clean, escape, fold
-from malt_data.forests.facts import find_tree, question_of
+from malt_data.forests.confidence import SURE
+from malt_data.forests.facts import find_tree, question_of, with_confidence
 from malt_data.forests.forest import Forest
 
 _MAX_ROWS = 100
@@ -49,6 +50,11 @@ def print_stats(facts: dict[str, Any], console: Console) -> None:
         if name != "role":
             table.add_row(name.replace("_", " "), *(_cell(row[name]) for row in roles))
     console.print(table)
+    if roles:
+        console.print(
+            "Confidence: the probability that a label is right, given all leaves of its tree; "
+            f"unsure: below {SURE:g}. Of each node: malt-data sql 'FROM confidence'"
+        )
 
 
 def show(forest: Forest, name: str | None, console: Console, width: int = 100) -> None:
@@ -57,7 +63,7 @@ def show(forest: Forest, name: str | None, console: Console, width: int = 100) -
     None: the first tree. width: characters to show of each text; 0 means all.
     Raises ForestError if there is no such tree.
     """
-    nodes = find_tree(forest, name)
+    nodes = with_confidence(forest, find_tree(forest, name))
     question = question_of(forest, nodes)
     question_id = question["question_id"]
     head = Text.assemble(
@@ -85,6 +91,7 @@ def _line(node: dict[str, Any], name: str | None, width: int) -> Text:
     line = Text.assemble(
         (node_name, f"bold {colour}" + (" reverse" if node["node_id"] == name else "")),
         (f" {node['value']:.2f} {'+' if node['label'] else '-'}", colour),
+        (_sure(node), "dim"),
         f" {mark} ",
         (answer, "bold"),
         (cut, "yellow"),
@@ -94,6 +101,13 @@ def _line(node: dict[str, Any], name: str | None, width: int) -> Text:
     if width:
         line.no_wrap, line.overflow = True, "ellipsis"
     return line
+
+
+def _sure(node: dict[str, Any]) -> str:
+    """Return the confidence of a label; nothing for a leaf, whose label is certain."""
+    if node["reward"] is not None or node["confidence"] is None:
+        return ""
+    return f" {100 * node['confidence']:.0f} %"
 
 
 def print_rows(frame: pl.DataFrame, console: Console) -> int:

@@ -22,6 +22,8 @@ NODES = "nodes"
 EXPORTS = "exports"
 EXPORT = "export.json"
 CARD = "README.md"
+FITTED = ".confidence.json"
+"""What was fitted to say how sure labels are; a cache, and never sent."""
 
 RESULTS = "eval.json"
 COMPLETIONS = "completions"

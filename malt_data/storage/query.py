@@ -9,7 +9,7 @@ command line runs queries in a child process with a memory limit (commands/isola
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Any, Protocol
 
@@ -52,6 +52,10 @@ class Source(Protocol):
         """Return the tables by name."""
         ...
 
+    def computed(self) -> dict[str, Callable[[], pa.Table]]:
+        """Return what computes the tables that are too costly for queries that do not need them."""
+        ...
+
     def view(self, name: str) -> str:
         """Return the SQL that creates a view; `read_view`, unless it depends on the source."""
         ...
@@ -62,11 +66,17 @@ def read_view(name: str) -> str:
     return resources.files("malt_data.schemas").joinpath("views", f"{name}.sql").read_text("utf-8")
 
 
-def connect(source: Source) -> duckdb.DuckDBPyConnection:
-    """Return a connection that can read the tables and views of `source` and nothing else."""
+def connect(source: Source, query: str = "") -> duckdb.DuckDBPyConnection:
+    """Return a connection that can read the tables and views of `source` and nothing else.
+
+    query: computed tables are there only if it names them.
+    """
     connection = duckdb.connect(":memory:", config=_CONFIG)
     for name, table in source.tables().items():
         connection.register(name, table)
+    for name, compute in source.computed().items():
+        if re.search(rf"\b{name}\b", query, re.IGNORECASE):
+            connection.register(name, compute())
     definitions = [read_view("judgement"), *map(source.view, source.views)]
     _create_views(connection, definitions)
     lock_down(connection)
@@ -109,7 +119,7 @@ def run_query(
     too, because DuckDB has values of these types that Python and polars cannot print.
     """
     supported = _PRINTABLE if printable else _PRINTABLE | _TEMPORAL
-    with connect(source) as connection:
+    with connect(source, query) as connection:
         try:
             relation = connection.sql(query, params=list(parameters) or None)
             if relation is None:
@@ -146,6 +156,6 @@ def _explain(error: duckdb.Error, source: Source) -> str:
         return f"Queries can only read the views, not files or the network ({text})."
     if isinstance(error, duckdb.CatalogException):
         views = (name.rpartition("/")[2] for name in source.views)
-        names = ", ".join((*source.tables(), *views))
+        names = ", ".join((*source.tables(), *views, *source.computed()))
         return f"{text} Available views: {names}."
     return text[:1000]

@@ -4,6 +4,7 @@ SELECT
     key, parent, question_id, node_id, label, truncated,
     key IN (FROM ungraded) AS ungraded,
     hash(text) AS text,
+    sure,
     sample AS place,
     md5($seed || ':' || node_id) AS draw
 FROM keyed

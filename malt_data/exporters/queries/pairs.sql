@@ -1,7 +1,7 @@
 -- Candidates of dpo: every pair of siblings with different labels (the view `pairs`, MALT §4.3).
 WITH siblings AS (
     SELECT
-        key, parent, question_id, node_id, label, value, truncated, sample,
+        key, parent, question_id, node_id, label, value, truncated, sample, sure,
         key IN (FROM ungraded) AS ungraded,
         hash(text) AS text
     FROM keyed
@@ -18,6 +18,7 @@ SELECT
     rejected.value AS rejected_value,
     chosen.truncated,
     chosen.ungraded OR rejected.ungraded AS ungraded,
+    least(chosen.sure, rejected.sure) AS sure,
     chosen.text AS chosen_text,
     rejected.text AS rejected_text,
     chosen.sample * 32768 + rejected.sample AS place,

@@ -1,0 +1,244 @@
+"""How sure the labels of a forest are.
+
+The true value of a node is the mean of its value over every subtree that could have grown under it.
+Its confidence is the probability that this lies on the side of the threshold that its label says,
+given all leaves of its tree and a model fitted to the forest (`rates.py`).
+
+Under local pooling a node's value is a mean of its children's labels, so there the model is fitted
+to labels instead of rewards, for each turn anew.
+
+    confidence_of(open_forest("forest")).of(nodes)     # nodes: whole trees, as they are stored
+"""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+
+from malt_data.errors import SpecError, StorageError
+from malt_data.forests.parts import NodeParts
+from malt_data.forests.rates import CELLS, EDGES, Floats, Places, Rates, Trees, fit
+from malt_data.schemas import layout
+from malt_data.schemas.forest import NODES
+from malt_data.schemas.manifest import Manifest
+from malt_data.schemas.model import Field, Model
+from malt_data.schemas.spec import Labels
+from malt_data.storage.documents import read_json
+from malt_data.storage.files import write_text
+
+FITTED_TREES = 1_000
+"""The model is fitted to at most so many trees: those with the smallest ids, which are hashes."""
+SURE = 0.9
+"""A label with less confidence counts as unsure."""
+COLUMNS = [
+    *("question_id", "node_id", "node", "parent", "depth"),
+    *("extra", "reward", "verdict", "value", "label"),
+]
+"""What must be read of the nodes."""
+_OUTER = (0.05, 0.95)
+_TABLE = pa.schema(
+    [
+        *(NODES.field(name) for name in ("node_id", "question_id")),
+        pa.field("role", pa.string()),
+        *(NODES.field(name) for name in ("depth", "value", "label")),
+        *(pa.field(name, pa.float64()) for name in ("confidence", "low", "high", "bound")),
+    ]
+)
+
+
+class Fittable(Protocol):
+    """What the model needs of a forest."""
+
+    folder: Path
+    origin: str | None
+    manifest: Manifest
+    parts: NodeParts
+
+    @property
+    def done(self) -> set[str]: ...
+
+    def nodes(self) -> pl.LazyFrame: ...
+
+    def fingerprint(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """The fitted model: `rates` of each turn but the last, for labels made as `labels` says."""
+
+    labels: Labels
+    rates: tuple[Rates, ...]
+
+    def of(self, nodes: pl.DataFrame) -> pl.DataFrame:
+        """Return `nodes` with `confidence`, `low`, `high` and `bound`, in the same order.
+
+        nodes: whole trees with COLUMNS. low, high: an interval that contains the true value with a
+        probability of 90 %. bound: what Hoeffding's inequality guarantees from the number of
+        children alone, 1 − exp(−2n(value − threshold)²), with no model (*MALT* §A.6.1). All are
+        those of the reward for a leaf, and null for one that the grader could not decide.
+        """
+        nodes = nodes.with_row_index("_row").sort("question_id", "node")
+        found = np.full((len(nodes), 3), np.nan)
+        for rows, posterior in _posteriors(nodes, self.rates, self.labels):
+            found[rows] = _facts(posterior, nodes["label"].to_numpy()[rows], self.labels.threshold)
+        names = ("confidence", "low", "high")
+        columns = [pl.Series(name, found[:, at]).fill_nan(None) for at, name in enumerate(names)]
+        return _with_leaves(nodes.with_columns(*columns), self.labels).sort("_row").drop("_row")
+
+
+def confidence_of(forest: Fittable) -> Confidence:
+    """Return the model of a forest, as it is labelled; the fit is kept in the forest's folder."""
+    path, state = forest.folder / layout.FITTED, forest.fingerprint()
+    with suppress(OSError, ValueError, SpecError):
+        stored = _Fitted.model_validate(read_json(path))
+        if stored.state == state:
+            return stored.confidence(forest.manifest.labels)
+    fitted = fit_confidence(fitted_nodes(forest), forest.manifest.labels)
+    if forest.origin is None:
+        with suppress(StorageError):  # somebody else's folder, or a full disk
+            write_text(path, _Fitted.of(state, fitted).model_dump_json() + "\n")
+    return fitted
+
+
+_Top = Annotated[
+    list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=CELLS, max_length=CELLS)
+]
+_Spread = Annotated[float, Field(gt=0, le=1e6)]
+
+
+class _Fitted(Model):
+    """The content of the file that keeps a fit. state: the fingerprint of the forest."""
+
+    state: str
+    tops: list[
+        Annotated[
+            list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=CELLS, max_length=CELLS)
+        ]
+    ]
+    spreads: list[list[Annotated[float, Field(gt=0, le=1e6)]]]
+
+    @classmethod
+    def of(cls, state: str, fitted: Confidence) -> "_Fitted":
+        tops = [rates.top.tolist() for rates in fitted.rates]
+        return cls(state=state, tops=tops, spreads=[list(rates.spreads) for rates in fitted.rates])
+
+    def confidence(self, labels: Labels) -> Confidence:
+        rates = zip(self.tops, self.spreads, strict=True)
+        return Confidence(labels, tuple(Rates(np.array(top), tuple(s)) for top, s in rates))
+
+
+def fitted_nodes(forest: Fittable) -> pl.DataFrame:
+    """Return role and COLUMNS of the trees that the model is fitted to, in tree order."""
+    chosen = sorted(forest.done)[:FITTED_TREES]
+    last = chosen[-1] if chosen else ""
+    nodes = forest.nodes().filter(pl.col("question_id") <= last).select("role", *COLUMNS)
+    return nodes.with_columns(pl.col("role").cast(pl.String)).collect().sort("question_id", "node")
+
+
+def fit_confidence(nodes: pl.DataFrame, labels: Labels) -> Confidence:
+    """Fit the model to whole trees with COLUMNS, in tree order."""
+    turns = _turns(nodes)
+    if labels.pooling == "local":
+        rates = tuple(fit(_local(nodes, turn)) for turn in range(1, turns))
+    else:
+        rates = (fit(_global(nodes)),) * (turns - 1) if turns > 1 else ()
+    return Confidence(labels, rates)
+
+
+def confidence_table(forest: Fittable) -> pa.Table:
+    """Return every node of a forest with its confidence: the view `confidence`."""
+    model = confidence_of(forest)
+    tables = [_TABLE.empty_table()]
+    for path in forest.parts.paths():
+        nodes = pl.DataFrame(forest.parts.read(path).select(["role", *COLUMNS]))
+        nodes = nodes.with_columns(pl.col("role").cast(pl.String))
+        tables.append(model.of(nodes).select(_TABLE.names).to_arrow().cast(_TABLE))
+    return pa.concat_tables(tables)
+
+
+def confidence_by_role(forest: Fittable) -> dict[str, dict[str, float]]:
+    """Return role → mean confidence and share of unsure labels, in the trees of the fit."""
+    nodes = confidence_of(forest).of(fitted_nodes(forest))
+    facts = nodes.group_by("role").agg(
+        mean_confidence=pl.col("confidence").mean(),
+        share_unsure=(pl.col("confidence") < SURE).mean(),
+    )
+    return {row.pop("role"): row for row in facts.to_dicts()}
+
+
+def _turns(nodes: pl.DataFrame) -> int:
+    return int(nodes["depth"].max() or 1)  # type: ignore[arg-type]
+
+
+def _global(nodes: pl.DataFrame) -> Trees:
+    return Trees.of(nodes.with_columns(_earned=_decided(pl.col("reward"))), "_earned")
+
+
+def _local(nodes: pl.DataFrame, turn: int) -> Trees:
+    earned = _decided(pl.col("label").cast(pl.Float64))
+    cut = nodes.filter(pl.col("depth") <= turn + 1).with_columns(_earned=earned)
+    return Trees.of(cut, "_earned")
+
+
+def _decided(earned: pl.Expr) -> pl.Expr:
+    """Return it, or null for a leaf that the grader could not decide."""
+    undecided = pl.col("reward").is_not_null() & (pl.col("verdict") == "timeout")
+    return pl.when(~undecided).then(earned)
+
+
+def _posteriors(
+    nodes: pl.DataFrame, rates: tuple[Rates, ...], labels: Labels
+) -> list[tuple[Places, Floats]]:
+    """Return the rows of each turn but the last, and the distributions of their true values."""
+    if not rates or nodes.is_empty():
+        return []
+    if labels.pooling == "global":
+        trees = _global(nodes)
+        return list(zip(trees.rows, rates[0].posterior(trees), strict=True))
+    found = []
+    depth = nodes["depth"].to_numpy()
+    for turn, fitted in enumerate(rates, 1):
+        last = fitted.posterior(_local(nodes, turn))[-1]
+        found.append((np.flatnonzero(depth == turn), last))
+    return found
+
+
+def above(posterior: Floats, threshold: float) -> Floats:
+    """Return the probability that each node's true value is above the threshold."""
+    upto = np.concatenate([np.zeros((len(posterior), 1)), posterior.cumsum(axis=1)], axis=1)
+    cell, rest = divmod(threshold * CELLS, 1)
+    at = upto[:, int(cell)] + rest * (upto[:, int(cell) + 1] - upto[:, int(cell)])
+    return np.asarray(np.clip(1 - at, 0, 1))
+
+
+def _facts(posterior: Floats, label: npt.NDArray[np.bool_], threshold: float) -> Floats:
+    """Return confidence, low and high of some nodes: nodes × 3."""
+    positive = above(posterior, threshold)
+    upto = posterior.cumsum(axis=1)
+    outer = [(upto < side).sum(axis=1) for side in _OUTER]
+    low, high = EDGES[outer[0]], EDGES[np.minimum(outer[1] + 1, CELLS)]
+    return np.stack([np.where(label, positive, 1 - positive), low, high], axis=1)
+
+
+def _with_leaves(nodes: pl.DataFrame, labels: Labels) -> pl.DataFrame:
+    """Add `bound`, and fill in what is certain of leaves."""
+    children = (
+        nodes.filter(~pl.col("extra") & pl.col("parent").is_not_null())
+        .group_by("question_id", node="parent")
+        .agg(_children=pl.len())
+    )
+    nodes = nodes.join(children, on=["question_id", "node"], how="left", maintain_order="left")
+    apart = pl.col("value") - labels.threshold
+    leaf = pl.col("reward").is_not_null()
+    decided = leaf & (pl.col("verdict") != "timeout")
+    sure = {"confidence": pl.lit(1.0), "low": pl.col("reward"), "high": pl.col("reward")}
+    nodes = nodes.with_columns(bound=1 - (-2 * pl.col("_children") * apart**2).exp())
+    for name, known in {**sure, "bound": pl.lit(1.0)}.items():
+        value = pl.when(decided).then(known).when(~leaf).then(name)
+        nodes = nodes.with_columns(value.alias(name))
+    return nodes.drop("_children")
