@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -215,18 +216,25 @@ def workers(node: Any) -> set[int]:
     return {child.pid for child in psutil.Process(raylet.pid).children(recursive=True)}
 
 
-def test_sigterm_ends_the_replicas_too(tmp_path: Path) -> None:
+def test_replicas_end_with_their_driver_even_one_that_is_stopped(tmp_path: Path) -> None:
     questions = write_questions(tmp_path / "q.jsonl", 60)
-    build = ("build", "--questions", questions, "--n", 2, "--out", tmp_path / "forest")
-    running = malt(tmp_path / "a", 0.5, *build, "--replicas", 2)
+    build = ("build", "--questions", questions, "--n", 2, "--replicas", 2, "--out")
+    terminated = malt(tmp_path / "a", 0.5, *build, tmp_path / "one")
+    killed = malt(tmp_path / "b", 0.5, *build, tmp_path / "two")
     await_replicas(tmp_path / "a", 2)
-    time.sleep(0.5)
-    others = psutil.Process(running.pid).children(recursive=True)
-    running.terminate()
-    _, stderr = running.communicate(timeout=30)
+    kill(await_replicas(tmp_path / "b", 2)[:1], signal.SIGSTOP)
+    others = psutil.Process(terminated.pid).children(recursive=True)
+    terminated.terminate()
+    killed.kill()
+    _, stderr = terminated.communicate(timeout=30)
     assert "Traceback" not in stderr
     assert not replicas(tmp_path / "a")
     assert not psutil.wait_procs(others, timeout=5)[1]
+    killed.communicate(timeout=30)
+    deadline = time.monotonic() + 10
+    while replicas(tmp_path / "b") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not replicas(tmp_path / "b")
 
 
 def test_an_evaluation_with_replicas_has_the_results_of_one_process(
@@ -355,6 +363,23 @@ def test_gpus_that_nobody_has_are_not_waited_for(tmp_path: Path) -> None:
 
     with pytest.raises(EngineDown, match="Ray has 0 GPUs, room for 0"):
         run_sync(run())
+
+
+def test_a_ray_that_does_not_start_is_an_error_and_so_is_one_that_hangs(
+    ray: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray as module
+
+    from malt_data.engines import cluster
+
+    def start() -> None:
+        run_sync(cluster._start(module, tmp_path, threading.Event()))
+
+    with pytest.raises(EngineDown, match=r"did not start on this machine: .*ray\.init twice"):
+        start()
+    monkeypatch.setattr(cluster, "_START_SECONDS", 0.0)
+    with pytest.raises(EngineDown, match=r"no answer for 0 s\. Run the same command again"):
+        start()
 
 
 def test_a_server_has_replicas_of_its_own() -> None:
