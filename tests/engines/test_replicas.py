@@ -161,11 +161,13 @@ def await_replicas(folder: Path, count: int) -> list[int]:
     return pids
 
 
-def test_where_a_replica_is_killed_the_forest_is_that_of_one_process(tmp_path: Path) -> None:
+def test_where_a_replica_is_killed_the_forest_is_that_of_one_process(
+    ray: str, tmp_path: Path
+) -> None:
     questions = write_questions(tmp_path / "q.jsonl", 60)
     build = ("build", "--questions", questions, "--n", 2, "--out")
     alone = malt(tmp_path / "a", 0.0, *build, tmp_path / "alone")
-    two = malt(tmp_path / "b", 0.05, *build, tmp_path / "two", "--replicas", 2)
+    two = malt(tmp_path / "b", 0.05, *build, tmp_path / "two", "--replicas", 2, "--ray", ray)
     pids = await_replicas(tmp_path / "b", 2)
     time.sleep(0.5)
     kill(pids[:1])
@@ -254,7 +256,7 @@ def test_another_version_on_a_node_stops_everything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def run() -> None:
-        async with opened(Script(tmp_path)):
+        async with opened(Script(tmp_path), 1):
             pass
 
     monkeypatch.setattr("malt_data.engines.replicas.__version__", "0.0.0")
@@ -319,7 +321,7 @@ def test_an_error_fails_one_request_and_a_poisonous_one_nobody_else(tmp_path: Pa
 
 def test_a_bug_in_an_engine_is_shown_with_its_traceback(tmp_path: Path) -> None:
     async def run() -> None:
-        async with opened(Script(tmp_path, faults=(("9 plus", "bug"),))) as engine:
+        async with opened(Script(tmp_path, faults=(("9 plus", "bug"),)), 1) as engine:
             await ask(engine, 9)
 
     with pytest.raises(RuntimeError, match=r"in complete(.|\n)*KeyError: 'scripted'"):
@@ -334,7 +336,7 @@ def test_an_engine_that_does_not_open_stops_everything(
     tmp_path: Path, opening: str, kind: type[Exception], message: str
 ) -> None:
     async def run() -> None:
-        async with opened(Script(tmp_path, opening=opening)):
+        async with opened(Script(tmp_path, opening=opening), 1):
             pass
 
     with pytest.raises(kind, match=message):
@@ -401,7 +403,7 @@ def test_a_wrong_address_fails_within_seconds_and_stdout_stays_clean(tmp_path: P
 
 
 @pytest.mark.model
-def test_replicas_of_a_model_grow_the_forest_of_one(ray: str, tmp_path: Path) -> None:
+def test_a_model_in_a_replica_grows_the_forest_of_one_process(ray: str, tmp_path: Path) -> None:
     """The command line with the embedded model; only facts reach stdout."""
     command = [sys.executable, "-m", "malt_data", "build", "--limit", "2", "--n", "1"]
     command += ["--temperature", "0", "--max-tokens", "8", "--out"]
@@ -412,7 +414,7 @@ def test_replicas_of_a_model_grow_the_forest_of_one(ray: str, tmp_path: Path) ->
             stderr=subprocess.PIPE,
             text=True,
         )
-        for name, options in (("one", []), ("two", ["--replicas", "2", "--ray", ray]))
+        for name, options in (("one", []), ("two", ["--replicas", "1", "--ray", ray]))
     ]
     for run in runs:
         assert ended(run)[0].count("\n") == 1
