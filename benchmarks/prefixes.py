@@ -60,7 +60,9 @@ async def measure(spec: BuildSpec, block_size: int) -> dict[str, object]:
         report = await build(recorder, spec)
     finally:
         await recorder.close()
-    least = report.prompt_least or 0
+    if not report.prompt_least:
+        raise SystemExit(f"No tree was grown and counted: {report.failed}")
+    least = report.prompt_least
     blocks = sum(least_in_blocks(prompts, block_size) for prompts in recorder.prompts.values())
     return {
         "trees": report.grown,
