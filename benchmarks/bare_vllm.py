@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from malt_data.builders.build import BuildReport, grow_all
-from malt_data.engines import Completion, Request
+from malt_data.engines import Completion, Engine, Request
 from malt_data.engines.vllm import VLLMEngine, _sampling_parameters
 from malt_data.forests.create import create_forest
 from malt_data.graders import Grader
@@ -44,7 +44,7 @@ class Recorder:
         pass
 
 
-async def build(engine: Recorder, spec: BuildSpec) -> BuildReport:
+async def build(engine: Engine, spec: BuildSpec) -> BuildReport:
     """Grow the forest of `spec` in a fresh folder."""
     questions = load_questions(spec.questions, split="train", limit=spec.limit, seed=0).questions
     report = BuildReport(asked=len(questions))

@@ -29,6 +29,7 @@ from malt_data.errors import EngineDown, SpecError, one_line
 T = TypeVar("T")
 
 _CONNECT_SECONDS = 60.0
+_START_SECONDS = 120.0
 _PROBE_SECONDS = 5.0
 _ALIVE_SECONDS = 20.0
 _CLOSE_SECONDS = 20.0
@@ -80,6 +81,7 @@ class Cluster:
         self.address = address
         self._ours, self._folder = ours, folder
         self._node = ""
+        self._closed = threading.Event()
 
     @classmethod
     async def open(cls, address: str | None) -> Self:
@@ -92,13 +94,13 @@ class Cluster:
         _keep_off_stdout()
         folder = None
         ours = not ray.is_initialized()
-        if ours:
-            if address is None:  # a short name: Ray's sockets are in it
-                folder = Path(tempfile.mkdtemp(prefix="malt-ray-", dir="/tmp"))
-            elif address != "auto":
-                await _probe(address)
-            await _connect(ray, address, folder)
+        if ours and address is None:  # a short name: Ray's sockets are in it
+            folder = Path(tempfile.mkdtemp(prefix="malt-ray-", dir="/tmp"))
         cluster = cls(address=address, ours=ours, folder=folder)
+        if folder is not None:
+            await _start(ray, folder, cluster._closed)
+        elif ours and address is not None:
+            await _connect(ray, address)
         cluster._node = ray.get_runtime_context().get_node_id()
         return cluster
 
@@ -147,6 +149,7 @@ class Cluster:
         if self._ours:
             with suppress(ray.exceptions.RayError, TimeoutError, OSError):
                 await _aside(ray.shutdown, _CLOSE_SECONDS)
+        self._closed.set()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -202,25 +205,39 @@ async def _probe(address: str) -> None:
         await writer.wait_closed()
 
 
-async def _connect(ray: Any, address: str | None, folder: Path | None) -> None:
-    options: dict[str, Any] = {"log_to_driver": _wants_logs(), "logging_level": "ERROR"}
-    if address is None:
-        # One CPU, since Ray starts a process for each in advance, and our actors ask for none.
-        options |= {"num_cpus": 1, "include_dashboard": False, "object_store_memory": _STORE_BYTES}
-        options |= {"_temp_dir": str(folder)}
+async def _start(ray: Any, folder: Path, closed: threading.Event) -> None:
+    """Start Ray on this machine. Its daemons die with the thread, which waits for `closed`."""
+    options: dict[str, Any] = {
+        "num_cpus": 1,  # Ray starts a process for each in advance, and our actors ask for none
+        "include_dashboard": False,
+        "object_store_memory": _STORE_BYTES,
+        "_temp_dir": str(folder),
+    }
     try:
-        if address is None:  # not on a thread: Ray's daemons die with the thread that started them
-            ray.init("local", **options)
-        else:
-            await _aside(lambda: ray.init(address, **options), _CONNECT_SECONDS)
-    except (TimeoutError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        where = "on this machine" if address is None else f"with the cluster at {address}"
-        if address == "auto":
-            where = "with a cluster on this machine"
+        await _aside(lambda: ray.init("local", **options, **_logging()), _START_SECONDS, closed)
+    except Exception as error:  # Ray has no class of its own for most of what goes wrong here
+        closed.set()
         raise EngineDown(
-            f"Ray did not start {where}: {one_line(error)}. This machine has to be part of the "
-            "cluster: ray start --address=HOST:PORT. Ray's version must be the same everywhere."
+            f"Ray did not start on this machine: {one_line(error)}. Run the same command again, or "
+            f"see Ray's logs in {folder}/session_latest/logs."
+        ) from error
+
+
+async def _connect(ray: Any, address: str) -> None:
+    if address != "auto":
+        await _probe(address)
+    try:
+        await _aside(lambda: ray.init(address, **_logging()), _CONNECT_SECONDS)
+    except (TimeoutError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        where = "a cluster on this machine" if address == "auto" else f"the cluster at {address}"
+        raise EngineDown(
+            f"Ray did not connect to {where}: {one_line(error)}. This machine has to be part of "
+            "it: ray start --address=HOST:PORT. Ray's version must be the same everywhere."
         ) from None
+
+
+def _logging() -> dict[str, Any]:
+    return {"log_to_driver": _wants_logs(), "logging_level": "ERROR"}
 
 
 def _wants_logs() -> bool:
@@ -250,10 +267,10 @@ def _why(error: Exception) -> str:
     return "its process or its node died"
 
 
-async def _aside(work: Callable[[], T], limit: float) -> T:
+async def _aside(work: Callable[[], T], limit: float, until: threading.Event | None = None) -> T:
     """Run a call of Ray that may hang on a thread that nobody waits for at the end.
 
-    Raises TimeoutError after `limit` seconds.
+    until: what the thread waits for after the call. Raises TimeoutError after `limit` seconds.
     """
     done: Future[T] = Future()
     done.set_running_or_notify_cancel()
@@ -265,6 +282,11 @@ async def _aside(work: Callable[[], T], limit: float) -> T:
             done.set_exception(
                 RuntimeError("it gave up") if isinstance(error, SystemExit) else error
             )
+        if until is not None:
+            until.wait()
 
     threading.Thread(target=run, name="malt-ray", daemon=True).start()
-    return await asyncio.wait_for(asyncio.wrap_future(done), limit)
+    try:
+        return await asyncio.wait_for(asyncio.wrap_future(done), limit)
+    except TimeoutError:
+        raise TimeoutError(f"no answer for {limit:.0f} s") from None

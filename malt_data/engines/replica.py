@@ -12,8 +12,11 @@ happens is an event, errors too: an exception that Ray passes on arrives as anot
 """
 
 import asyncio
+import ctypes
 import os
+import signal
 import socket
+import sys
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
@@ -25,6 +28,8 @@ from typing import Literal
 from malt_data import __version__
 from malt_data.engines import Completion, Engine, Request
 from malt_data.errors import EngineDown, EngineError, MaltError
+
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 Open = Callable[[Callable[[str], None]], Awaitable[Engine]]
 """Opens the engine of a replica, there; it is given a function for notes, and must be picklable."""
@@ -92,6 +97,7 @@ class Replica:
 
     async def start(self) -> None:
         """Begin to open the engine; the outcome is an event."""
+        _die_with_parent()
         if Path(self._folder).is_dir():  # another machine may not have it
             os.chdir(self._folder)
         self._opening = asyncio.create_task(self._start())
@@ -159,6 +165,15 @@ class Replica:
     def _report(self, event: Event) -> None:
         self._events.append(event)
         self._news.set()
+
+
+def _die_with_parent() -> None:
+    """Let Linux kill this process when Ray's daemon dies, which one that is stopped never learns.
+
+    It holds as long as the thread that asks for it lives.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _failure(error: Exception, of_engine: type[MaltError]) -> Failure:

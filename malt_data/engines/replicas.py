@@ -12,16 +12,16 @@ sample that has arrived is never asked for again. So a forest is the same howeve
 
 import asyncio
 import itertools
-from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Self
 
 from malt_data import __version__
 from malt_data.engines import Completion, Gate, Request
 from malt_data.engines.cluster import Actor, Cluster, Lost
+from malt_data.engines.dispatch import Dispatcher
 from malt_data.engines.host import Host
-from malt_data.engines.orders import Order, blame
+from malt_data.engines.orders import Order
 from malt_data.engines.replica import Ended, Event, Failure, Open, Ready, Sampled
 from malt_data.errors import EngineDown, EngineError
 
@@ -56,9 +56,7 @@ class Replicas:
         self._silence, self._note = silence, note
         self._numbers = itertools.count()
         self._hosts = [Host(number) for number in range(1, count + 1)]
-        self._pins: OrderedDict[str, Host] = OrderedDict()
-        self._waiting: list[Order] = []
-        self._trials: deque[list[Order]] = deque()
+        self._dispatcher = Dispatcher(self._hosts)
         self._orders: dict[int, Order] = {}
         self._first: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         self._down: Exception | None = None
@@ -111,8 +109,7 @@ class Replicas:
             raise self._down
         order = Order(next(self._numbers), request)
         self._orders[order.number] = order
-        self._waiting.append(order)
-        self._dispatch()
+        self._dispatcher.add(order)
         left = len(request.seeds)
         try:
             while left:
@@ -154,8 +151,6 @@ class Replicas:
         error = None if task.cancelled() else task.exception()
         if isinstance(error, Exception):
             self._stop(error)
-
-    # Replicas
 
     async def _watch(self) -> None:
         """Raise EngineDown when the cluster is gone, since calls would wait for it for ever."""
@@ -217,7 +212,7 @@ class Replicas:
                 host.ready, host.width, host.failures = True, event.width, 0
                 if not self._first.done():
                     self._first.set_result(event)
-                self._dispatch()
+                self._dispatcher.dispatch()
             case Failure():
                 if event.of == "code":
                     raise RuntimeError(f"A replica could not open its engine:\n{event.text}")
@@ -235,7 +230,7 @@ class Replicas:
         if order.deliver(event):
             host.load -= 1
             self._freed()
-        self._end_trial(host, order)
+        self._dispatcher.end_trial(host, order)
 
     def _on_end(self, host: Host, event: Ended) -> None:
         order = host.orders.get(event.number)
@@ -246,7 +241,7 @@ class Replicas:
             raise Lost(failure.text, down=True)
         host.drop(order)
         self._freed()
-        self._end_trial(host, order)
+        self._dispatcher.end_trial(host, order)
         if failure is not None and failure.of == "code":
             order.fail(RuntimeError(f"An engine failed in a replica:\n{failure.text}"))
         elif failure is not None or order.missing:
@@ -267,10 +262,7 @@ class Replicas:
         if self._is_hopeless():
             return self._stop(EngineDown(f"No replica works any more, most recently: {lost}."))
         self._note(f"Replica {host.number} is lost ({lost}); starting it again.")
-        free, groups = blame(orders, str(lost))
-        self._waiting += free
-        self._trials += groups
-        return self._dispatch()
+        return self._dispatcher.add(*orders, lost=str(lost))
 
     def _is_hopeless(self) -> bool:
         if self._losses > 2 * _PATIENCE * (1 + len(self._hosts)):
@@ -286,46 +278,6 @@ class Replicas:
             self._first.set_exception(self._down)
         self._freed()
 
-    # Requests
-
-    def _dispatch(self) -> None:
-        """Send what waits to replicas that are ready."""
-        ready = [host for host in self._hosts if host.ready]
-        if not ready:
-            return
-        for host in sorted(ready, key=lambda host: host.load):
-            while self._trials and not host.trial:
-                group = [order for order in self._trials.popleft() if not order.closed]
-                host.trial = {order.number for order in group}
-                for order in group:
-                    host.take(order)
-        # What dies with a trial must be of the trial: others wait where no replica is without.
-        calm = [host for host in ready if not host.trial]
-        if not calm:
-            return
-        waiting, self._waiting = self._waiting, []
-        for order in waiting:
-            if not order.closed:
-                self._home(order.request.tree, calm).take(order)
-
-    def _home(self, tree: str, ready: Sequence[Host]) -> Host:
-        """Return the replica of a tree: at first the one with the least to do."""
-        pinned = self._pins.get(tree)
-        if pinned is None or pinned not in ready:
-            pinned = min(ready, key=lambda host: host.load / host.width)
-        if tree:
-            self._pins[tree] = pinned
-            self._pins.move_to_end(tree)
-            if len(self._pins) > max(1024, 16 * sum(host.width for host in self._hosts)):
-                self._pins.popitem(last=False)
-        return pinned
-
-    def _end_trial(self, host: Host, order: Order) -> None:
-        if order.number in host.trial:
-            host.trial.remove(order.number)
-            if not host.trial and (self._trials or self._waiting):
-                self._dispatch()
-
     def _withdraw(self, order: Order) -> None:
         """Forget an order; abort what still runs of it."""
         order.closed = True
@@ -334,7 +286,7 @@ class Replicas:
             if order.number in host.orders:
                 host.drop(order)
                 host.withdraw(order.number)
-                self._end_trial(host, order)
+                self._dispatcher.end_trial(host, order)
         self._freed()
 
     def _freed(self) -> None:

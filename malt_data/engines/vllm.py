@@ -6,7 +6,7 @@ can run concurrently on one base model.
 
 Temperature, seed, token limit and stop strings are set, and what a request's `sampling` holds. As
 in the transformers engine, the model's own generation defaults (top_p, …) are not applied. The
-defaults on a CPU (float32, no compilation, 2 GiB for the cache) are the fast ones there; `options`
+defaults on a CPU (float32, no compilation, 2 GiB for the cache, small blocks) suit it; `options`
 are passed to vLLM's AsyncEngineArgs and override them.
 
     engine = await VLLMEngine.open("Qwen/Qwen3-4B", adapters=("out/verifier",))
@@ -149,12 +149,16 @@ class VLLMEngine:
             "use_tqdm_on_load": False,
         }
         if current_platform.is_cpu():
-            # Chunked prefill rewinds a request's seed, which crashes vLLM on a CPU.
+            # Chunked prefill rewinds a request's seed, which crashes vLLM on a CPU. The smallest
+            # block there is 32; of a larger one, each prompt computes more that was known.
             options |= {
                 "dtype": "float32",
                 "enforce_eager": True,
                 "enable_chunked_prefill": False,
+                "block_size": 32,
             }
+            if "OMP_NUM_THREADS" in os.environ:  # which vLLM ignores where it binds its threads
+                os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
             if not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
                 options["kv_cache_memory_bytes"] = 2 << 30
         if self._adapters:

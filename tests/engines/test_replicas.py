@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -160,11 +161,13 @@ def await_replicas(folder: Path, count: int) -> list[int]:
     return pids
 
 
-def test_where_a_replica_is_killed_the_forest_is_that_of_one_process(tmp_path: Path) -> None:
+def test_where_a_replica_is_killed_the_forest_is_that_of_one_process(
+    ray: str, tmp_path: Path
+) -> None:
     questions = write_questions(tmp_path / "q.jsonl", 60)
     build = ("build", "--questions", questions, "--n", 2, "--out")
     alone = malt(tmp_path / "a", 0.0, *build, tmp_path / "alone")
-    two = malt(tmp_path / "b", 0.05, *build, tmp_path / "two", "--replicas", 2)
+    two = malt(tmp_path / "b", 0.05, *build, tmp_path / "two", "--replicas", 2, "--ray", ray)
     pids = await_replicas(tmp_path / "b", 2)
     time.sleep(0.5)
     kill(pids[:1])
@@ -215,18 +218,25 @@ def workers(node: Any) -> set[int]:
     return {child.pid for child in psutil.Process(raylet.pid).children(recursive=True)}
 
 
-def test_sigterm_ends_the_replicas_too(tmp_path: Path) -> None:
+def test_replicas_end_with_their_driver_even_one_that_is_stopped(tmp_path: Path) -> None:
     questions = write_questions(tmp_path / "q.jsonl", 60)
-    build = ("build", "--questions", questions, "--n", 2, "--out", tmp_path / "forest")
-    running = malt(tmp_path / "a", 0.5, *build, "--replicas", 2)
+    build = ("build", "--questions", questions, "--n", 2, "--replicas", 2, "--out")
+    terminated = malt(tmp_path / "a", 0.5, *build, tmp_path / "one")
+    killed = malt(tmp_path / "b", 0.5, *build, tmp_path / "two")
     await_replicas(tmp_path / "a", 2)
-    time.sleep(0.5)
-    others = psutil.Process(running.pid).children(recursive=True)
-    running.terminate()
-    _, stderr = running.communicate(timeout=30)
+    kill(await_replicas(tmp_path / "b", 2)[:1], signal.SIGSTOP)
+    others = psutil.Process(terminated.pid).children(recursive=True)
+    terminated.terminate()
+    killed.kill()
+    _, stderr = terminated.communicate(timeout=30)
     assert "Traceback" not in stderr
     assert not replicas(tmp_path / "a")
     assert not psutil.wait_procs(others, timeout=5)[1]
+    killed.communicate(timeout=30)
+    deadline = time.monotonic() + 10
+    while replicas(tmp_path / "b") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not replicas(tmp_path / "b")
 
 
 def test_an_evaluation_with_replicas_has_the_results_of_one_process(
@@ -246,7 +256,7 @@ def test_another_version_on_a_node_stops_everything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def run() -> None:
-        async with opened(Script(tmp_path)):
+        async with opened(Script(tmp_path), 1):
             pass
 
     monkeypatch.setattr("malt_data.engines.replicas.__version__", "0.0.0")
@@ -311,7 +321,7 @@ def test_an_error_fails_one_request_and_a_poisonous_one_nobody_else(tmp_path: Pa
 
 def test_a_bug_in_an_engine_is_shown_with_its_traceback(tmp_path: Path) -> None:
     async def run() -> None:
-        async with opened(Script(tmp_path, faults=(("9 plus", "bug"),))) as engine:
+        async with opened(Script(tmp_path, faults=(("9 plus", "bug"),)), 1) as engine:
             await ask(engine, 9)
 
     with pytest.raises(RuntimeError, match=r"in complete(.|\n)*KeyError: 'scripted'"):
@@ -326,7 +336,7 @@ def test_an_engine_that_does_not_open_stops_everything(
     tmp_path: Path, opening: str, kind: type[Exception], message: str
 ) -> None:
     async def run() -> None:
-        async with opened(Script(tmp_path, opening=opening)):
+        async with opened(Script(tmp_path, opening=opening), 1):
             pass
 
     with pytest.raises(kind, match=message):
@@ -357,6 +367,23 @@ def test_gpus_that_nobody_has_are_not_waited_for(tmp_path: Path) -> None:
         run_sync(run())
 
 
+def test_a_ray_that_does_not_start_is_an_error_and_so_is_one_that_hangs(
+    ray: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray as module
+
+    from malt_data.engines import cluster
+
+    def start() -> None:
+        run_sync(cluster._start(module, tmp_path, threading.Event()))
+
+    with pytest.raises(EngineDown, match=r"did not start on this machine: .*ray\.init twice"):
+        start()
+    monkeypatch.setattr(cluster, "_START_SECONDS", 0.0)
+    with pytest.raises(EngineDown, match=r"no answer for 0 s\. Run the same command again"):
+        start()
+
+
 def test_a_server_has_replicas_of_its_own() -> None:
     with pytest.raises(SpecError, match="data-parallel-size"):
         run_sync(open_engine(BuildSpec(engine="openai", replicas=2)))
@@ -376,7 +403,7 @@ def test_a_wrong_address_fails_within_seconds_and_stdout_stays_clean(tmp_path: P
 
 
 @pytest.mark.model
-def test_replicas_of_a_model_grow_the_forest_of_one(ray: str, tmp_path: Path) -> None:
+def test_a_model_in_a_replica_grows_the_forest_of_one_process(ray: str, tmp_path: Path) -> None:
     """The command line with the embedded model; only facts reach stdout."""
     command = [sys.executable, "-m", "malt_data", "build", "--limit", "2", "--n", "1"]
     command += ["--temperature", "0", "--max-tokens", "8", "--out"]
@@ -387,7 +414,7 @@ def test_replicas_of_a_model_grow_the_forest_of_one(ray: str, tmp_path: Path) ->
             stderr=subprocess.PIPE,
             text=True,
         )
-        for name, options in (("one", []), ("two", ["--replicas", "2", "--ray", ray]))
+        for name, options in (("one", []), ("two", ["--replicas", "1", "--ray", ray]))
     ]
     for run in runs:
         assert ended(run)[0].count("\n") == 1

@@ -203,5 +203,5 @@ def test_a_prefix_is_computed_once(runner: asyncio.Runner, engine: VLLMEngine) -
     first, again = (runner.run(gather(engine, ask(text, seed)))[0] for seed in (1, 2))
     assert first.prompt_tokens == again.prompt_tokens == len(again.prompt_ids or ())
     assert (first.cached_tokens or 0) < 64
-    block = 128  # the largest that vLLM chooses on a CPU
-    assert (again.cached_tokens or 0) >= (again.prompt_tokens or 0) - block > 500
+    assert 0 < (again.prompt_tokens or 0) - (again.cached_tokens or 0) <= 32  # one block
+    assert (again.cached_tokens or 0) > 500

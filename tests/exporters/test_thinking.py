@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,20 @@ def origins(row: dict[str, Any]) -> dict[str, str]:
     return {side: row[names[side]] for side in SIDES if side in row}
 
 
+def exported_as(
+    written: Callable[[dict[str, Any]], Any], forest: Forest, config: Any, out: Path
+) -> list[dict[str, Any]]:
+    """Export with thoughts; check that they are in no prompt and each text is as `written`."""
+    nodes = nodes_of(forest)
+    rows = exported(forest, config, out, thinking=True)
+    assert rows
+    for row in rows:
+        assert "thought" not in json.dumps(row["prompt"])
+        for side, node in origins(row).items():
+            assert row[side] == written(nodes[node])
+    return rows
+
+
 # --- rows -----------------------------------------------------------------------------------------
 
 
@@ -97,19 +112,11 @@ def test_by_default_no_thought_leaves_the_forest(
 def test_a_selected_thought_is_in_the_message_of_its_text(
     forest: Forest, tmp_path: Path, config: Any
 ) -> None:
-    nodes = nodes_of(forest)
-    rows = exported(forest, config, tmp_path / "out", thinking=True)
-    assert rows
-    for row in rows:
-        assert "thought" not in json.dumps(row["prompt"])
-        for side, node in origins(row).items():
-            assert row[side] == [
-                {
-                    "role": "assistant",
-                    "content": nodes[node]["text"],
-                    "reasoning_content": nodes[node]["thinking"] or "",
-                }
-            ]
+    def written(node: dict[str, Any]) -> list[dict[str, str]]:
+        thought = node["thinking"] or ""
+        return [{"role": "assistant", "content": node["text"], "reasoning_content": thought}]
+
+    rows = exported_as(written, forest, config, tmp_path / "out")
     default = exported(forest, config, tmp_path / "default")
     assert [origins(row) for row in rows] == [origins(row) for row in default]
 
@@ -118,14 +125,11 @@ def test_a_selected_thought_is_in_the_message_of_its_text(
 def test_in_plain_text_a_selected_thought_precedes_its_text(
     plain: Forest, tmp_path: Path, config: Any
 ) -> None:
-    nodes = nodes_of(plain)
-    rows = exported(plain, config, tmp_path / "out", thinking=True)
-    assert rows
-    for row in rows:
-        assert "thought" not in row["prompt"]
-        for side, node in origins(row).items():
-            thought, text = nodes[node]["thinking"], nodes[node]["text"]
-            assert row[side] == (f"<think>\n{thought}\n</think>\n\n{text}" if thought else text)
+    def written(node: dict[str, Any]) -> str:
+        thought = f"<think>\n{node['thinking']}\n</think>\n\n" if node["thinking"] else ""
+        return f"{thought}{node['text']}"
+
+    exported_as(written, plain, config, tmp_path / "out")
 
 
 @pytest.mark.parametrize("kind", ["forest", "plain"])

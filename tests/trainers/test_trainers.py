@@ -258,7 +258,8 @@ def test_killed_and_resumed_ends_with_the_same_metrics(forest: Forest, tmp_path:
     config.write_text("[trainer]\nper_device_train_batch_size = 4\nsave_steps = 2\n")
     words = [sys.executable, "-m", "malt_data", "train", "--role", "refiner", "--dataset",
              str(forest.folder), "--config", str(config), "--max-steps", "12"]  # fmt: skip
-    subprocess.run([*words, "--out", str(tmp_path / "a")], check=True, capture_output=True)
+    recipe = read_recipe(overrides=config)
+    train_sft("refiner", str(forest.folder), tmp_path / "a", recipe=recipe, max_steps=12)
     child = subprocess.Popen(
         [*words, "--out", str(tmp_path / "b")], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         start_new_session=True,
