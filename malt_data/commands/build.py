@@ -225,13 +225,28 @@ def _with_team(path: Path | None, adapter_set: Any, given: dict[str, Any]) -> di
 @grader_option("Grade all answers again with this grader.")
 @click.option("--out", type=NewFolder(), help="Write a relabelled copy; leave FOREST unchanged.")
 @click.option("--dry-run", is_flag=True, help="Only report which labels would change.")
+@click.option(
+    "--sweep", "sweeps", is_flag=True, help="Compare thresholds and poolings; change nothing."
+)
+@click.option(
+    "--figure",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With --sweep, also draw it: FILE.svg, .png or .pdf.",
+)
 @json_option
 def relabel(
-    forest: str | None, out: Path | None, dry_run: bool, as_json: bool, **options: Any
+    forest: str | None,
+    out: Path | None,
+    dry_run: bool,
+    sweeps: bool,
+    figure: Path | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Relabel a forest's samples without calling a model.
 
     \b
+    malt-data relabel --sweep --figure sweep.svg
     malt-data relabel --threshold 0.7 --dry-run
     malt-data relabel --pooling local --out forest-local
     malt-data relabel --grader rewards.py:grade
@@ -240,6 +255,13 @@ def relabel(
     from malt_data.forests.forest import open_forest
     from malt_data.forests.relabel import relabel as relabel_forest
 
+    if sweeps:
+        if out or drop_unset(options):
+            raise click.UsageError("--sweep only goes with --figure and --json: it compares all.")
+        _sweep(forest, figure, as_json)
+        return
+    if figure:
+        raise click.UsageError("--figure needs --sweep.")
     opened = open_forest(forest)
     labels = opened.manifest.labels.updated(**drop_unset(options))
     with Progress("relabel") as progress:
@@ -256,6 +278,26 @@ def relabel(
         print_json({"labels": labels.model_dump(), "flips": flips})
         return
     print_table([{"role": role, **_spaced(counts)} for role, counts in flips.items()])
+
+
+def _sweep(forest: str | None, figure: Path | None, as_json: bool) -> None:
+    """Print, and draw, what each threshold and pooling would make of a forest."""
+    from malt_data.commands.progress import Progress
+    from malt_data.forests.forest import open_forest
+    from malt_data.forests.sweep import sweep
+    from malt_data.report.sweep import draw_sweep, require_figure, sweep_table
+
+    if figure:
+        require_figure(figure)  # before the work
+    opened = open_forest(forest)
+    with Progress("sweep") as progress:
+        rows = sweep(opened, on_progress=progress.update)
+    if figure:
+        draw_sweep(rows, figure)
+    if as_json:
+        print_json({"labels": opened.manifest.labels.model_dump(), "sweep": rows})
+        return
+    print_table(sweep_table(rows))
 
 
 def _spaced(counts: dict[str, int]) -> dict[str, int]:

@@ -78,9 +78,10 @@ class Confidence:
         """Return `nodes` with `confidence`, `low`, `high` and `bound`, in the same order.
 
         nodes: whole trees with COLUMNS. low, high: an interval that contains the true value with a
-        probability of 90 %. bound: what Hoeffding's inequality guarantees from the number of
-        children alone, 1 − exp(−2n(value − threshold)²), with no model (*MALT* §A.6.1). All are
-        those of the reward for a leaf, and null for one that the grader could not decide.
+        probability of 90 %. bound: 1 − exp(−2n(value − threshold)²), n the number of children, with
+        no model (*MALT* §A.6.1). It is Hoeffding's bound at the value that was seen in place of the
+        true one, so not a guarantee. All are those of the reward for a leaf, and null for one that
+        the grader could not decide.
         """
         nodes = nodes.with_row_index("_row").sort("question_id", "node")
         found = np.full((len(nodes), 3), np.nan)

@@ -62,8 +62,8 @@ def print_explained(facts: dict[str, Any], console: Console) -> None:
         console.print(
             Text(
                 f"{100 * facts['confidence']:.0f} % sure: its true value is {facts['low']:.2f} to "
-                f"{facts['high']:.2f} (90 %); from its children alone, at least "
-                f"{100 * facts['bound']:.0f} % (Hoeffding)"
+                f"{facts['high']:.2f} (90 %); Hoeffding's bound at its value: "
+                f"{100 * facts['bound']:.0f} %"
             )
         )
     console.print(Text("\nexports", "bold"))
