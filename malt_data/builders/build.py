@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from malt_data.builders.budget import Limit
 from malt_data.builders.plan import in_shard, load
 from malt_data.builders.prefixes import prompt_use
 from malt_data.builders.tree import grade, grow
@@ -38,15 +39,18 @@ from malt_data.questions.loading import Loaded
 from malt_data.schemas import layout
 from malt_data.schemas.forest import Question
 from malt_data.schemas.manifest import BuildRecord
-from malt_data.schemas.spec import BuildSpec
+from malt_data.schemas.spec import Budget, BuildSpec
 
 _FAILURES_IN_A_ROW = 20  # then the build stops
+_GLANCE_SECONDS = 0.01
 
 
 @dataclass
 class BuildReport(Usage):
-    """The outcome of a build; asked = before + grown + failed + elsewhere unless interrupted.
+    """The outcome of a build; asked = before + grown + failed + elsewhere unless interrupted
+    or stopped.
 
+    stopped: the budget that ended it, `max_tokens_total` or `max_hours`; None: it was not reached.
     asked: trees requested. before: grown by earlier runs. elsewhere: left to another process.
     prompt_computed, prompt_least: prompt tokens that the engine computed for the trees grown, and
       the fewest that they can take (builders/prefixes.py); None if the engine does not say.
@@ -57,6 +61,7 @@ class BuildReport(Usage):
     grown: int = 0
     elsewhere: int = 0
     interrupted: bool = False
+    stopped: str | None = None
     failed: dict[str, str] = field(default_factory=dict)
     refused: dict[str, int] = field(default_factory=dict)
     prompt_computed: int | None = None
@@ -100,13 +105,15 @@ def build_forest(
     folder: str | Path,
     *,
     engine: Engine | None = None,
+    budget: Budget | None = None,
     prompts_file: str | Path | None = None,
     on_progress: OnProgress = lambda _: None,
     note: Callable[[str], None] = lambda _: None,
 ) -> BuildReport:
     """Grow the trees of `spec` that are missing in `folder`; return a report.
 
-    engine: used instead of the one in `spec`; the caller closes it. prompts_file: templates to use
+    engine: used instead of the one in `spec`; the caller closes it. budget: where to stop, with the
+    trees in progress finished; the report says `stopped`. prompts_file: templates to use
     instead of the built-in ones. note: called with messages for the user.
     Ctrl-C stops the build cleanly and sets `interrupted`; every finished tree is kept.
     Raises a MaltError if the settings, questions, engine or folder cannot be used.
@@ -117,7 +124,11 @@ def build_forest(
         note(text)
     with Grader(spec.grader, timeout_s=spec.grader_timeout, note=note) as grader:
         spec = spec.model_copy(update={"split": loaded.split, "grader": grader.name})
-        return run_sync(_build(spec, Path(folder), loaded, engine, grader, on_progress, note))
+        return run_sync(
+            _build(
+                spec, Path(folder), loaded, engine, grader, budget or Budget(), on_progress, note
+            )
+        )
 
 
 async def _build(
@@ -126,6 +137,7 @@ async def _build(
     loaded: Loaded,
     engine: Engine | None,
     grader: Grader,
+    budget: Budget,
     on_progress: OnProgress,
     note: Callable[[str], None],
 ) -> BuildReport:
@@ -149,7 +161,9 @@ async def _build(
         async with _opened(engine, spec, note) as opened:
             started = dt.datetime.now(dt.UTC).replace(microsecond=0)
             spec = spec.model_copy(update={"model": opened.model})
-            await _grow_into(folder, spec, loaded, todo, opened, grader, report, on_progress)
+            await _grow_into(
+                folder, spec, loaded, todo, opened, grader, budget, report, on_progress
+            )
     finally:
         report.stop()
         if started is not None and report.grown:
@@ -164,6 +178,7 @@ async def _grow_into(
     todo: Sequence[Question],
     engine: Engine,
     grader: Grader,
+    budget: Budget,
     report: BuildReport,
     on_progress: OnProgress,
 ) -> None:
@@ -175,9 +190,9 @@ async def _grow_into(
         parts = NodeParts(folder / layout.NODES)
         with parts.reading():  # blocks relabelling while trees are added
             forest = create_forest(folder, spec, loaded.questions, loaded.report())
-            await grow_all(
-                forest, spec, stored_questions(forest, todo), engine, grader, report, on_progress
-            )
+            limit = Limit(budget, forest, spec.chain.nodes_per_tree)
+            asked = stored_questions(forest, todo)
+            await grow_all(forest, spec, asked, engine, grader, report, on_progress, limit)
         parts.compact()
     except (EngineError, GraderError):
         if fresh:  # do not pin the folder to settings that never worked
@@ -221,11 +236,16 @@ async def grow_all(
     grader: Grader,
     report: BuildReport,
     on_progress: OnProgress = lambda _: None,
+    limit: Limit | None = None,
 ) -> None:
-    """Grow a tree for each question, except those that another process has grown or claimed."""
+    """Grow a tree for each question, except those that another process has grown or claimed.
+
+    limit: a budget, at which no further tree is started.
+    """
     started = time.monotonic()
+    limit = limit or Limit(Budget(), forest, spec.chain.nodes_per_tree)
     with Writer(forest) as writer, _cancel_on_sigterm():
-        build = _Build(forest, spec, engine, grader, writer, report, on_progress)
+        build = _Build(forest, spec, engine, grader, writer, report, on_progress, limit)
         try:
             await build.run(questions)
         except asyncio.CancelledError:
@@ -245,6 +265,7 @@ class _Build:
     writer: Writer
     report: BuildReport
     on_progress: OnProgress
+    limit: Limit
     failures_in_a_row: int = 0
 
     def __post_init__(self) -> None:
@@ -253,20 +274,36 @@ class _Build:
 
     async def run(self, questions: Sequence[Question]) -> None:
         trees = asyncio.Semaphore(2 * self.engine.gate.limit)  # trees being graded use no slot
+        growing: set[asyncio.Task[None]] = set()
         try:
             async with asyncio.TaskGroup() as group:
                 for question in questions:
                     await trees.acquire()
                     await self.engine.gate.has_room()
+                    if not await self._can_afford(growing):
+                        break
                     if not self._claim(question.question_id):
                         self.report.elsewhere += 1
                         trees.release()
                         continue
                     task = group.create_task(self.grow_tree(question))
+                    growing.add(task)
+                    task.add_done_callback(growing.discard)
                     task.add_done_callback(lambda _: trees.release())
                     await asyncio.sleep(0)  # let it take its slot before checking for room again
         except* MaltError as failed:  # the engine is down, or the disk is full
             raise failed.exceptions[0] from None
+
+    async def _can_afford(self, growing: set[asyncio.Task[None]]) -> bool:
+        """Return whether the budget allows another tree, at the latest when all others ended."""
+        while self.limit.is_blind(len(growing)):
+            await asyncio.sleep(_GLANCE_SECONDS)
+        while (budget := self.limit.reached(len(growing))) is not None:
+            if not growing:
+                self.report.stopped = budget
+                return False
+            await asyncio.wait(growing, return_when=asyncio.FIRST_COMPLETED)
+        return True
 
     def _claim(self, question_id: str) -> bool:
         if not self.writer.claims.take(question_id):
@@ -287,11 +324,13 @@ class _Build:
             return
         self.writer.add(question.question_id, rows)
         self.failures_in_a_row = 0
+        self.limit.add_tree(node.completion for node in nodes)
         self.report.add_tree((node.request, node.completion) for node in nodes)
         self.on_progress(self.report)
 
     def _on_completion(self, completion: Completion) -> None:
         self.report.add(completion)
+        self.limit.add(completion)
         self.on_progress(self.report)
 
     def _on_failure(self, question_id: str, error: EngineError) -> None:

@@ -118,6 +118,8 @@ def _question_options() -> Decorator:
     help="TOML file with any of these settings, plus threshold, pooling, fields, adapters, and the "
     "tables engine, sampling and chat_template.",
 )
+@setting("--max-tokens-total", type=int, help="Stop when the forest has cost that many tokens.")
+@setting("--max-hours", type=float, help="Stop after that many hours.")
 @click.option("--dry-run", is_flag=True, help="Show the plan; sample and write nothing.")
 @json_option
 def build(
@@ -146,12 +148,14 @@ def build(
     from malt_data.builders.plan import plan_build
     from malt_data.commands.progress import BuildProgress
     from malt_data.forests.forest import default_folder
+    from malt_data.schemas.spec import Budget
 
     folder = out or default_folder()
     if adapter_set and team is None:
         raise click.UsageError("--adapters selects a team's adapters: pass --team too.")
     given = read_config(config) | drop_unset(options)
     given |= {f"n_{role}": n for role, n in by_role}
+    budget = Budget(**{name: given.pop(name) for name in Budget.model_fields if name in given})
     spec = _build_spec(_with_team(team, adapter_set or "team", given), folder)
     if dry_run:
         print_facts(plan_build(spec, folder, prompts_file=prompts_file), as_json)
@@ -160,6 +164,7 @@ def build(
         report = build_forest(
             spec,
             folder,
+            budget=budget,
             prompts_file=prompts_file,
             on_progress=progress.on_progress,
             note=progress.note,
@@ -169,6 +174,9 @@ def build(
     else:
         say(report.summary(folder))
     note_refused(report.refused)
+    if report.stopped is not None:
+        option = f"--{report.stopped.replace('_', '-')}"
+        note(f"Stopped at {option}. For the other trees, run it again with more, or without it.")
     _require_complete(report)
 
 

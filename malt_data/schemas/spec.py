@@ -229,6 +229,15 @@ class EvalSpec(GraderLimitSpec, GraderSpec, SamplingSpec, PipelineSpec, Question
     """All settings of an evaluation, or of one question to a team."""
 
 
+class Budget(Model):
+    """Where a build stops. It is no part of what a forest is, and is not stored."""
+
+    max_tokens_total: int | None = Field(None, ge=1, le=10**15)
+    """Tokens of the whole forest, prompts included, as the engine counts them."""
+    max_hours: float | None = Field(None, gt=0, le=10**6)
+    """Hours of this run."""
+
+
 class BuildSpec(GraderLimitSpec, LabelSpec, SamplingSpec, TreeSpec, QuestionSpec):
     """All settings of a build."""
 
