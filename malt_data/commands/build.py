@@ -23,7 +23,15 @@ from malt_data.commands.options import (
     setting,
     team_option,
 )
-from malt_data.commands.output import note, note_refused, print_facts, print_json, print_table, say
+from malt_data.commands.output import (
+    console,
+    note,
+    note_refused,
+    print_facts,
+    print_json,
+    print_table,
+    say,
+)
 from malt_data.errors import ForestError
 
 if TYPE_CHECKING:
@@ -120,7 +128,8 @@ def _question_options() -> Decorator:
 )
 @setting("--max-tokens-total", type=int, help="Stop when the forest has cost that many tokens.")
 @setting("--max-hours", type=float, help="Stop after that many hours.")
-@click.option("--dry-run", is_flag=True, help="Show the plan; sample and write nothing.")
+@click.option("--plan", is_flag=True, help="Grow a few trees and predict the rest from them.")
+@click.option("--dry-run", is_flag=True, help="Show the size; sample and write nothing.")
 @json_option
 def build(
     out: Path | None,
@@ -128,6 +137,7 @@ def build(
     team: Path | None,
     adapter_set: str | None,
     prompts_file: Path | None,
+    plan: bool,
     dry_run: bool,
     as_json: bool,
     by_role: tuple[tuple[str, int], ...],
@@ -140,6 +150,7 @@ def build(
     \b
     malt-data build --n 3
     malt-data build --questions gsm8k --engine vllm --model Qwen/Qwen3-4B
+    malt-data build --questions gsm8k --plan
     malt-data build --questions mine.jsonl \\
         --engine openai --base-url http://127.0.0.1:8000/v1
     malt-data build --questions tasks.jsonl --grader rewards.py:grade
@@ -157,6 +168,11 @@ def build(
     given |= {f"n_{role}": n for role, n in by_role}
     budget = Budget(**{name: given.pop(name) for name in Budget.model_fields if name in given})
     spec = _build_spec(_with_team(team, adapter_set or "team", given), folder)
+    if plan:
+        if dry_run:
+            raise click.UsageError("--plan grows trees, --dry-run grows none: pass one of them.")
+        _plan(spec, folder, prompts_file, as_json)
+        return
     if dry_run:
         print_facts(plan_build(spec, folder, prompts_file=prompts_file), as_json)
         return
@@ -178,6 +194,28 @@ def build(
         option = f"--{report.stopped.replace('_', '-')}"
         note(f"Stopped at {option}. For the other trees, run it again with more, or without it.")
     _require_complete(report)
+
+
+def _plan(spec: "BuildSpec", folder: Path, prompts_file: Path | None, as_json: bool) -> None:
+    """Grow the pilot and print what the whole forest will have."""
+    from malt_data.builders.pilot import plan_forest
+    from malt_data.commands.progress import BuildProgress
+    from malt_data.report.plans import print_plan
+
+    with BuildProgress(spec.chain.nodes_per_tree) as progress:
+        facts = plan_forest(
+            spec,
+            folder,
+            prompts_file=prompts_file,
+            on_progress=progress.on_progress,
+            note=progress.note,
+        )
+    if as_json:
+        print_json(facts)
+        return
+    print_plan(facts, console())
+    if facts["trees_left"]:
+        note(f"To grow the other {facts['trees_left']} trees, run it without --plan.")
 
 
 def _build_spec(settings: dict[str, Any], folder: Path) -> "BuildSpec":

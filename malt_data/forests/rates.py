@@ -13,7 +13,7 @@ are draws from the same distribution, whatever made a build take them.
 
     rates = fit(Trees.of(nodes))
     rates.posterior(Trees.of(nodes))[0]     # nodes of the first turn × GRID
-    rates.simulate((3, 3, 3), 1000, np.random.default_rng(0))    # rewards, 1000 × 3 × 3 × 3
+    rates.simulate((3, 3, 3), rng, np.tile(rates.top, (1000, 1)))  # rewards, 1000 × 3 × 3 × 3
 """
 
 from collections.abc import Sequence
@@ -145,16 +145,21 @@ class Rates:
             found.append(_normalised(belief))
         return found
 
-    def simulate(self, branching: Sequence[int], trees: int, rng: np.random.Generator) -> Floats:
-        """Return the rewards, 0 or 1, of so many new trees: trees × the branching of each turn.
+    def questions(self, trees: Trees) -> Floats:
+        """Return the distribution of each question's rate: trees × GRID."""
+        return _normalised(np.log(self.top + _TINY) + _upwards(trees, self.spreads)[0][0])
 
-        branching: of as many turns as the model was fitted to.
+    def simulate(
+        self, branching: Sequence[int], rng: np.random.Generator, questions: Floats
+    ) -> Floats:
+        """Return the rewards, 0 or 1, of new trees: trees × the branching of each turn.
+
+        branching: of as many turns as the model was fitted to. questions: the distribution of the
+        rate of each tree's question, trees × GRID.
         """
-        cell = rng.choice(CELLS, trees, p=self.top)
+        cell = _drawn(questions, rng.random(len(questions)))
         for n, s in zip(branching, self.spreads, strict=False):
-            upto = np.cumsum(scatter(s), axis=1)[cell]
-            drawn = rng.random((*cell.shape, n, 1))
-            cell = (drawn > upto[..., None, :-1]).sum(axis=-1)
+            cell = _drawn(scatter(s)[cell][..., None, :], rng.random((*cell.shape, n)))
         return (rng.random((*cell.shape, branching[-1])) < GRID[cell][..., None]).astype(float)
 
 
@@ -258,6 +263,11 @@ def _top(seen: Floats, weights: Floats) -> Floats:
         each = (weights / (seen @ top)) @ seen * top
         top = (each + 1 / CELLS) / (weights.sum() + 1)
     return top
+
+
+def _drawn(chances: Floats, dice: Floats) -> Places:
+    """Return the cell that each die falls into. chances: … × GRID."""
+    return np.asarray((dice[..., None] > chances.cumsum(axis=-1)[..., :-1]).sum(axis=-1))
 
 
 def _normalised(logs: Floats) -> Floats:
