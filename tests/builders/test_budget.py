@@ -1,0 +1,88 @@
+"""A build stops at a budget, and the next one goes on."""
+
+import json
+from pathlib import Path
+
+import known_rates
+import polars as pl
+import pytest
+
+import malt_data
+from malt_data.errors import SpecError
+from malt_data.schemas.spec import Budget
+
+ENGINE = known_rates.KnownRates(lambda die: die)
+
+
+def _tokens(folder: Path) -> int:
+    nodes = malt_data.open_forest(folder).nodes()
+    return int(
+        nodes.select(pl.col("prompt_tokens") + pl.col("completion_tokens")).sum().collect().item()
+    )
+
+
+def test_it_starts_no_tree_that_would_exceed_the_tokens(tmp_path: Path) -> None:
+    spec = known_rates.spec(tmp_path, 60, n=2)
+    whole = malt_data.build_forest(spec, tmp_path / "whole", engine=ENGINE)
+    assert whole.stopped is None
+    budget = _tokens(tmp_path / "whole") // 3
+    report = malt_data.build_forest(
+        spec, tmp_path / "f", engine=ENGINE, budget=Budget(max_tokens_total=budget)
+    )
+    assert report.stopped == "max_tokens_total"
+    assert report.grown == len(malt_data.open_forest(tmp_path / "f").done)
+    assert 0.8 * budget < _tokens(tmp_path / "f") < 1.1 * budget
+    assert malt_data.verify(malt_data.open_forest(tmp_path / "f")) == []
+
+
+def test_what_the_forest_has_cost_before_counts(tmp_path: Path) -> None:
+    spec = known_rates.spec(tmp_path, 20, n=2)
+    malt_data.build_forest(spec.updated(limit=10), tmp_path / "f", engine=ENGINE)
+    spent = _tokens(tmp_path / "f")
+    again = malt_data.build_forest(
+        spec, tmp_path / "f", engine=ENGINE, budget=Budget(max_tokens_total=spent)
+    )
+    assert (again.grown, again.stopped) == (0, "max_tokens_total")
+    rest = malt_data.build_forest(spec, tmp_path / "f", engine=ENGINE)
+    assert (rest.before, rest.grown, rest.stopped) == (10, 10, None)
+
+
+def test_a_budget_smaller_than_a_tree_grows_one_and_stops(tmp_path: Path) -> None:
+    """Only a tree tells what a tree costs."""
+    report = malt_data.build_forest(
+        known_rates.spec(tmp_path, 20, n=2),
+        tmp_path / "f",
+        engine=ENGINE,
+        budget=Budget(max_tokens_total=1),
+    )
+    assert (report.grown, report.stopped) == (1, "max_tokens_total")
+
+
+def test_it_starts_no_tree_after_the_hours(tmp_path: Path) -> None:
+    report = malt_data.build_forest(
+        known_rates.spec(tmp_path, 50, n=3),
+        tmp_path / "f",
+        engine=known_rates.KnownRates(lambda die: die, places=1),
+        budget=Budget(max_hours=1e-6),
+    )
+    assert report.stopped == "max_hours"
+    assert report.grown < 50
+    assert not report.interrupted
+
+
+@pytest.mark.parametrize("budget", [{"max_tokens_total": 0}, {"max_hours": 0}, {"max_hours": -1}])
+def test_a_budget_of_nothing_is_refused(budget: dict[str, float]) -> None:
+    with pytest.raises(SpecError, match="greater"):
+        Budget(**budget)
+
+
+def test_it_is_not_stored(tmp_path: Path) -> None:
+    malt_data.build_forest(
+        known_rates.spec(tmp_path, 2, n=1),
+        tmp_path / "f",
+        engine=ENGINE,
+        budget=Budget(max_tokens_total=10**6),
+    )
+    assert (
+        "max_tokens_total" not in json.loads((tmp_path / "f" / "forest.json").read_text())["spec"]
+    )
