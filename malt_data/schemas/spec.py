@@ -28,7 +28,7 @@ _MAX = 10**9
 """Larger than any sensible count, smaller than the limits of the libraries."""
 
 ADAPTIVE_N = 2
-"""Samples per parent before extras: benchmarks/adaptive.py found no better base."""
+"""Samples per parent before extras; benchmarks/adaptive.py measures what it yields."""
 
 Pooling = Literal["global", "local"]
 
@@ -75,7 +75,7 @@ class Adaptive(Model):
 
     least: float = Field(0.1, gt=0, le=64)
     """The fewest pairs that an extra child may promise for each completion that it costs."""
-    most: int = Field(16, ge=1, le=64)
+    most: int = Field(24, ge=1, le=64)
     """The most extra children of a parent."""
     prior: float = Field(4.0, gt=0, le=100)
     """How many children of a parent the rest of its tree is worth, to estimate their labels."""
