@@ -260,7 +260,7 @@ def test_values_are_unbiased_although_sampling_depends_on_what_was_seen() -> Non
     """Leaves are right with a known chance; neither base nor extra leaves may drift from it."""
     source, rule = random.Random(3), Adaptive()
     drift: dict[bool, list[float]] = {False: [], True: []}
-    for _ in range(1500):
+    for _ in range(500):
         chance = source.random()
         rewards = {path: float(source.random() < chance) for path in tree([0] * 8)}
         while more := lacking(tree_labels(rewards, BRANCHING, Labels()), BRANCHING, rule):
@@ -273,4 +273,4 @@ def test_values_are_unbiased_although_sampling_depends_on_what_was_seen() -> Non
         for path, reward in rewards.items():
             drift[max(path) >= 2].append(reward - chance)
     for differences in drift.values():
-        assert abs(sum(differences) / len(differences)) < 0.015
+        assert abs(sum(differences) / len(differences)) < 0.025
