@@ -21,7 +21,7 @@ from typing import Any
 from malt_data.builders.budget import Limit
 from malt_data.builders.plan import in_shard, load
 from malt_data.builders.prefixes import prompt_use
-from malt_data.builders.tree import grade, grow
+from malt_data.builders.tree import grow_and_grade
 from malt_data.builders.writer import Writer
 from malt_data.engines import Completion, Engine, Request
 from malt_data.engines.loop import run_sync
@@ -315,8 +315,9 @@ class _Build:
 
     async def grow_tree(self, question: Question) -> None:
         try:
-            nodes = await grow(question, self.spec, self.script, self.engine, self._on_completion)
-            rows = await grade(question, nodes, self.spec, self.engine.model, self.grader)
+            nodes, rows = await grow_and_grade(
+                question, self.spec, self.script, self.engine, self.grader, self._on_completion
+            )
         except EngineDown:
             raise
         except EngineError as error:

@@ -1,5 +1,6 @@
 """Plan a build: complete its settings, load its questions, and estimate its size."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ def complete_settings(values: dict[str, Any], folder: Path) -> dict[str, Any]:
             defaults.pop(name, None)
     if "questions" not in values and "limit" not in values:
         values = {"limit": manifest.spec.limit, **values}
+    if values.get("adaptive") is True and manifest.spec.adaptive:  # with the forest's own rule
+        values = {name: value for name, value in values.items() if name != "adaptive"}
     return {**defaults, **manifest.labels.model_dump(exclude={"grader"}), **values}
 
 
@@ -51,6 +54,7 @@ def plan_build(
         stored = {"split": loaded.split, "grader": label_of(spec.grader)}
         require_same_settings(forest, spec.model_copy(update=stored))
         done = forest.done
+    most = _completions_at_most(spec)
     todo = sum(q.question_id not in done for q in questions)
     nodes = spec.chain.nodes_per_tree
     return {
@@ -65,8 +69,17 @@ def plan_build(
         "pipeline": str(spec.chain),
         "requests": todo * sum((1, *spec.chain.widths[:-1])),
         "completions": todo * nodes,
-        "completion_tokens_at_most": todo * nodes * (spec.max_tokens or 0),
+        **({"completions_at_most": todo * most} if spec.adaptive else {}),
+        "completion_tokens_at_most": todo * most * (spec.max_tokens or 0),
     }
+
+
+def _completions_at_most(spec: BuildSpec) -> int:
+    """Return the most nodes that a tree can have."""
+    if spec.adaptive is None:
+        return spec.chain.nodes_per_tree
+    turns = tuple(turn.n + spec.adaptive.most for turn in spec.chain.turns)
+    return sum(math.prod(turns[:depth]) for depth in range(1, len(turns) + 1))
 
 
 def load(spec: BuildSpec) -> Loaded:

@@ -123,7 +123,8 @@ def most(branching: Sequence[int]) -> Yields:
 
 def count(rewards: Floats, labels: LabelSpec) -> Yields:
     """Count positives and pairs by turn. rewards: trees × the branching of each turn."""
-    positives, pairs = [], []
+    positives: list[Floats] = []
+    pairs: list[Floats] = []
     value = rewards
     while value.ndim > 1:
         label = value.round(_DECIMALS) > round(labels.threshold, _DECIMALS)

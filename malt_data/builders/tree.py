@@ -5,13 +5,16 @@ request fails the tree: it is not stored, and the next run grows it again.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from malt_data.builders.adaptive import lacking
 from malt_data.engines import Completion, Engine, Prompt, Request
 from malt_data.errors import EngineDown, EngineError
+from malt_data.forests.labels import tree_labels
 from malt_data.graders import Grader
 from malt_data.prompts.templates import Script
 from malt_data.schemas.forest import Question
@@ -44,25 +47,45 @@ async def grow(
     script: the prompts of `spec`. on_completion: called with each completion as it arrives.
     Raises EngineError if a request fails permanently, EngineDown if no request can succeed.
     """
-    nodes: dict[tuple[int, ...], Node] = {}
+    first: dict[tuple[int, ...], range] = {(): range(spec.chain.turns[0].n)}
+    return await extend(question, [], first, spec, script, engine, on_completion)
+
+
+async def extend(
+    question: Question,
+    tree: Sequence[Node],
+    more: Mapping[tuple[int, ...], range],
+    spec: BuildSpec,
+    script: Script,
+    engine: Engine,
+    on_completion: Callable[[Completion], None] = lambda _: None,
+) -> list[Node]:
+    """Return a tree with further children, each with its base subtree below it; see `grow`.
+
+    more: the sample indices of new children, by the path of their parent; () is the question.
+    """
+    nodes = {node.path: node for node in tree}
     chain, options = spec.chain, spec.request_options
 
-    async def expand(parent: Node | None, texts: tuple[str, ...]) -> None:
+    async def expand(parent: Node | None, texts: tuple[str, ...], places: range) -> None:
         prompt = script.render(question.kind, question.question, question.choices, texts)
-        request = _request(question, spec, chain, prompt, options, parent, len(texts))
+        request = _request(question, spec, chain, prompt, options, parent, len(texts), places)
         async with aclosing(engine.complete(request)) as samples:  # type: ignore[type-var]
-            async for sample, completion in samples:
-                node = _node(request, chain, parent, sample, completion)
+            async for index, completion in samples:
+                node = _node(request, chain, parent, places[index], completion)
                 is_new = node.path not in nodes
                 nodes[node.path] = node
                 if completion.counted:
                     on_completion(completion)
-                if is_new and len(node.path) < len(chain.turns):
-                    group.create_task(expand(node, (*texts, node.text)))
+                if is_new and (depth := len(node.path)) < len(chain.turns):
+                    below = range(chain.turns[depth].n)
+                    group.create_task(expand(node, (*texts, node.text), below))
 
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(expand(None, ()))
+            for path, places in more.items():
+                texts = tuple(nodes[path[:depth]].text for depth in range(1, len(path) + 1))
+                group.create_task(expand(nodes.get(path), texts, places))
     except* EngineError as group_error:
         raise _most_severe(group_error) from None
     return [nodes[path] for path in sorted(nodes)]
@@ -76,13 +99,17 @@ def _request(
     options: Mapping[str, Any],
     parent: Node | None,
     index: int,
+    places: range,
 ) -> Request:
-    """Return the request of turn `index` under a node. options: those of all requests."""
-    role, n = chain.turns[index].role, chain.turns[index].n
+    """Return the request of turn `index` for children of a node. options: those of all requests.
+
+    places: the children's sample indices.
+    """
+    role = chain.turns[index].role
     parent_id = parent.node_id if parent else question.question_id
     return Request(
         prompt=prompt,
-        seeds=tuple(node_seed(spec.seed, child_id(parent_id, role, i)) for i in range(n)),
+        seeds=tuple(node_seed(spec.seed, child_id(parent_id, role, i)) for i in places),
         adapter=spec.adapters.get(role),
         priority=-index,  # finish started trees before starting new ones
         tree=question.question_id,
@@ -134,12 +161,68 @@ async def grade(
 
     Raises GraderError if a function of the user's own cannot grade.
     """
-    places = {node.node_id: place for place, node in enumerate(nodes)}
+    grades = await _judge(question, nodes, spec, grader)
+    return _rows(question, nodes, grades, spec, model)
+
+
+async def grow_and_grade(
+    question: Question,
+    spec: BuildSpec,
+    script: Script,
+    engine: Engine,
+    grader: Grader,
+    on_completion: Callable[[Completion], None] = lambda _: None,
+) -> tuple[list[Node], list[dict[str, Any]]]:
+    """Grow a tree and, if the build is adaptive, go on where a label is lacking.
+
+    Returns the nodes in tree order and their rows. Raises as `grow` and `grade` do.
+    """
+    nodes = await grow(question, spec, script, engine, on_completion)
+    grades = await _judge(question, nodes, spec, grader)
+    branching = spec.chain.branching
+    while spec.adaptive:
+        rewards = {
+            node.path: grades[node.path]["reward"]
+            for node in nodes
+            if len(node.path) == len(branching)
+        }
+        parents = lacking(tree_labels(rewards, branching, spec.labels), branching, spec.adaptive)
+        if not parents:
+            break
+        children = Counter(node.path[:-1] for node in nodes)
+        more = {path: range(children[path], children[path] + 1) for path in parents}
+        nodes = await extend(question, nodes, more, spec, script, engine, on_completion)
+        new = [node for node in nodes if node.path not in grades]
+        grades |= await _judge(question, new, spec, grader)
+    return nodes, _rows(question, nodes, grades, spec, engine.model)
+
+
+async def _judge(
+    question: Question, nodes: Sequence[Node], spec: BuildSpec, grader: Grader
+) -> dict[tuple[int, ...], dict[str, Any]]:
+    """Return the graded columns of nodes by path."""
     asked, leaf = asdict(question), len(spec.pipeline.turns)
     grades = await grader.judge((node.text, asked) for node in nodes)
-    return [
-        _row(question, node, places, spec, model) | graded.columns(leaf=len(node.path) == leaf)
+    return {
+        node.path: graded.columns(leaf=len(node.path) == leaf)
         for node, graded in zip(nodes, grades, strict=True)
+    }
+
+
+def _rows(
+    question: Question,
+    nodes: Sequence[Node],
+    grades: Mapping[tuple[int, ...], dict[str, Any]],
+    spec: BuildSpec,
+    model: str,
+) -> list[dict[str, Any]]:
+    places = {node.node_id: place for place, node in enumerate(nodes)}
+    branching = spec.chain.branching
+    return [
+        _row(question, node, places, spec, model)
+        | {"extra": node.path[-1] >= branching[len(node.path) - 1]}
+        | grades[node.path]
+        for node in nodes
     ]
 
 
@@ -159,7 +242,6 @@ def _row(
         "sample": node.path[-1],
         "text": node.text,
         "thinking": node.completion.thinking and _storable(node.completion.thinking),
-        "extra": False,
         "finish_reason": node.completion.finish_reason,
         "prompt_tokens": node.completion.prompt_tokens,
         "completion_tokens": node.completion.completion_tokens,

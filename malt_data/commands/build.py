@@ -87,6 +87,12 @@ def _tree_options() -> Decorator:
             metavar="INTEGER",
             help="Samples per parent for one role, e.g. --n-verifier 2; overrides --n.",
         ),
+        setting(
+            "--adaptive",
+            is_flag=True,
+            help="Start from small trees (--n 2); sample on where siblings all have the same label "
+            "and another one is likely.",
+        ),
     )
 
 
@@ -124,7 +130,7 @@ def _question_options() -> Decorator:
     "--config",
     type=FILE,
     help="TOML file with any of these settings, plus threshold, pooling, fields, adapters, and the "
-    "tables engine, sampling and chat_template.",
+    "tables adaptive, engine, sampling and chat_template.",
 )
 @setting("--max-tokens-total", type=int, help="Stop when the forest has cost that many tokens.")
 @setting("--max-hours", type=float, help="Stop after that many hours.")
@@ -164,7 +170,10 @@ def build(
     folder = out or default_folder()
     if adapter_set and team is None:
         raise click.UsageError("--adapters selects a team's adapters: pass --team too.")
-    given = read_config(config) | drop_unset(options)
+    settings = read_config(config)
+    if options["adaptive"] and settings.get("adaptive"):  # the config says how
+        options["adaptive"] = None
+    given = settings | drop_unset(options)
     given |= {f"n_{role}": n for role, n in by_role}
     budget = Budget(**{name: given.pop(name) for name in Budget.model_fields if name in given})
     spec = _build_spec(_with_team(team, adapter_set or "team", given), folder)
@@ -176,7 +185,7 @@ def build(
     if dry_run:
         print_facts(plan_build(spec, folder, prompts_file=prompts_file), as_json)
         return
-    with BuildProgress(spec.chain.nodes_per_tree) as progress:
+    with BuildProgress(spec.chain.nodes_per_tree, adaptive=bool(spec.adaptive)) as progress:
         report = build_forest(
             spec,
             folder,

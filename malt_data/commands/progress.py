@@ -71,14 +71,20 @@ class Progress:
 
 
 class BuildProgress(Progress):
-    """Progress of a build, in completions."""
+    """Progress of a build, in completions; of an adaptive one, in trees."""
 
-    def __init__(self, nodes_per_tree: int) -> None:
+    def __init__(self, nodes_per_tree: int, *, adaptive: bool = False) -> None:
         super().__init__("build")
+        self._adaptive = adaptive
         self._nodes_per_tree = nodes_per_tree
 
     def on_progress(self, report: "BuildReport") -> None:
         total = (report.asked - report.before - report.elsewhere) * self._nodes_per_tree
+        if self._adaptive:  # how many are added is not known before
+            done = report.grown + len(report.failed)
+            trees = total // self._nodes_per_tree
+            self.update(done, trees, _state(report), " trees")
+            return
         self.update(report.completions, total, _state(report), " completions")
 
 

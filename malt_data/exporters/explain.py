@@ -75,7 +75,7 @@ def _because(forest: Forest, tree: pl.DataFrame, node: dict[str, Any]) -> str:
     outcome = f"{side} {labels.threshold:g}: {'positive' if node['label'] else 'negative'}"
     if _is_leaf(node):
         return f"its answer is {node['verdict']}, so its reward {node['reward']:g} is {outcome}"
-    children = tree.filter(pl.col("parent_id") == node["node_id"])
+    children = tree.filter((pl.col("parent_id") == node["node_id"]) & ~pl.col("extra"))
     local = labels.pooling == "local"
     values = children["label"].cast(pl.Float64) if local else children["value"]
     listed = ", ".join(f"{value:.2f}" for value in values)

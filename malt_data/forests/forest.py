@@ -60,7 +60,7 @@ def is_forest(name: str) -> bool:
 class Forest:
     """All trees of one build: `manifest`, `questions`, `nodes`, and SQL over them."""
 
-    views: tuple[str, ...] = ("trajectories", "pairs", "role_stats", "verdicts")
+    views: tuple[str, ...] = ("marked", "trajectories", "pairs", "role_stats", "verdicts")
 
     def __init__(self, folder: Path, manifest: Manifest, origin: str | None = None) -> None:
         self.folder = folder
@@ -97,6 +97,8 @@ class Forest:
         """Return the SQL of a file in schemas/views, for the turns of this forest."""
         from malt_data.storage.query import read_view  # imports DuckDB, which only this needs
 
+        if name == "marked" and not self.manifest.spec.adaptive:  # spares a join of all nodes
+            return "CREATE VIEW marked AS SELECT *, true AS base FROM nodes"
         return fill_turns(read_view(name), len(self.manifest.spec.pipeline.turns))
 
     def questions(self) -> pl.LazyFrame:

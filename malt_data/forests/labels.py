@@ -15,6 +15,8 @@ compared to nine decimals, which is exact for any tree with fewer than 10⁸ lea
     [(0.5, False, 2), (0.5, False, 2), (1.0, True, 1), (0.0, False, 1)]
 """
 
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -52,6 +54,29 @@ def assign(nodes: pl.DataFrame, threshold: float, pooling: Pooling) -> pl.DataFr
         level = nodes.filter(pl.col("depth") == depth).join(children, on=_PLACE, how="left")
         levels.append(_labelled(level, threshold))
     return pl.concat(levels, how="vertical").sort(_PLACE)
+
+
+def tree_labels(
+    rewards: Mapping[tuple[int, ...], float], branching: Sequence[int], labels: Labels
+) -> dict[tuple[int, ...], bool]:
+    """Return the labels of one growing tree by path, as `assign` would; it takes 100 times as long.
+
+    rewards: of every leaf, by its path. branching: samples per parent without extras.
+    """
+    local = labels.pooling == "local"
+    level: dict[tuple[int, ...], float] = dict(rewards)
+    found: dict[tuple[int, ...], bool] = {}
+    while True:
+        positive = {p: round(value, 9) > round(labels.threshold, 9) for p, value in level.items()}
+        found |= positive
+        depth = len(next(iter(level)))
+        if depth == 1:
+            return found
+        base: dict[tuple[int, ...], list[float]] = defaultdict(list)
+        for path, value in level.items():
+            if path[-1] < branching[depth - 1]:
+                base[path[:-1]].append(float(positive[path]) if local else value)
+        level = {path: sum(values) / len(values) for path, values in base.items()}
 
 
 def _labelled(level: pl.DataFrame, threshold: float) -> pl.DataFrame:

@@ -6,7 +6,7 @@ Where a function of somebody's own graded, it is not run unless the caller names
 from its rewards is checked all the same.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -138,11 +138,14 @@ def _shape(forest: Forest, frame: pl.DataFrame) -> Iterator[str]:
         numbered=pl.col("node").sort() == pl.int_range(pl.len()),
     )
     complete = pl.col("unique") & pl.col("numbered").list.all()
+    if adaptive := forest.manifest.spec.adaptive:
+        yield from _extras(frame, pipeline.branching, adaptive.most)
     for depth, width in enumerate(pipeline.widths, 1):
-        complete &= pl.col(f"turn_{depth}") == width
+        turn = pl.col(f"turn_{depth}")
+        complete &= turn >= width if adaptive else turn == width
     if incomplete := depths.filter(~complete)["question_id"].to_list():
-        expected = pipeline.nodes_per_tree
-        yield f"trees without exactly {expected} numbered nodes: {_some(incomplete)}."
+        expected = f"{'at least' if adaptive else 'exactly'} {pipeline.nodes_per_tree}"
+        yield f"trees without {expected} numbered nodes: {_some(incomplete)}."
     roles = {depth: turn.role for depth, turn in enumerate(pipeline.turns, 1)}
     initials = {depth: role[0] for depth, role in roles.items()}
     above = frame.select("question_id", parent="node", above="node_id", above_depth="depth")
@@ -162,6 +165,25 @@ def _shape(forest: Forest, frame: pl.DataFrame) -> Iterator[str]:
     )
     if wrong.height:
         yield f"ids, parents, samples or roles that disagree: {_some(wrong['node_id'].to_list())}."
+
+
+def _extras(frame: pl.DataFrame, branching: Sequence[int], most: int) -> Iterator[str]:
+    """Check that extras are marked, are numbered after a parent's base children, and are few."""
+    n = pl.col("depth").replace_strict(
+        dict(enumerate(branching, 1)), default=None, return_dtype=pl.Int32
+    )
+    unmarked = frame.filter(pl.col("extra").ne_missing(pl.col("sample") >= n))
+    if unmarked.height:
+        names = _some(unmarked["node_id"].to_list())
+        yield f"nodes whose mark 'extra' disagrees with their sample index: {names}."
+    parents = frame.group_by("question_id", "parent", n=n).agg(
+        above=pl.coalesce(pl.col("parent_id").first(), pl.col("question_id").first()),
+        children=pl.len(),
+        numbered=(pl.col("sample").sort() == pl.int_range(pl.len())).all(),
+    )
+    fits = (pl.col("children") >= pl.col("n")) & (pl.col("children") <= pl.col("n") + most)
+    if wrong := parents.filter(~(fits & pl.col("numbered")).fill_null(False))["above"].to_list():
+        yield f"parents with missing children or more than {most} extra ones: {_some(wrong)}."
 
 
 def _grades(frame: pl.DataFrame, golds: Golds | None) -> Iterator[str]:

@@ -42,6 +42,11 @@ def print_stats(facts: dict[str, Any], console: Console) -> None:
             f"Prompt tokens computed: {overall['prompt_computed']}, {times:.2f} times the least "
             "possible (each distinct prefix of a tree once)."
         )
+    if extra := sum(row["extra"] for row in roles):
+        console.print(
+            f"{extra} nodes were added where a label was lacking. All lines above, mean value and "
+            "accuracy rest on the others; the remaining counts include them."
+        )
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for row in roles:
@@ -87,6 +92,7 @@ def _line(node: dict[str, Any], name: str | None, width: int) -> Text:
     node_name = escape(node["node_id"].rpartition("/")[2])
     answer = "no answer" if node["answer"] is None else fold(node["answer"], 30)
     mark = {"right": "✓", "wrong": "✗", "timeout": "?"}.get(node["verdict"], "–")
+    added = " extra" if node["extra"] else ""
     cut = " cut off" if node["finish_reason"] == "length" else ""
     line = Text.assemble(
         (node_name, f"bold {colour}" + (" reverse" if node["node_id"] == name else "")),
@@ -94,6 +100,7 @@ def _line(node: dict[str, Any], name: str | None, width: int) -> Text:
         (_sure(node), "dim"),
         f" {mark} ",
         (answer, "bold"),
+        (added, "cyan"),
         (cut, "yellow"),
         "  ",
         (fold(node["text"], width), "dim"),

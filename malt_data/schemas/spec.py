@@ -14,13 +14,21 @@ forest records how to grow it again.
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import field_validator, model_validator
+from pydantic import (
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from malt_data.schemas.model import Field, Model, require_storable
 from malt_data.schemas.pipeline import ChatTemplate, Pipeline, Prompts, require_role, shipped
 
 _MAX = 10**9
 """Larger than any sensible count, smaller than the limits of the libraries."""
+
+ADAPTIVE_N = 2
+"""Samples per parent before extras; benchmarks/adaptive.py measures what it yields."""
 
 Pooling = Literal["global", "local"]
 
@@ -60,6 +68,17 @@ class PipelineSpec(Model):
     @classmethod
     def _by_name(cls, pipeline: Any) -> Any:
         return shipped(pipeline) if isinstance(pipeline, str) else pipeline
+
+
+class Adaptive(Model):
+    """When an adaptive build samples on at a parent; builders/adaptive.py applies it."""
+
+    least: float = Field(0.1, gt=0, le=64)
+    """The fewest pairs that an extra child may promise for each completion that it costs."""
+    most: int = Field(24, ge=1, le=64)
+    """The most extra children of a parent."""
+    prior: float = Field(4.0, gt=0, le=100)
+    """How many children of a parent the rest of its tree is worth, to estimate their labels."""
 
 
 class TreeSpec(PipelineSpec):
@@ -241,6 +260,25 @@ class Budget(Model):
 class BuildSpec(GraderLimitSpec, LabelSpec, SamplingSpec, TreeSpec, QuestionSpec):
     """All settings of a build."""
 
+    adaptive: Adaptive | None = None
+    """When to sample on where a label is lacking, from trees of n = 2 by default; None: never."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_base(cls, values: Any) -> Any:
+        """Read true as the default rule, and start from small trees."""
+        if not isinstance(values, dict) or not values.get("adaptive"):
+            return values
+        rule = {} if values["adaptive"] is True else values["adaptive"]
+        n = ADAPTIVE_N if values.get("n") is None else values["n"]
+        return values | {"adaptive": rule, "n": n}
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out `adaptive` unless it is set, as older versions refuse what is unknown."""
+        values: dict[str, Any] = serialize(self)
+        return {name: value for name, value in values.items() if name != "adaptive" or value}
+
     @property
     def labels(self) -> Labels:
         return Labels(grader=self.grader, threshold=self.threshold, pooling=self.pooling)
@@ -257,4 +295,5 @@ class BuildSpec(GraderLimitSpec, LabelSpec, SamplingSpec, TreeSpec, QuestionSpec
         settings = self.model_dump(exclude=excluded) | {"engine_options": self.sampled_by}
         if "/" in self.questions and Path(self.questions).suffix:  # the same file, moved
             settings["questions"] = Path(self.questions).name
+        settings["adaptive"] = settings.get("adaptive", False)  # None would mean: not given
         return settings | {"pipeline": str(self.chain), "aliases": self.chain.aliases}

@@ -52,7 +52,7 @@ def test_intervals_hold_nine_times_in_ten() -> None:
     for rates in (rng.random, lambda n: rng.random(n) ** 4, lambda n: 1 - rng.random(n) ** 6 * 0.3):
         held = []
         for _ in range(200):
-            cell = rates(200)
+            cell = np.asarray(rates(200))
             rewards = (rng.random((200, 3, 3)) < cell[:, None, None]).astype(float)
             found, ends = count(rewards, Labels()), most((3, 3))
             for values, end in ((found.pairs, ends.pairs), (found.positives, ends.positives)):

@@ -41,6 +41,7 @@ def test_what_is_stored_of_a_build_keeps_its_groups_in_order() -> None:
         *("engine", "model", "base_url", "concurrency", "replicas", "ray", "engine_options"),
         *("temperature", "max_tokens", "sampling", "chat_template", "prompts"),
         *("grader", "threshold", "pooling", "grader_timeout"),
+        "adaptive",
     ]
 
 

@@ -1,16 +1,16 @@
 -- The forest in one row: number of trees, how mixed they are, what the later turns fix and break of
--- the first answers. `schemas/paths.py` fills in the turns of the forest.
+-- the first answers. Of the base of each tree. `schemas/paths.py` fills in the turns of the forest.
 WITH trees AS (
     SELECT question_id, avg(reward) AS reward
-    FROM nodes
-    WHERE reward IS NOT NULL
+    FROM marked
+    WHERE base AND reward IS NOT NULL
     GROUP BY question_id
 ),
 turns AS (
     SELECT {first}.correct AS before, {leaf}.correct AS after
-    FROM nodes AS {leaf}
+    FROM marked AS {leaf}
     {above}
-    WHERE {leaf}.reward IS NOT NULL AND {first}.reward IS NULL
+    WHERE {leaf}.base AND {leaf}.reward IS NOT NULL AND {first}.reward IS NULL
 )
 SELECT
     (SELECT count(*) FROM questions) AS questions,

@@ -1,5 +1,6 @@
 -- Statistics of each role, in the order of their first turns. seconds: the sum of latencies, which
--- exceeds the wall-clock time if completions run in parallel.
+-- exceeds the wall-clock time if completions run in parallel. mean_value and accuracy are of the base
+-- of the trees; the rest counts all nodes, `extra` those that an adaptive build added.
 CREATE VIEW role_stats AS
 WITH usable AS (
     SELECT role, count(*) AS pairs, count(DISTINCT coalesce(parent_id, question_id)) AS parents
@@ -11,8 +12,8 @@ SELECT
     count(*) AS nodes,
     count(*) FILTER (n.label) AS positives,
     count(*) FILTER (NOT n.label) AS negatives,
-    avg(n.value) AS mean_value,
-    avg(n.correct::DOUBLE) AS accuracy,
+    avg(n.value) FILTER (n.base) AS mean_value,
+    avg(n.correct::DOUBLE) FILTER (n.base) AS accuracy,
     coalesce(any_value(usable.pairs), 0) AS usable_pairs,
     coalesce(any_value(usable.parents), 0) AS parents_with_pairs,
     coalesce(sum(n.prompt_tokens), 0)::BIGINT AS prompt_tokens,
@@ -20,8 +21,9 @@ SELECT
     sum(n.latency) AS seconds,
     count(*) FILTER (n.finish_reason = 'length') AS truncated,
     count(*) FILTER (n.answer IS NULL) AS unanswered,
-    count(*) FILTER (n.verdict = 'timeout') AS grading_timeouts
-FROM nodes AS n
+    count(*) FILTER (n.verdict = 'timeout') AS grading_timeouts,
+    count(*) FILTER (NOT n.base) AS extra
+FROM marked AS n
 LEFT JOIN usable ON usable.role = n.role::VARCHAR
 GROUP BY n.role
 ORDER BY min(n.depth);

@@ -1,5 +1,6 @@
 -- The roles that judge the answer before them (judgement.sql): how often each accepts and rejects
--- right and wrong answers. Answers that could not be graded count as wrong, as elsewhere.
+-- right and wrong answers, in the base of the trees. Answers that could not be graded count as
+-- wrong, as elsewhere.
 CREATE VIEW verdicts AS
 WITH judged AS (
     SELECT
@@ -10,11 +11,12 @@ WITH judged AS (
             judge.text, judge.answer, judge.correct, before.answer, before.correct,
             questions.choices IS NOT NULL
         ) AS judgement
-    FROM nodes AS judge
+    FROM marked AS judge
     JOIN nodes AS before
         ON before.question_id = judge.question_id AND before.node = judge.parent
     JOIN questions ON questions.question_id = judge.question_id
     JOIN roles ON roles.role = judge.role::VARCHAR AND roles.judges
+    WHERE judge.base
 )
 SELECT
     role,
