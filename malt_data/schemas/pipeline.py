@@ -48,7 +48,7 @@ from malt_data.schemas.model import Field, Model, require_storable
 DEFAULT = "malt"
 _NAME = r"^[a-z][a-z0-9_]{0,31}$"
 _MOST_TURNS = 8
-_MOST_SAMPLES = 64
+_MOST_SAMPLES = 1024
 _MOST_NODES = 2**20
 
 PREVIOUS = "previous"
