@@ -136,8 +136,8 @@ def _trees(
             trees[name] = tree
     if not trees:
         counts = [*left_out.items(), *asked.loaded.counts().items()]
-        reasons = ", ".join(f"{count} {reason}" for reason, count in counts)
-        raise ImportsError(f"There is no complete tree to import ({reasons or 'no completion'}).")
+        reasons = "; ".join(f"{reason} ({count})" for reason, count in counts)
+        raise ImportsError(f"No tree can be imported: {reasons or 'the files are empty'}.")
     return trees
 
 

@@ -37,13 +37,13 @@ def read_log(path: Path, file: int, left_out: Counter[str]) -> Iterator[Imported
         where = f"{path} sample {sample.id}, epoch {sample.epoch}"
         if sample.error is not None or not sample.output.choices:
             left_out[FAILED] += 1
-        elif (question := _question(sample)) is None:
+        elif (question := _question(sample, log.eval.dataset.name or log.eval.task)) is None:
             left_out[CONVERSATION] += 1
         else:
             yield from _sample(where, sample, question, log.eval.model, file)
 
 
-def _question(sample: Any) -> dict[str, Any] | None:
+def _question(sample: Any, source: str) -> dict[str, Any] | None:
     """Return the row of a sample's question; None if more was said than one answer to it."""
     asked = sample.input
     if not isinstance(asked, str):
@@ -54,8 +54,8 @@ def _question(sample: Any) -> dict[str, Any] | None:
     answers = [message for message in sample.messages if message.role == "assistant"]
     if len(answers) != 1 or answers[0].tool_calls:
         return None
-    row = {"question": asked, "choices": sample.choices, "answer": sample.target, "id": sample.id}
-    return {**sample.metadata, **row}
+    row = {"question": asked, "choices": sample.choices, "answer": sample.target}
+    return {**sample.metadata, **row, "id": sample.id, "source": source}
 
 
 def _sample(
