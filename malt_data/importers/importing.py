@@ -17,7 +17,7 @@ from malt_data.errors import ImportsError
 from malt_data.forests.create import create_forest
 from malt_data.forests.labels import node_table
 from malt_data.forests.parts import TREES_PER_PART
-from malt_data.graders import Grader
+from malt_data.graders import Grader, is_own, kind_of, require_grader, require_kind
 from malt_data.importers.completions import DETAILS, UNKNOWN, Imported
 from malt_data.importers.questions import Asked, ask
 from malt_data.importers.reading import question_names, read_files
@@ -30,6 +30,7 @@ from malt_data.schemas.ids import child_id
 from malt_data.schemas.pipeline import Pipeline
 from malt_data.schemas.spec import IMPORTED, BuildSpec, ImportSpec
 from malt_data.storage.files import atomic_folder
+from malt_data.storage.folders import refuse_folder
 
 INCOMPLETE = "nothing under it reaches the last turn"
 
@@ -81,9 +82,13 @@ def import_forest(
     on_progress: called with the number of trees graded, and of all.
 
     Raises ImportsError or QuestionsError, naming file and line, if a file cannot be imported, and
-    ImportsError if `folder` exists. Then nothing is written.
+    ImportsError if `folder` exists, SpecError for a wrong setting. Then nothing is written.
     """
     spec, folder, paths = spec or ImportSpec(), Path(folder), [Path(file) for file in files]
+    require_grader(spec.grader)
+    if spec.kind is not None:
+        (kind_of if is_own(spec.grader) else require_kind)(spec.kind)
+    refuse_folder(folder)
     if folder.exists() and any(folder.iterdir()):
         raise ImportsError(
             f"{folder} already exists. Import into a new folder, all files at once: "

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from malt_data.errors import ImportsError
-from malt_data.importers.completions import Imported, imported, plain_text
+from malt_data.importers.completions import Imported, imported
 from malt_data.questions.files import Row
 from malt_data.schemas.pipeline import SHIPPED, shipped
 
@@ -70,7 +70,9 @@ def chain_of(speakers: Sequence[str]) -> Sequence[str]:
 
 
 def _name(trace: Mapping[str, Any], names: Mapping[str, str]) -> str:
-    name = plain_text("an agent", "name", trace["agent"]["name"])
+    name = trace["agent"]["name"]
+    if not isinstance(name, str):
+        raise TypeError("a name that is no text")
     return names.get(name, name)
 
 

@@ -1,7 +1,6 @@
-"""Rows become a forest like any other: placed, graded, valued, queried, exported, and back again."""
+"""Rows become a forest like any other: placed, graded, valued, queried, exported, and back."""
 
 import json
-import os
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from synthetic import make_forest
 
 from malt_data import (
     BuildSpec,
-    ImportSpec,
     ImportsError,
+    ImportSpec,
     MaltError,
     MixError,
     build_forest,
@@ -201,8 +200,8 @@ def test_our_own_nodes_come_back_as_they_were(tmp_path: Path, format: str) -> No
     import_forest([tmp_path / f"rows.{format}"], tmp_path / "back")
     own, back = open_forest(tmp_path / "own"), open_forest(tmp_path / "back")
     assert verify(back) == []
-    for table in ("nodes ORDER BY node_id", "questions ORDER BY question_id"):
-        assert back.sql(f"FROM {table}").equals(own.sql(f"FROM {table}"))
+    for every in ("FROM nodes ORDER BY node_id", "FROM questions ORDER BY question_id"):
+        assert back.sql(every).equals(own.sql(every))
     assert back.manifest.spec.pipeline.branching == (2, 3, 2)
 
 
@@ -250,7 +249,7 @@ def test_a_killed_import_leaves_nothing_that_counts(tmp_path: Path) -> None:
     left.mkdir()
     (left / "questions.parquet").write_bytes(b"PAR1")
     import_forest([file], tmp_path / "forest")
-    assert sorted(os.listdir(tmp_path)) == ["forest", "runs.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["forest", "runs.jsonl"]
 
 
 def test_every_format_that_the_message_names_is_read(tmp_path: Path) -> None:
