@@ -1,6 +1,7 @@
 """Rows become a forest like any other: placed, graded, valued, queried, exported, and back."""
 
 import json
+import re
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -250,6 +251,26 @@ def test_a_killed_import_leaves_nothing_that_counts(tmp_path: Path) -> None:
     (left / "questions.parquet").write_bytes(b"PAR1")
     import_forest([file], tmp_path / "forest")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["forest", "runs.jsonl"]
+
+
+def test_the_examples_of_the_page_are_imported(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "import.md").read_text("utf-8")
+    rollouts, trees = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    (config,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    renamed = rollouts.replace('"question"', '"task"').replace('"answer"', '"truth"')
+    renamed = renamed.replace('"completion"', '"role": "solver", "response"')
+    (tmp_path / "import.toml").write_text(config)
+    for name, rows, more in (
+        ("rollouts", rollouts, []),
+        ("trees", trees, []),
+        ("renamed", renamed, ["--config", "import.toml"]),
+    ):
+        (tmp_path / f"{name}.jsonl").write_text(rows)
+        words = ["import", f"{name}.jsonl", "--out", name, "--dry-run", "--json", *more]
+        run = malt(*words, cwd=tmp_path)
+        assert run.returncode == 0, run.stderr
+        expected = {"generator": 1, "refiner": 2} if name == "trees" else {"generator": 4}
+        assert json.loads(run.stdout)["completions"] == expected
 
 
 def test_every_format_that_the_message_names_is_read(tmp_path: Path) -> None:
