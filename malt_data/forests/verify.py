@@ -145,8 +145,11 @@ def _shape(forest: Forest, frame: pl.DataFrame) -> Iterator[str]:
         nodes = pl.col(f"turn_{depth}")
         complete &= nodes.is_between(1, width) if imported else nodes == width
     if incomplete := depths.filter(~complete)["question_id"].to_list():
-        expected = f"{'at most' if imported else 'exactly'} {pipeline.nodes_per_tree}"
-        yield f"trees without {expected} numbered nodes: {_some(incomplete)}."
+        expected = pipeline.nodes_per_tree
+        which = f"trees without exactly {expected} numbered nodes"
+        if imported:
+            which = f"trees with an empty turn, more than {expected} nodes or wrong numbers"
+        yield f"{which}: {_some(incomplete)}."
     roles = {depth: turn.role for depth, turn in enumerate(pipeline.turns, 1)}
     initials = {depth: role[0] for depth, role in roles.items()}
     above = frame.select("question_id", parent="node", above="node_id", above_depth="depth")

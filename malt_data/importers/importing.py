@@ -125,7 +125,8 @@ def import_forest(
 
 def _source(paths: Sequence[Path]) -> str:
     """Return the source of questions whose rows name none: the file, or the folder of several."""
-    return paths[0].name if len(paths) == 1 else paths[0].resolve().parent.name
+    folder = paths[0].resolve().parent.name
+    return folder if folder and len(paths) > 1 else paths[0].name
 
 
 def _trees(

@@ -16,7 +16,7 @@ from typing import Any
 from malt_data.display import escape
 from malt_data.errors import ImportsError
 from malt_data.graders import AUTO, Grader, is_own
-from malt_data.importers.completions import Imported
+from malt_data.importers.completions import Imported, plain_text
 from malt_data.importers.trees import Linked
 from malt_data.questions.candidates import (
     Candidate,
@@ -108,6 +108,9 @@ def _grouped(
     for root in roots:
         row = root.question or {}
         asked = _asked(row, names)
+        for name, value in asked.items():
+            if isinstance(value, str):
+                plain_text(root.where, name, value)
         others = {name: value for name, value in row.items() if name not in asked}
         try:
             key = as_json(asked)

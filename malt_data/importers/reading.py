@@ -41,8 +41,9 @@ def read_files(files: Sequence[Path], spec: ImportSpec, left_out: Counter[str]) 
     for file, path in enumerate(files):
         _require_file(path)
         for completion in _read(path, file, spec, left_out):
-            role = completion.role
-            found.append(replace(completion, role=role and spec.roles.get(role, role)))
+            if (role := completion.role) in spec.roles:
+                completion = replace(completion, role=spec.roles[role])
+            found.append(completion)
     return found
 
 

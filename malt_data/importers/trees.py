@@ -175,12 +175,9 @@ def size(linked: Linked, roots: Sequence[Imported]) -> int:
 
 
 def widest(trees: Sequence[Sequence[tuple[Path, Imported]]], turns: int) -> list[int]:
-    """Return the largest number of siblings in each turn, without extra ones."""
+    """Return the largest number of siblings in each turn."""
     most = [1] * turns
     for tree in trees:
-        counts: dict[Path, int] = defaultdict(int)
-        for path, each in tree:
-            counts[path[:-1]] += not each.extra
-        for above, count in counts.items():
-            most[len(above)] = max(most[len(above)], count)
+        for path, _ in tree:
+            most[len(path) - 1] = max(most[len(path) - 1], path[-1] + 1)
     return most

@@ -49,6 +49,11 @@ ROWS: dict[str, tuple[list[Any], str]] = {
         [{**ASKED, "completion": "5" * 10**7}],
         f"line 1: text has 10000000 characters; the longest .* has {LONGEST_TEXT}",
     ),
+    "a question of 10 MB": (
+        [{"question": "5" * 10**7, "answer": 5, "completion": "5"}],
+        "line 1: question has 10000000 characters",
+    ),
+    "a NUL in a gold": ([{**ASKED, "answer": "5\0", "completion": "5"}], "line 1: answer contains"),
     "a lone surrogate": ([{**ASKED, "completion": "\ud800"}], "line 1: text contains half"),
     "a NUL": ([ROOT, under("b", "a", text="5\0")], "line 2: text contains a NUL"),
     "a number for a text": ([{**ASKED, "completion": 5}], "line 1: text is not text but 5"),

@@ -27,9 +27,12 @@ from malt_data import (
 )
 from malt_data.importers.importing import INCOMPLETE
 from malt_data.importers.reading import _FORMATS
+from malt_data.publish.card import render_card
 from malt_data.schemas.ids import question_id
 
 ASKED = {"question": "What is 2 + 3?", "answer": 5}
+
+HAIKU = {"haiku": {"generator": {"user": "{question}"}}}
 
 
 def write(path: Path, *rows: object) -> Path:
@@ -87,7 +90,9 @@ def test_verify_finds_a_wider_tree_than_the_manifest_says(tmp_path: Path) -> Non
     facts = json.loads(manifest.read_text())
     facts["spec"]["pipeline"]["turns"][1]["n"] = 1
     manifest.write_text(json.dumps(facts))
-    assert any("at most 4" in problem for problem in verify(open_forest(tmp_path / "forest")))
+    assert any(
+        "more than 4 nodes" in problem for problem in verify(open_forest(tmp_path / "forest"))
+    )
 
 
 def test_an_incomplete_trajectory_is_left_out_and_counted(tmp_path: Path) -> None:
@@ -241,6 +246,24 @@ def test_an_import_is_relabelled_but_not_built(tmp_path: Path) -> None:
     spec = BuildSpec(questions=str(tmp_path / "mine.jsonl"), pipeline="refine")
     with pytest.raises(MixError, match="was imported"):
         build_forest(spec, tmp_path / "forest")
+
+
+def test_the_card_says_that_it_was_imported(tmp_path: Path) -> None:
+    import_forest([write(tmp_path / "runs.jsonl", *UNEVEN)], tmp_path / "forest")
+    card = render_card(open_forest(tmp_path / "forest"), "me/runs", [])
+    assert "sampled by something else and imported" in card
+    assert "sampled per parent: at most generator 2" in card
+    assert "malt-data build" not in card
+
+
+def test_a_grader_of_ones_own_grades_them(tmp_path: Path) -> None:
+    (tmp_path / "rewards.py").write_text("def grade(completion, question): return 0.75\n")
+    spec = ImportSpec(grader=f"{tmp_path / 'rewards.py'}:grade", kind="haiku", prompts=HAIKU)
+    file = write(tmp_path / "runs.jsonl", {"question": "A haiku on rain.", "completion": "Drip."})
+    import_forest([file], tmp_path / "forest", spec)
+    forest = open_forest(tmp_path / "forest")
+    assert forest.sql("SELECT reward, label FROM nodes").rows() == [(0.75, True)]
+    assert forest.manifest.labels.grader == "rewards.py:grade"
 
 
 def test_a_killed_import_leaves_nothing_that_counts(tmp_path: Path) -> None:
