@@ -86,7 +86,8 @@ def ask(linked: Linked, spec: ImportSpec, grader: str, names: Names, source: str
             name = question.question_id
             if (first := questions.get(name)) is not None:
                 _require_gold(first, question, trees[name][0], group.roots[0])
-                question = _merged(first, question, differing)
+                question, left = _merged(first, question)
+                differing.update(left - {*group.asked})
             questions[name] = question
             trees.setdefault(name, []).extend(group.roots)
     notes = (note,) if note and (grader == AUTO or is_own(grader)) else ()
@@ -151,9 +152,8 @@ def _require_gold(first: Question, other: Question, root: Imported, another: Imp
         )
 
 
-def _merged(first: Question, other: Question, differing: Counter[str]) -> Question:
-    """Return the question with what both know of it; count the rest in `differing`."""
+def _merged(first: Question, other: Question) -> tuple[Question, set[str]]:
+    """Return the question with what both know of it, and the names of the rest."""
     one, two = json.loads(first.meta), json.loads(other.meta)
     shared = {name: value for name, value in one.items() if name in two and two[name] == value}
-    differing.update({*one, *two} - {*shared})
-    return replace(first, meta=as_json(shared))
+    return replace(first, meta=as_json(shared)), {*one, *two} - {*shared}
