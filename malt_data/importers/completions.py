@@ -25,9 +25,9 @@ UNKNOWN = "unknown"
 class Imported:
     """A completion, where it was found, and its place: under `parent`, the key of another.
 
-    key: its name in `file`, the index of its file. question: the fields of the question's row; None
-    below the first turn, unless the file repeats them. sample: its index among its siblings, where
-    the file says it.
+    key: its name in `file`, the index of its file. row: the other fields of its row, those of the
+    question among them; below the first turn there need be none. sample: its index among its
+    siblings, where the file says it.
     """
 
     where: str
@@ -35,7 +35,7 @@ class Imported:
     key: str
     parent: str | None
     role: str | None
-    question: Mapping[str, Any] | None
+    row: Mapping[str, Any]
     text: str
     thinking: str | None = None
     finish_reason: str = UNKNOWN
@@ -71,7 +71,7 @@ def imported(
     key: str,
     parent: str | None = None,
     role: str | None = None,
-    question: Mapping[str, Any] | None = None,
+    row: Mapping[str, Any] | None = None,
     raw: bool = True,
 ) -> Imported:
     """Return a completion; raise ImportsError, naming `where`, for a value of the wrong type.
@@ -85,7 +85,7 @@ def imported(
     if raw and checked["thinking"] is None:
         checked["thinking"], checked["text"] = split(checked["text"])
     given = {name: value for name, value in checked.items() if value is not None}
-    return Imported(where, file, key, parent, role, question, **given)
+    return Imported(where, file, key, parent, role, row or {}, **given)
 
 
 def _checked(where: str, name: str, value: Any) -> Any:

@@ -83,4 +83,4 @@ def _sample(
         if usage:
             written = usage.input_tokens_cache_write or 0
             said["prompt_tokens"] = usage.input_tokens + (cached or 0) + written
-        yield imported(place, said, file=file, key=place, question=question)
+        yield imported(place, said, file=file, key=place, row=question)

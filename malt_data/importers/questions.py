@@ -61,8 +61,8 @@ def ask(linked: Linked, spec: ImportSpec, grader: str, names: Names, source: str
     names: the fields of a question. source: their source, where the rows name none. Raises
     ImportsError if two rows contradict each other.
     """
-    _require_same(linked, names)
     differing: Counter[str] = Counter()
+    _require_same(linked, names, differing)
     refused: list[Refusal] = []
     found: list[tuple[_Group, Candidate]] = []
     for group in _grouped(linked.roots, names, differing, refused):
@@ -107,12 +107,17 @@ def _grouped(
 ) -> list[_Group]:
     groups: dict[str, _Group] = {}
     for root in roots:
-        row = root.question or {}
-        asked = _asked(row, names)
+        asked = _asked(root.row, names)
+        if next(filled_fields(root.row, names["question"]), None) is None:
+            raise ImportsError(
+                f"{root.where} has neither a question nor a parent. A completion of the first turn "
+                "needs the question in its row (our own nodes: FROM nodes JOIN questions USING "
+                "(question_id))."
+            )
         for name, value in asked.items():
             if isinstance(value, str):
                 plain_text(root.where, name, value)
-        others = {name: value for name, value in row.items() if name not in asked}
+        others = {name: value for name, value in root.row.items() if name not in asked}
         try:
             key = as_json(asked)
         except Refused as reason:
@@ -128,16 +133,21 @@ def _grouped(
     return [*groups.values()]
 
 
-def _require_same(linked: Linked, names: Names) -> None:
-    """Raise ImportsError if a row under another one asks something else."""
+def _require_same(linked: Linked, names: Names, differing: Counter[str]) -> None:
+    """Raise ImportsError if a row under another one asks something else.
+
+    Count in `differing` the fields that the first row of its tree does not have, or not so.
+    """
     above = {(root.file, root.key): root for root in linked.roots}
     for turn in linked.turns[1:]:
         for each in turn:
             root = above[each.file, str(each.parent)]
             above[each.file, each.key] = root
-            if each.question is None:
-                continue
-            if _asked(each.question, names) != _asked(root.question or {}, names):
+            asks = next(filled_fields(each.row, names["question"]), None) is not None
+            asked = _asked(each.row, names) if asks else {}
+            others = {name: value for name, value in each.row.items() if name not in asked}
+            differing.update(n for n, v in others.items() if n not in root.row or root.row[n] != v)
+            if asked and asked != _asked(root.row, names):
                 raise ImportsError(
                     f"{each.where} has another question or gold answer than {root.where}, the "
                     "first completion of its tree. One of them is wrong."

@@ -71,4 +71,4 @@ def _read(path: Path, file: int, spec: ImportSpec, left_out: Counter[str]) -> It
         given = "pipeline" in spec.model_fields_set
         roles = tuple(turn.role for turn in spec.pipeline.turns) if given else None
         return read_episodes(rows, file, roles, spec.roles, left_out)
-    return read_rows(rows, file, spec.fields, question_names(spec))
+    return read_rows(rows, file, spec.fields)

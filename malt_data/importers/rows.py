@@ -19,8 +19,7 @@ from typing import Any
 
 from malt_data.errors import ImportsError
 from malt_data.importers.completions import DETAILS, Imported, imported, plain_text
-from malt_data.questions.candidates import Names
-from malt_data.questions.fields import FIELDS, filled_fields
+from malt_data.questions.fields import FIELDS
 from malt_data.questions.files import Row
 from malt_data.schemas.forest import NODES
 
@@ -31,12 +30,10 @@ NAMES = (*FIELDS, *_PLACES, *_ROLLOUTS, *DETAILS)
 _COMPUTED = {*NODES.names} - {"question_id"}
 
 
-def read_rows(
-    rows: Iterator[Row], file: int, fields: Mapping[str, str], names: Names
-) -> Iterator[Imported]:
+def read_rows(rows: Iterator[Row], file: int, fields: Mapping[str, str]) -> Iterator[Imported]:
     """Yield the completions of a file; raise ImportsError for a row that is none.
 
-    fields: other names for those in NAMES. names: the fields that a question may be in.
+    fields: other names for those in NAMES.
     """
     named = {name: fields.get(name, name) for name in NAMES}
     for where, row in rows:
@@ -45,7 +42,7 @@ def read_rows(
         elif found := [name for name in _ROLLOUTS if row.get(named[name]) is not None]:
             yield from _rollouts(where, row, file, named, found[0])
         elif row.get(named["text"]) is not None:
-            yield _node(where, row, file, named, names)
+            yield _node(where, row, file, named)
         else:
             raise ImportsError(
                 f"{where} has no completion: it needs a field `text`, `completion` or "
@@ -55,7 +52,6 @@ def read_rows(
 
 
 def _own(where: str, row: Mapping[str, Any], file: int) -> Imported:
-    question = {name: value for name, value in row.items() if name not in _COMPUTED}
     return imported(
         where,
         {name: row.get(name) for name in DETAILS},
@@ -63,16 +59,13 @@ def _own(where: str, row: Mapping[str, Any], file: int) -> Imported:
         key=_key(where, "node_id", row["node_id"]),
         parent=_parent(where, "parent_id", row.get("parent_id")),
         role=_role(where, row.get("role")),
-        question=question if _asks(question, FIELDS) else None,
+        row={name: value for name, value in row.items() if name not in _COMPUTED},
         raw=False,
     )
 
 
-def _node(
-    where: str, row: Mapping[str, Any], file: int, named: Mapping[str, str], names: Names
-) -> Imported:
+def _node(where: str, row: Mapping[str, Any], file: int, named: Mapping[str, str]) -> Imported:
     used = {named[name] for name in (*_PLACES, *DETAILS)}
-    question = {name: value for name, value in row.items() if name not in used}
     key = row.get(named["id"])
     return imported(
         where,
@@ -81,7 +74,7 @@ def _node(
         key=where if key is None else _key(where, named["id"], key),
         parent=_parent(where, named["parent"], row.get(named["parent"])),
         role=_role(where, row.get(named["role"])),
-        question=question if _asks(question, names) else None,
+        row={name: value for name, value in row.items() if name not in used},
     )
 
 
@@ -105,7 +98,7 @@ def _rollouts(
             file=file,
             key=place,
             role=_role(where, row.get(named["role"])),
-            question=question,
+            row=question,
         )
 
 
@@ -119,10 +112,6 @@ def _message(where: str, said: object) -> dict[str, object]:
         raise ImportsError(f"{where} is not one text of an assistant.")
     thinking = said.get("reasoning_content")
     return {"text": said.get("content"), **({} if thinking is None else {"thinking": thinking})}
-
-
-def _asks(row: Mapping[str, Any], names: Names) -> bool:
-    return next(filled_fields(row, names["question"]), None) is not None
 
 
 def _key(where: str, name: str, value: object) -> str:

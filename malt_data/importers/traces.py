@@ -109,7 +109,7 @@ def _episode(
             found.said,
             parent=parent.said.key if parent else None,
             role=found.said.role if len(roles) > 1 else None,
-            question=None if turn else question,
+            row={} if turn else question,
         )
         turns.setdefault(turn, []).append(replace(found, said=placed))
         if parent:

@@ -37,8 +37,8 @@ class Linked:
 def link(completions: Sequence[Imported]) -> Linked:
     """Put each completion under its parent.
 
-    Raises ImportsError for a key that is not unique, a parent that is not in the same file, a
-    cycle, or a completion of the first turn without a question.
+    Raises ImportsError for a key that is not unique, a parent that is not in the same file, or a
+    cycle.
     """
     named: dict[Key, Imported] = {}
     children: dict[Key, list[Imported]] = defaultdict(list)
@@ -50,19 +50,13 @@ def link(completions: Sequence[Imported]) -> Linked:
             )
     for each in completions:
         if each.parent is None:
-            if each.question is None:
-                raise ImportsError(
-                    f"{each.where} has neither a question nor a parent. A completion of the first "
-                    "turn needs the question in its row (of our own nodes: FROM nodes JOIN "
-                    "questions USING (question_id))."
-                )
-        elif (parent := named.get((each.file, each.parent))) is None:
+            continue
+        if (parent := named.get((each.file, each.parent))) is None:
             raise ImportsError(
                 f"{each.where}: its parent {each.parent!r} is not in the file. Add it, or remove "
                 "what is under it."
             )
-        else:
-            children[_key(parent)].append(each)
+        children[_key(parent)].append(each)
     turns = [[each for each in completions if each.parent is None]]
     while below := [child for each in turns[-1] for child in children.get(_key(each), ())]:
         if len(turns) == _MOST_TURNS:

@@ -266,6 +266,12 @@ def test_a_grader_of_ones_own_grades_them(tmp_path: Path) -> None:
     assert forest.manifest.labels.grader == "rewards.py:grade"
 
 
+def test_what_only_lower_turns_have_is_named(tmp_path: Path) -> None:
+    rows = [UNEVEN[1], UNEVEN[5] | {"score": 0.5, "answer": "5"}]  # the answer it gives
+    report = import_forest([write(tmp_path / "runs.jsonl", *rows)], tmp_path / "forest")
+    assert report.dropped == ["answer", "score"]
+
+
 def test_a_killed_import_leaves_nothing_that_counts(tmp_path: Path) -> None:
     """What a killed process left is removed by the next import."""
     file = write(tmp_path / "runs.jsonl", *UNEVEN)
