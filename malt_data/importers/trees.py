@@ -14,15 +14,13 @@ from dataclasses import dataclass
 from malt_data.display import escape
 from malt_data.errors import ImportsError, SpecError
 from malt_data.importers.completions import Imported
-from malt_data.schemas.pipeline import SHIPPED, Pipeline, shipped
+from malt_data.schemas.pipeline import MOST_SAMPLES, MOST_TURNS, SHIPPED, Pipeline, shipped
 from malt_data.schemas.spec import ImportSpec
 
 Key = tuple[int, str]
 """A file's index, and a key in it."""
 Path = tuple[int, ...]
 """The sample index of a node in each turn."""
-_MOST_TURNS = 8
-_MOST_SIBLINGS = 1024
 
 
 @dataclass(frozen=True)
@@ -59,8 +57,8 @@ def link(completions: Sequence[Imported]) -> Linked:
         children[_key(parent)].append(each)
     turns = [[each for each in completions if each.parent is None]]
     while below := [child for each in turns[-1] for child in children.get(_key(each), ())]:
-        if len(turns) == _MOST_TURNS:
-            raise ImportsError(f"{below[0].where} is deeper than {_MOST_TURNS} turns.")
+        if len(turns) == MOST_TURNS:
+            raise ImportsError(f"{below[0].where} is deeper than {MOST_TURNS} turns.")
         turns.append(below)
     if sum(map(len, turns)) < len(completions):
         raise ImportsError(_cycle(named, turns))
@@ -142,10 +140,10 @@ def _placed(
     if all(each.sample is not None for each in siblings):
         siblings = sorted(siblings, key=lambda each: each.sample or 0)
     kept = [each for each in siblings if _complete(linked, each, turns - len(above))]
-    if len(kept) > _MOST_SIBLINGS:
+    if len(kept) > MOST_SAMPLES:
         raise ImportsError(
-            f"{kept[_MOST_SIBLINGS].where} is one of {len(kept)} completions of one prompt; a "
-            f"forest has at most {_MOST_SIBLINGS}. Import fewer."
+            f"{kept[MOST_SAMPLES].where} is one of {len(kept)} completions of one prompt; a "
+            f"forest has at most {MOST_SAMPLES}. Import fewer."
         )
     for index, each in enumerate(kept):
         path = (*above, index)
