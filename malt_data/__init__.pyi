@@ -9,6 +9,7 @@ from .errors import ExportError as ExportError
 from .errors import ForestError as ForestError
 from .errors import GraderError as GraderError
 from .errors import HubError as HubError
+from .errors import ImportsError as ImportsError
 from .errors import MaltError as MaltError
 from .errors import MixError as MixError
 from .errors import QueryError as QueryError
@@ -42,6 +43,8 @@ from .forests.forest import Forest as Forest
 from .forests.forest import open_forest as open_forest
 from .forests.relabel import relabel as relabel
 from .forests.verify import verify as verify
+from .importers.importing import ImportReport as ImportReport
+from .importers.importing import import_forest as import_forest
 from .prompts.pipelines import find_pipeline as find_pipeline
 from .publish.pull import pull as pull
 from .publish.push import Pushed as Pushed
@@ -55,6 +58,7 @@ from .schemas.forest import Question as Question
 from .schemas.pipeline import Pipeline as Pipeline
 from .schemas.spec import BuildSpec as BuildSpec
 from .schemas.spec import EvalSpec as EvalSpec
+from .schemas.spec import ImportSpec as ImportSpec
 from .schemas.spec import Labels as Labels
 from .schemas.team import Team as Team
 from .storage.team import read_team as read_team

@@ -19,13 +19,14 @@ import click
 from malt_data.commands.build import build, relabel
 from malt_data.commands.evaluate import ask, evaluate
 from malt_data.commands.export import export, pull, push
+from malt_data.commands.imports import import_
 from malt_data.commands.query import explain, show, sql, stats, verify
 from malt_data.commands.train import train
 from malt_data.display import printable
 from malt_data.errors import MaltError, from_os_error
 
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
-    "Grow": (build, relabel),
+    "Grow": (build, import_, relabel),
     "Look": (stats, show, sql, explain, verify),
     "Share": (export, push, pull),
     "Train": (train, ask, evaluate),

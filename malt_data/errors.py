@@ -3,6 +3,7 @@
     MaltError
     ├── SpecError          an invalid setting, file or flag (exit code 2)
     ├── QuestionsError     a question source that cannot be read
+    ├── ImportsError       completions of another tool that cannot become a forest
     ├── GraderError        a function of the user's own that cannot grade
     ├── StorageError       a file or folder that cannot be read or written
     ├── ForestError        a forest that is missing, corrupt or newer than this code
@@ -45,6 +46,10 @@ class SpecError(MaltError):
 
 class QuestionsError(MaltError):
     """A question source that cannot be read or has no usable question."""
+
+
+class ImportsError(MaltError):
+    """Completions of another tool that cannot become a forest; nothing was written."""
 
 
 class GraderError(MaltError):

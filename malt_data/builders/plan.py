@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from malt_data.forests.create import require_same_settings
+from malt_data.forests.create import require_grown, require_same_settings
 from malt_data.forests.forest import open_forest
 from malt_data.forests.manifest import read_manifest
 from malt_data.graders import label_of, require_named
@@ -25,6 +25,7 @@ def complete_settings(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     if not (folder / layout.MANIFEST).exists():
         return values
     manifest = read_manifest(folder)
+    require_grown(manifest.spec, folder)
     defaults = manifest.spec.model_dump(exclude={"limit", "shard"}, exclude_none=True)
     if "grader" not in values:
         require_named(manifest.spec.grader, folder)

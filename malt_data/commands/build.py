@@ -77,7 +77,7 @@ class _BuildCommand(click.Command):
 
 def _tree_options() -> Decorator:
     return combine(
-        pipeline_option,
+        pipeline_option(),
         setting("--n", type=int, help="Samples per parent, for every role.  [default: 3]"),
         click.option(
             "--n-ROLE",

@@ -61,7 +61,7 @@ def _free_form_kinds() -> tuple[str, ...]:
 @click.option(
     "--setting", "name", help="Setting to play.  [default: malt+mv with --team, else ma+mv]"
 )
-@pipeline_option
+@pipeline_option()
 @engine_options(**_TEAM_DEFAULTS)
 @capacity_options()
 @setting(
@@ -149,7 +149,7 @@ def ask(
     "table averages over them.",
     multiple=True,
 )
-@pipeline_option
+@pipeline_option()
 @click.option("--allow-seen", is_flag=True, help="Allow questions that the team was trained on.")
 @engine_options(**_TEAM_DEFAULTS)
 @capacity_options()

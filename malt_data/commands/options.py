@@ -154,12 +154,16 @@ def grader_option(
     return setting("--grader", type=GraderName(), help=help)
 
 
-pipeline_option = setting(
-    "--pipeline",
-    metavar="NAME|FILE.toml",
-    callback=lambda ctx, param, name: name and _pipeline(name),
-    help="Who speaks after whom: malt, malt2, generator, refine or a TOML file.  [default: malt]",
-)
+def pipeline_option(
+    help: str = "Who speaks after whom: malt, malt2, generator, refine or a TOML file.  "
+    "[default: malt]",
+) -> Decorator:
+    return setting(
+        "--pipeline",
+        metavar="NAME|FILE.toml",
+        callback=lambda ctx, param, name: name and _pipeline(name),
+        help=help,
+    )
 
 
 def role_option(help: str, **attributes: Any) -> Decorator:

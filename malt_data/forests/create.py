@@ -128,6 +128,7 @@ def _remove(folder: Path) -> None:
 
 def require_same_settings(forest: Forest, spec: BuildSpec) -> None:
     """Raise MixError, listing each setting that differs, unless `spec` grows the same trees."""
+    require_grown(forest.manifest.spec, forest.folder)
     folder, labels = forest.folder, forest.manifest.labels
     before, after = forest.manifest.spec.identity(), spec.identity()
     after["prompts"] = kept_kinds(after["prompts"], before["prompts"])
@@ -151,6 +152,16 @@ def require_same_settings(forest: Forest, spec: BuildSpec) -> None:
         f"{folder} was grown with different settings: {differences}. Drop the option to keep the "
         "forest's setting, or grow a new forest: --out NAME"
     )
+
+
+def require_grown(spec: BuildSpec, folder: Path) -> None:
+    """Raise MixError if a forest was imported: its trees cannot be sampled again, or completed."""
+    if spec.imported:
+        raise MixError(
+            f"{folder} was imported, so there is nothing to build: something else sampled its "
+            "trees. Grow a new forest (malt-data build --out NAME), or import all the files into "
+            "a new one (malt-data import FILE… --out NAME)."
+        )
 
 
 def _write_questions(

@@ -127,8 +127,11 @@ def _part(
 
 
 def _shape(forest: Forest, frame: pl.DataFrame) -> Iterator[str]:
-    """Check that trees have the manifest's branching and ids match the nodes' positions."""
-    pipeline = forest.manifest.spec.chain
+    """Check that trees have the manifest's branching and ids match the nodes' positions.
+
+    The trees of an import may have fewer nodes; `_labels` finds a node without children.
+    """
+    pipeline, imported = forest.manifest.spec.chain, forest.manifest.spec.imported
     depths = frame.group_by("question_id").agg(
         *[
             ((pl.col("depth") == depth) & ~pl.col("extra")).sum().alias(f"turn_{depth}")
@@ -141,11 +144,17 @@ def _shape(forest: Forest, frame: pl.DataFrame) -> Iterator[str]:
     if adaptive := forest.manifest.spec.adaptive:
         yield from _extras(frame, pipeline.branching, adaptive.most)
     for depth, width in enumerate(pipeline.widths, 1):
-        turn = pl.col(f"turn_{depth}")
-        complete &= turn >= width if adaptive else turn == width
+        nodes = pl.col(f"turn_{depth}")
+        if imported:
+            complete &= nodes.is_between(1, width)
+        else:
+            complete &= nodes >= width if adaptive else nodes == width
     if incomplete := depths.filter(~complete)["question_id"].to_list():
-        expected = f"{'at least' if adaptive else 'exactly'} {pipeline.nodes_per_tree}"
-        yield f"trees without {expected} numbered nodes: {_some(incomplete)}."
+        count = pipeline.nodes_per_tree
+        which = f"trees without {'at least' if adaptive else 'exactly'} {count} numbered nodes"
+        if imported:
+            which = f"trees with an empty turn, more than {count} nodes or wrong numbers"
+        yield f"{which}: {_some(incomplete)}."
     roles = {depth: turn.role for depth, turn in enumerate(pipeline.turns, 1)}
     initials = {depth: role[0] for depth, role in roles.items()}
     above = frame.select("question_id", parent="node", above="node_id", above_depth="depth")

@@ -37,6 +37,18 @@ def resolve_sampling(
     default = default_model(spec.engine) if engine is None else engine.model
     model = spec.model or default
     embedded = model == EMBEDDED
+    limit = spec.max_tokens or (EMBEDDED_MAX_TOKENS if embedded else DEFAULT_MAX_TOKENS)
+    named = spec.model_copy(update={"model": model, "max_tokens": limit})
+    return resolve_prompts(named, prompts_file, embedded=embedded)
+
+
+def resolve_prompts(
+    spec: S, prompts_file: str | Path | None = None, *, embedded: bool = False
+) -> S:
+    """Return `spec` with the templates of every turn; raise SpecError for a bad template.
+
+    embedded: use the built-in templates of the embedded model.
+    """
     pipeline = spec.pipeline
     chat = spec.chat_template
     if pipeline.chat_template is not None and "chat_template" not in spec.model_fields_set:
@@ -50,11 +62,8 @@ def resolve_sampling(
     if prompts_file is not None:
         tables = read_settings_file(prompts_file, "prompts file")
         prompts = merge_prompts(prompts, tables, pipeline, str(prompts_file))
-    limit = spec.max_tokens or (EMBEDDED_MAX_TOKENS if embedded else DEFAULT_MAX_TOKENS)
     return spec.model_copy(
         update={
-            "model": model,
-            "max_tokens": limit,
             "prompts": complete_prompts(prompts, pipeline),
             "chat_template": chat,
             # Both are settings of their own now.

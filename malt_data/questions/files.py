@@ -9,6 +9,7 @@ a shorter stream, because half a benchmark would pass for a whole one.
 
 import csv
 import gzip
+import io
 import json
 import zlib
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ from malt_data.errors import QuestionsError, one_line
 
 Row = tuple[str, dict[str, Any]]
 """A row's location (`train.jsonl line 7`), and its fields."""
+
+LONGEST_LINE = 256 * 2**20
+"""In bytes."""
 
 FORMATS = (".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz", ".json.gz", ".csv.gz")
 
@@ -64,7 +68,9 @@ class _Position:
 
 
 def _lines(stream: Any, position: _Position) -> Iterator[str]:
-    for position.number, line in enumerate(stream, 1):
+    for position.number, line in enumerate(iter(lambda: stream.readline(LONGEST_LINE + 1), b""), 1):
+        if len(line) > LONGEST_LINE:
+            raise ValueError(f"longer than {LONGEST_LINE} bytes")
         yield line.decode("utf-8-sig" if position.number == 1 else "utf-8")
 
 
@@ -78,7 +84,7 @@ def _json(stream: Any, position: _Position) -> Iterator[Row]:
     """Read a JSON array, or JSON lines with a .json extension (common for MATH-500)."""
     data = stream.read()
     if not data.decode("utf-8-sig").lstrip().startswith("["):
-        yield from _jsonl(data.splitlines(), position)
+        yield from _jsonl(io.BytesIO(data), position)
         return
     rows = json.loads(data.decode("utf-8-sig"))
     position.unit = "row"

@@ -47,8 +47,8 @@ from malt_data.schemas.model import Field, Model, require_storable
 
 DEFAULT = "malt"
 _NAME = r"^[a-z][a-z0-9_]{0,31}$"
-_MOST_TURNS = 8
-_MOST_SAMPLES = 64
+MOST_TURNS = 8
+MOST_SAMPLES = 1024
 _MOST_NODES = 2**20
 
 PREVIOUS = "previous"
@@ -89,7 +89,7 @@ class Turn(Model):
     """One place in a pipeline: who speaks, and how often under each text before."""
 
     role: str = Field(pattern=_NAME)
-    n: int = Field(3, ge=1, le=_MOST_SAMPLES)
+    n: int = Field(3, ge=1, le=MOST_SAMPLES)
     prompt: str | None = Field(None, pattern=_NAME)
     judges: bool = False
     """Whether its text is about the answer before it, and need not contain an answer."""
@@ -108,7 +108,7 @@ class Pipeline(Model):
     """The content of a pipeline file; see the module."""
 
     name: str = ""
-    turns: tuple[Turn, ...] = Field(min_length=1, max_length=_MOST_TURNS)
+    turns: tuple[Turn, ...] = Field(min_length=1, max_length=MOST_TURNS)
     aliases: dict[Annotated[str, Field(pattern=_NAME)], tuple[str, ...]] = {}
     prompts: Prompts = {}
     chat_template: ChatTemplate | None = None

@@ -32,6 +32,9 @@ ADAPTIVE_N = 2
 
 Pooling = Literal["global", "local"]
 
+IMPORTED = "imported"
+"""The engine of completions that something else sampled."""
+
 _SECRETS = {"api_key", "token", "hf_token", "password", "default_headers", "extra_headers"}
 _OURS = {
     *("model", "messages", "prompt", "n", "seed", "temperature", "max_tokens", "stream"),
@@ -257,6 +260,27 @@ class Budget(Model):
     """Hours of this run."""
 
 
+class ImportSpec(GraderLimitSpec, LabelSpec, PipelineSpec):
+    """All settings of an import.
+
+    temperature, max_tokens: not how the completions were sampled, which only their files may say,
+    but how a team that is trained on them will be.
+    """
+
+    split: str = Field("train", min_length=1)
+    """Split of the questions whose rows do not say it."""
+    kind: str | None = None
+    fields: dict[str, str] = {}
+    roles: dict[str, str] = {}
+    """The role of the pipeline for a speaker whom the files call something else."""
+    model: str | None = None
+    """The model of the completions whose rows do not say it."""
+    temperature: float = Field(0.3, ge=0, le=5)
+    max_tokens: int = Field(1024, ge=1, le=_MAX)
+    chat_template: ChatTemplate = ChatTemplate()
+    prompts: Prompts = {}
+
+
 class BuildSpec(GraderLimitSpec, LabelSpec, SamplingSpec, TreeSpec, QuestionSpec):
     """All settings of a build."""
 
@@ -282,6 +306,11 @@ class BuildSpec(GraderLimitSpec, LabelSpec, SamplingSpec, TreeSpec, QuestionSpec
     @property
     def labels(self) -> Labels:
         return Labels(grader=self.grader, threshold=self.threshold, pooling=self.pooling)
+
+    @property
+    def imported(self) -> bool:
+        """Whether something else sampled the trees: they have at most the pipeline's branching."""
+        return self.engine == IMPORTED
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that determine a tree; builds that differ in them cannot be mixed.
