@@ -1,0 +1,246 @@
+"""Export layouts: the rows of an export, as trainers other than TRL read them.
+
+Rows are computed once, in TRL's form. A layout renames and nests their columns, without touching a
+text, and says what lies beside the shards. `docs/layouts.md` shows how each tool loads them.
+
+    malt-data export --role refiner --format dpo --layout llamafactory
+    # forest/exports/refiner_dpo_llamafactory: dataset_info.json, train/train-00000.parquet, …
+
+    >>> LAYOUTS["openai"].chat["dpo"]
+    "{'messages': prompt} AS input, chosen AS preferred_output, rejected AS non_preferred_output"
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from malt_data.errors import SpecError
+from malt_data.exporters.selection import Selection
+from malt_data.exporters.shards import Suffix
+from malt_data.schemas.exports import SPLITS, Config
+from malt_data.schemas.layout import ORIGIN
+from malt_data.schemas.pipeline import ChatTemplate
+
+TRL = "trl"
+"""The default: Parquet shards that `load_dataset` and TRL read as they are."""
+
+_MESSAGES = "list_concat(prompt, completion) AS messages"
+_ONE_EACH = "prompt AS messages, chosen[1] AS chosen, rejected[1] AS rejected"
+_ALPACA = "prompt AS instruction, completion AS output"
+_RL = (
+    "source AS data_source, prompt, kind AS ability, "
+    "{'style': 'rule', 'ground_truth': gold} AS reward_model, "
+    "{'question_id': question_id, 'kind': kind, 'choices': choices} AS extra_info"
+)
+
+Beside = Callable[[Config, ChatTemplate, Path, Mapping[str, list[str]]], Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A layout. chat, plain: export format → SQL of its columns, for chats and for plain text.
+
+    beside: the files to write next to the shards (name → content), given the config, the chat
+    template, the folder of the export, and the shards by split. thinking: the formats in which
+    the tool trains on thoughts; inline: within the text. variables: the formats in which it passes
+    variables on to the chat template. foreign: whether it takes columns that it does not know.
+    """
+
+    name: str
+    tool: str
+    chat: Mapping[str, str]
+    plain: Mapping[str, str] = field(default_factory=dict)
+    thinking: tuple[str, ...] = ()
+    inline: bool = False
+    variables: tuple[str, ...] = ()
+    suffix: Suffix = "parquet"
+    nested: bool = False
+    foreign: bool = True
+    beside: Beside = lambda config, template, folder, shards: {}
+
+    def shards(self, folder: Path, split: str) -> list[Path]:
+        """Return the shards of a split in `folder`, in the order of their rows."""
+        home = folder / split if self.nested else folder
+        return sorted(home.glob(f"{split}-*.{self.suffix}"))
+
+    def origins(self, folder: Path, split: str) -> list[Path]:
+        """Return the Parquet files with the ids of a split's rows, in the same order."""
+        if self.foreign:
+            return self.shards(folder, split)
+        return sorted((folder / ORIGIN).glob(f"{split}-*.parquet"))
+
+
+def _dataset_info(
+    config: Config, template: ChatTemplate, folder: Path, shards: Mapping[str, list[str]]
+) -> dict[str, str]:
+    """Return LLaMA-Factory's description of the splits, `<config>` and `<config>_validation`."""
+    form = config.format.name
+    columns = {} if template.plain else {"messages": "messages"}
+    if template.plain:
+        columns["prompt"] = "instruction"
+        if form != "dpo":
+            columns["response"] = "output"
+    if form == "dpo":
+        columns |= {"chosen": "chosen", "rejected": "rejected"}
+    if form == "kto":
+        columns["kto_tag"] = "label"
+    info: dict[str, Any] = {
+        "formatting": "alpaca" if template.plain else "openai",
+        "columns": columns,
+    }
+    if form == "dpo":
+        info["ranking"] = True
+    if not template.plain:
+        info["tags"] = {
+            "role_tag": "role",
+            "content_tag": "content",
+            "user_tag": "user",
+            "assistant_tag": "assistant",
+            "system_tag": "system",
+        }
+    names = {"train": config.name, "validation": f"{config.name}_validation"}
+    described = {names[split]: {"file_name": split, **info} for split in SPLITS if shards[split]}
+    return {"dataset_info.json": json.dumps(described, indent=2) + "\n"}
+
+
+def _axolotl(
+    config: Config, template: ChatTemplate, folder: Path, shards: Mapping[str, list[str]]
+) -> dict[str, str]:
+    """Return the part of an Axolotl config that loads the shards."""
+    import yaml
+
+    form = config.format.name
+    dataset: dict[str, Any] = {"type": "chat_template"}
+    if template.plain:
+        dataset = {"type": _axolotl_plain(form)}
+    elif form == "dpo":
+        dataset = {"type": "chat_template.default", "field_messages": "prompt"}
+    settings: dict[str, Any] = {} if form in ("sft", "trajectory") else {"rl": form}
+    if not template.plain:
+        settings["chat_template"] = "tokenizer_default"
+    if template.variables:
+        settings["chat_template_kwargs"] = template.variables
+    for key, split in (("datasets", "train"), ("test_datasets", "validation")):
+        if shards[split]:
+            files = [str(folder / name) for name in shards[split]]
+            where = {"path": str(folder), "ds_type": "parquet", "data_files": files}
+            settings[key] = [{**where, "split": "train", **dataset}]
+    return {"axolotl.yaml": yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)}
+
+
+def _axolotl_plain(form: str) -> Any:
+    if form == "dpo":
+        return "passthrough"
+    if form == "kto":
+        return {"field_prompt": "prompt", "field_completion": "completion", "field_label": "label"}
+    whole = "{instruction}"
+    return {
+        "field_instruction": "instruction",
+        "field_output": "output",
+        "format": whole,
+        "no_input_format": whole,
+    }
+
+
+LAYOUTS: dict[str, Layout] = {
+    layout.name: layout
+    for layout in (
+        Layout(
+            "llamafactory",
+            "LLaMA-Factory",
+            chat={
+                "sft": _MESSAGES,
+                "trajectory": _MESSAGES,
+                "dpo": _ONE_EACH,
+                "kto": _MESSAGES,
+            },
+            plain={
+                "sft": _ALPACA,
+                "trajectory": _ALPACA,
+                "dpo": "prompt AS instruction, chosen, rejected",
+                "kto": _ALPACA,
+            },
+            thinking=("sft", "dpo", "kto"),
+            inline=True,
+            nested=True,
+            beside=_dataset_info,
+        ),
+        Layout(
+            "axolotl",
+            "Axolotl",
+            chat={
+                "sft": _MESSAGES,
+                "trajectory": _MESSAGES,
+                "dpo": "prompt, chosen, rejected",
+            },
+            plain={
+                "sft": _ALPACA,
+                "trajectory": _ALPACA,
+                "dpo": "prompt, chosen, rejected",
+                "kto": "prompt, completion",
+            },
+            thinking=("sft",),
+            variables=("sft", "trajectory"),
+            beside=_axolotl,
+        ),
+        Layout(
+            "openai",
+            "OpenAI",
+            chat={
+                "sft": _MESSAGES,
+                "trajectory": _MESSAGES,
+                "dpo": "{'messages': prompt} AS input, chosen AS preferred_output, "
+                "rejected AS non_preferred_output",
+            },
+            suffix="jsonl",
+            foreign=False,
+        ),
+        Layout(
+            "verl",
+            "verl",
+            chat={"sft": _MESSAGES, "trajectory": _MESSAGES, "value": _RL},
+            thinking=("sft", "value"),  # its prompts for RL have none
+        ),
+    )
+}
+
+
+def layout_named(name: str) -> Layout | None:
+    """Return the layout called `name`, or None for TRL's; raise SpecError if there is none."""
+    if name != TRL and name not in LAYOUTS:
+        raise SpecError(f"Unknown layout {name!r}. Choose one of {TRL}, {', '.join(LAYOUTS)}.")
+    return LAYOUTS.get(name)
+
+
+def adapt(
+    layout: Layout, config: Config, selection: Selection, template: ChatTemplate
+) -> Selection:
+    """Return the selection for a layout: verl's prompts for RL are one row a prompt.
+
+    Raises SpecError for what the tool cannot read.
+    """
+    form = config.format.name
+    known = layout.plain if template.plain else layout.chat
+    if form not in known:
+        what = f"plain text in {form}" if template.plain else form
+        offer = f"It knows {', '.join(known)}." if known else "It needs a chat template."
+        raise SpecError(
+            f"{config.name}: {layout.tool} does not know {what}. {offer} Choose another --format "
+            "or --layout."
+        )
+    thinking = selection.thinking and config.format.unit != "trajectory" and not template.plain
+    if thinking and form not in layout.thinking:
+        raise SpecError(
+            f"{config.name}: {layout.tool} does not train on thinking in {form}. Export without "
+            "thinking = true, or choose another --layout."
+        )
+    if template.variables and form not in layout.variables:
+        raise SpecError(
+            f"{config.name}: {layout.tool} does not pass {', '.join(template.variables)} on to the "
+            f"chat template in {form}, so it would train on other prompts. Choose another --layout."
+        )
+    if form == "value" and selection.max_per_parent is None:
+        return selection.model_copy(update={"max_per_parent": 1})
+    return selection
