@@ -21,12 +21,6 @@ from malt_data.storage.query import lock_down
 
 _TEXTS = ("prompt", "completion", "chosen", "rejected")
 _QUESTION = ["source", "kind", "choices", "gold"]
-_THOUGHT = f"'<think>' || chr(10) || m.{REASONING} || chr(10) || '</think>' || chr(10) || chr(10)"
-_INLINE = (
-    "list_transform({side}, lambda m: {{'role': m.role, 'content': "
-    f"if(m.{REASONING} = '', '', {_THOUGHT}) || m.content}}}}) AS {{side}}"
-)
-"""A side with its thoughts in the text."""
 _UNTHOUGHT = (
     "list_transform(prompt, lambda m: "
     f"{{'role': m.role, 'content': m.content, '{REASONING}': ''}}) AS prompt"
@@ -85,18 +79,7 @@ def _questions(forest: Forest) -> pa.Table:
 
 def _query(layout: Layout, config: Config, schema: pa.Schema, ids: list[str]) -> str:
     """Return the SQL that arranges `trl_rows`; the ids of a row follow where the tool allows."""
-    plain = pa.types.is_string(schema.field("prompt").type)
-    columns = (layout.plain if plain else layout.chat)[config.format.name]
-    if layout.foreign:
-        columns = ", ".join([columns, *ids])
-    sides = [name for name in schema.names if name in _TEXTS[1:]]
-    thinking = REASONING in str(schema.field(sides[0]).type)
-    replaced = []
-    if thinking and layout.inline:
-        replaced = [_INLINE.format(side=side) for side in sides]
-    elif thinking:
-        replaced = [_UNTHOUGHT]
-    rows = (
-        f"SELECT * REPLACE ({', '.join(replaced)}) FROM trl_rows" if replaced else "FROM trl_rows"
-    )
-    return f"SELECT {columns} FROM ({rows})"
+    columns = [layout.formats[config.format.name], *(ids if layout.foreign else [])]
+    thinking = any(REASONING in str(field.type) for field in schema)
+    rows = f"(SELECT * REPLACE ({_UNTHOUGHT}) FROM trl_rows)" if thinking else "trl_rows"
+    return f"SELECT {', '.join(columns)} FROM {rows}"

@@ -6,13 +6,13 @@ text, and says what lies beside the shards. `docs/layouts.md` shows how each too
     malt-data export --role refiner --format dpo --layout llamafactory
     # forest/exports/refiner_dpo_llamafactory: dataset_info.json, train/train-00000.parquet, …
 
-    >>> LAYOUTS["openai"].chat["dpo"]
+    >>> LAYOUTS["openai"].formats["dpo"]
     "{'messages': prompt} AS input, chosen AS preferred_output, rejected AS non_preferred_output"
 """
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ TRL = "trl"
 
 _MESSAGES = "list_concat(prompt, completion) AS messages"
 _ONE_EACH = "prompt AS messages, chosen[1] AS chosen, rejected[1] AS rejected"
-_ALPACA = "prompt AS instruction, completion AS output"
 _RL = (
     "source AS data_source, prompt, kind AS ability, "
     "{'style': 'rule', 'ground_truth': gold} AS reward_model, "
@@ -40,20 +39,19 @@ Beside = Callable[[Config, ChatTemplate, Path, Mapping[str, list[str]]], Mapping
 
 @dataclass(frozen=True)
 class Layout:
-    """A layout. chat, plain: export format → SQL of its columns, for chats and for plain text.
+    """A layout. formats: export format → SQL of its columns.
 
     beside: the files to write next to the shards (name → content), given the config, the chat
     template, the folder of the export, and the shards by split. thinking: the formats in which
-    the tool trains on thoughts; inline: within the text. variables: the formats in which it passes
-    variables on to the chat template. foreign: whether it takes columns that it does not know.
+    the tool reads `reasoning_content`. variables: those in which it passes variables on to the chat
+    template. nested: a folder for each split. foreign: whether it takes columns that it does not
+    know; otherwise they are in a folder of their own.
     """
 
     name: str
     tool: str
-    chat: Mapping[str, str]
-    plain: Mapping[str, str] = field(default_factory=dict)
+    formats: Mapping[str, str]
     thinking: tuple[str, ...] = ()
-    inline: bool = False
     variables: tuple[str, ...] = ()
     suffix: Suffix = "parquet"
     nested: bool = False
@@ -77,29 +75,24 @@ def _dataset_info(
 ) -> dict[str, str]:
     """Return LLaMA-Factory's description of the splits, `<config>` and `<config>_validation`."""
     form = config.format.name
-    columns = {} if template.plain else {"messages": "messages"}
-    if template.plain:
-        columns["prompt"] = "instruction"
-        if form != "dpo":
-            columns["response"] = "output"
+    columns = {"messages": "messages"}
     if form == "dpo":
         columns |= {"chosen": "chosen", "rejected": "rejected"}
     if form == "kto":
         columns["kto_tag"] = "label"
     info: dict[str, Any] = {
-        "formatting": "alpaca" if template.plain else "openai",
+        "formatting": "sharegpt",  # `openai` adds "detailed thinking off" to the system prompt
         "columns": columns,
-    }
-    if form == "dpo":
-        info["ranking"] = True
-    if not template.plain:
-        info["tags"] = {
+        "tags": {
             "role_tag": "role",
             "content_tag": "content",
             "user_tag": "user",
             "assistant_tag": "assistant",
             "system_tag": "system",
-        }
+        },
+    }
+    if form == "dpo":
+        info["ranking"] = True
     names = {"train": config.name, "validation": f"{config.name}_validation"}
     described = {names[split]: {"file_name": split, **info} for split in SPLITS if shards[split]}
     return {"dataset_info.json": json.dumps(described, indent=2) + "\n"}
@@ -112,14 +105,11 @@ def _axolotl(
     import yaml
 
     form = config.format.name
-    dataset: dict[str, Any] = {"type": "chat_template"}
-    if template.plain:
-        dataset = {"type": _axolotl_plain(form)}
-    elif form == "dpo":
+    dataset = {"type": "chat_template"}
+    settings: dict[str, Any] = {"chat_template": "tokenizer_default"}
+    if form == "dpo":
         dataset = {"type": "chat_template.default", "field_messages": "prompt"}
-    settings: dict[str, Any] = {} if form in ("sft", "trajectory") else {"rl": form}
-    if not template.plain:
-        settings["chat_template"] = "tokenizer_default"
+        settings["rl"] = "dpo"
     if template.variables:
         settings["chat_template_kwargs"] = template.variables
     for key, split in (("datasets", "train"), ("test_datasets", "validation")):
@@ -130,56 +120,28 @@ def _axolotl(
     return {"axolotl.yaml": yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)}
 
 
-def _axolotl_plain(form: str) -> Any:
-    if form == "dpo":
-        return "passthrough"
-    if form == "kto":
-        return {"field_prompt": "prompt", "field_completion": "completion", "field_label": "label"}
-    whole = "{instruction}"
-    return {
-        "field_instruction": "instruction",
-        "field_output": "output",
-        "format": whole,
-        "no_input_format": whole,
-    }
-
-
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout
     for layout in (
         Layout(
             "llamafactory",
             "LLaMA-Factory",
-            chat={
+            formats={
                 "sft": _MESSAGES,
                 "trajectory": _MESSAGES,
                 "dpo": _ONE_EACH,
                 "kto": _MESSAGES,
             },
-            plain={
-                "sft": _ALPACA,
-                "trajectory": _ALPACA,
-                "dpo": "prompt AS instruction, chosen, rejected",
-                "kto": _ALPACA,
-            },
-            thinking=("sft", "dpo", "kto"),
-            inline=True,
             nested=True,
             beside=_dataset_info,
         ),
         Layout(
             "axolotl",
             "Axolotl",
-            chat={
+            formats={
                 "sft": _MESSAGES,
                 "trajectory": _MESSAGES,
                 "dpo": "prompt, chosen, rejected",
-            },
-            plain={
-                "sft": _ALPACA,
-                "trajectory": _ALPACA,
-                "dpo": "prompt, chosen, rejected",
-                "kto": "prompt, completion",
             },
             thinking=("sft",),
             variables=("sft", "trajectory"),
@@ -188,7 +150,7 @@ LAYOUTS: dict[str, Layout] = {
         Layout(
             "openai",
             "OpenAI",
-            chat={
+            formats={
                 "sft": _MESSAGES,
                 "trajectory": _MESSAGES,
                 "dpo": "{'messages': prompt} AS input, chosen AS preferred_output, "
@@ -200,7 +162,7 @@ LAYOUTS: dict[str, Layout] = {
         Layout(
             "verl",
             "verl",
-            chat={"sft": _MESSAGES, "trajectory": _MESSAGES, "value": _RL},
+            formats={"sft": _MESSAGES, "trajectory": _MESSAGES, "value": _RL},
             thinking=("sft", "value"),  # its prompts for RL have none
         ),
     )
@@ -222,24 +184,25 @@ def adapt(
     Raises SpecError for what the tool cannot read.
     """
     form = config.format.name
-    known = layout.plain if template.plain else layout.chat
-    if form not in known:
-        what = f"plain text in {form}" if template.plain else form
-        offer = f"It knows {', '.join(known)}." if known else "It needs a chat template."
+    other = "Choose another --format or --layout."
+    if template.plain:
         raise SpecError(
-            f"{config.name}: {layout.tool} does not know {what}. {offer} Choose another --format "
-            "or --layout."
+            f"{config.name}: the prompts are plain text, but {layout.tool} gets chats. Export it "
+            "for TRL: leave out --layout."
         )
-    thinking = selection.thinking and config.format.unit != "trajectory" and not template.plain
+    if form not in layout.formats:
+        known = ", ".join(layout.formats)
+        raise SpecError(f"{config.name}: {layout.tool} does not know {form}, but {known}. {other}")
+    thinking = selection.thinking and config.format.unit != "trajectory"
     if thinking and form not in layout.thinking:
         raise SpecError(
             f"{config.name}: {layout.tool} does not train on thinking in {form}. Export without "
-            "thinking = true, or choose another --layout."
+            f"thinking = true. {other}"
         )
     if template.variables and form not in layout.variables:
         raise SpecError(
             f"{config.name}: {layout.tool} does not pass {', '.join(template.variables)} on to the "
-            f"chat template in {form}, so it would train on other prompts. Choose another --layout."
+            f"chat template in {form}, so it would train on other prompts. {other}"
         )
     if form == "value" and selection.max_per_parent is None:
         return selection.model_copy(update={"max_per_parent": 1})
