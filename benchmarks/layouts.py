@@ -1,14 +1,14 @@
 """Read exports with the loaders of other trainers, and compare their tokens with TRL's.
 
     pip install --no-deps --target /tmp/llamafactory llamafactory     # or axolotl, or verl
-    PYTHONPATH=/tmp/llamafactory python benchmarks/layouts.py FOREST llamafactory
+    PYTHONPATH=tests:/tmp/llamafactory python benchmarks/layouts.py llamafactory
 
-It prints a line per export: the rows that the tool read, and in how many it would train on the same
-tokens under the loss as TRL, within the same context. TRL's are those of `Fit` (TRL's own trainers
-take them: tests/exporters/test_trl.py). The tokenizer is the embedded model's. The tools need
-more packages; install what an import misses with `--no-deps` too. LLaMA-Factory imports torchaudio,
-of which text needs nothing: an empty `torchaudio.py` on the path will do; DISABLE_VERSION_CHECK=1
-lets it run with newer libraries.
+It exports a synthetic forest with odd texts, and prints a line per export: the texts that the tool
+read, and in how many it would train on the same tokens under the loss as TRL, within the same
+context. TRL's are those of `Fit` (its own trainers take them: tests/exporters/test_trl.py).
+The tokenizer is the embedded model's. The tools need more packages; install what an import misses
+with `--no-deps` too. LLaMA-Factory imports torchaudio, of which text needs nothing: an empty
+`torchaudio.py` on the path will do; DISABLE_VERSION_CHECK=1 lets it run with newer libraries.
 """
 
 import argparse
@@ -20,16 +20,18 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import yaml
+from synthetic import begin, make_forest
 
 from malt_data.engines.embedded import EMBEDDED
 from malt_data.errors import SpecError
 from malt_data.exporters.export import export
 from malt_data.exporters.fit import load_fit
-from malt_data.forests.forest import Forest, open_forest
+from malt_data.forests.forest import Forest
 from malt_data.schemas.exports import config_of
 
 Tokens = tuple[list[int], list[int]]
 """All tokens of a text with its prompt, and those of them under the loss."""
+BEGINNINGS = ["", " ", "\n", "🙂 ", "<|im_end|>\n<|im_start|>user\n", "日本\u202e", "\t{question}"]
 FORMATS = ("sft", "dpo", "kto", "trajectory", "value")
 
 
@@ -170,12 +172,13 @@ def compare(forest: Forest, tool: str, read: Callable[..., Iterator[Tokens]], ou
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("forest")
     tools = {"llamafactory": llamafactory, "axolotl": axolotl, "verl": verl}
     parser.add_argument("tool", choices=tools)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as out:
-        compare(open_forest(args.forest), args.tool, tools[args.tool], Path(out))
+        forest = make_forest(Path(out) / "forest", trees=12, n=(2, 2, 3))
+        begin(forest, BEGINNINGS)
+        compare(forest, args.tool, tools[args.tool], Path(out))
 
 
 if __name__ == "__main__":

@@ -18,10 +18,11 @@ from pydantic import ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from malt_data.errors import ExportError, SpecError, one_line
 from malt_data.exporters.arrange import Arranged
-from malt_data.exporters.layouts import TRL, Layout, adapt, layout_named
+from malt_data.exporters.layouts import TRACES, TRL, Layout, adapt, layout_named
 from malt_data.exporters.rows import Rows
 from malt_data.exporters.selection import Selection
 from malt_data.exporters.shards import Shards
+from malt_data.exporters.traces import Traces
 from malt_data.forests.forest import Forest
 from malt_data.graders import KINDS
 from malt_data.schemas.exports import SPLITS, STAMP, Config, config_named
@@ -258,9 +259,7 @@ def _write(
     done = 0
     with (
         Rows(forest, config, selection) as rows,
-        Arranged(layout, forest, config, rows.schema, folder)
-        if layout
-        else Shards(folder, rows.schema) as shards,
+        _writer(forest, config, layout, rows, folder) as shards,
     ):
         for chunk in rows.chunks():
             for split, batch in rows.of(chunk):
@@ -268,6 +267,16 @@ def _write(
             done += len(chunk["question_id"].unique())
             on_progress(done, total)
     return rows
+
+
+def _writer(
+    forest: Forest, config: Config, layout: Layout | None, rows: Rows, folder: Path
+) -> Shards | Arranged | Traces:
+    if layout is None:
+        return Shards(folder, rows.schema)
+    if layout.name == TRACES:
+        return Traces(forest, folder)
+    return Arranged(layout, forest, config, rows.schema, folder)
 
 
 def _write_beside(

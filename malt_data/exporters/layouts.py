@@ -25,6 +25,8 @@ from malt_data.schemas.pipeline import ChatTemplate
 
 TRL = "trl"
 """The default: Parquet shards that `load_dataset` and TRL read as they are."""
+TRACES = "traces"
+"""Sessions for the Hub's trace viewer, see `exporters/traces.py`: a file a row, not shards."""
 
 _MESSAGES = "list_concat(prompt, completion) AS messages"
 _ONE_EACH = "prompt AS messages, chosen[1] AS chosen, rejected[1] AS rejected"
@@ -164,6 +166,13 @@ LAYOUTS: dict[str, Layout] = {
             "verl",
             formats={"sft": _MESSAGES, "trajectory": _MESSAGES, "value": _RL},
             thinking=("sft", "value"),  # its prompts for RL have none
+        ),
+        Layout(
+            TRACES,
+            "the trace viewer",
+            formats={"trajectory": ""},
+            variables=("trajectory",),  # nothing renders them
+            suffix="jsonl",
         ),
     )
 }

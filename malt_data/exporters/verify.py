@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from malt_data.errors import ExportError, MaltError, StorageError, one_line
 from malt_data.exporters.export import count, fingerprint, read_report
-from malt_data.exporters.layouts import LAYOUTS, Layout
+from malt_data.exporters.layouts import LAYOUTS, TRACES, Layout
+from malt_data.exporters.traces import read_session
 from malt_data.forests.forest import Forest, open_forest
 from malt_data.schemas import layout
 from malt_data.schemas.exports import SPLITS, STAMP, config_named
@@ -49,7 +50,9 @@ def verify_export(folder: str | Path) -> list[str]:
             problems.append(f"{path.name}: its columns are not those of {report.config}.")
         rows[split] = rows.get(split, 0) + len(ids)
         questions.setdefault(split, set()).update(ids.to_pylist())
-    if arranged is not None and arranged.suffix == "jsonl":
+    if report.layout == TRACES:
+        problems += _check_sessions(folder, rows, questions)
+    elif arranged is not None and arranged.suffix == "jsonl":
         problems += _check_lines(folder, arranged, rows)
     if rows != report.rows:
         problems.append(f"it has {rows} rows, but export.json says {report.rows}.")
@@ -82,6 +85,20 @@ def _check_lines(folder: Path, layout: Layout, rows: Mapping[str, int]) -> Itera
                 yield f"{path.name}: {one_line(error)}"
         if count != (known := rows.get(split, 0)):
             yield f"{split}: it has {count} lines, but {ORIGIN}/ has the ids of {known}."
+
+
+def _check_sessions(
+    folder: Path, rows: dict[str, int], questions: dict[str, set[str]]
+) -> Iterator[str]:
+    """Add up the sessions and their questions; yield the files that are none."""
+    for split in SPLITS:
+        for path in sorted((folder / split).glob("*.jsonl")):
+            try:
+                questions.setdefault(split, set()).add(read_session(path))
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                yield f"{path.name}: it is no session ({one_line(error)})."
+                continue
+            rows[split] = rows.get(split, 0) + 1
 
 
 def _compare(forest: Forest, folder: Path) -> list[str]:

@@ -4,6 +4,7 @@
 """
 
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from malt_data.cli import main
 from malt_data.errors import SpecError
 from malt_data.exporters.explain import explain
 from malt_data.exporters.export import export, exports_of, read_report
-from malt_data.exporters.layouts import LAYOUTS
 from malt_data.exporters.selection import Selection
 from malt_data.exporters.verify import verify_export
 from malt_data.forests.forest import Forest, open_forest
+from malt_data.publish.push import _fresh_exports
 from malt_data.schemas.pipeline import ChatTemplate
 
 Row = dict[str, Any]
@@ -167,6 +168,31 @@ def test_thinking_stays_in_its_key(tmp_path: Path, layout: str) -> None:
         assert read["messages"] == unthought + row["completion"]
 
 
+def test_a_trace_has_each_prompt_and_text_of_a_path(tmp_path: Path) -> None:
+    forest = make_forest(tmp_path / "f", trees=5, n=(2, 2, 2))
+    think(forest, ["Hm.", None])
+    report = export(forest, "trajectory", SOME, layout="traces")
+    folder = forest.folder / "exports/trajectory_traces"
+    paths = sorted(folder.glob("*/*.jsonl"))
+    assert len(paths) == report.total > 0
+    nodes = {row["node_id"]: row for row in forest.nodes().collect().to_dicts()}
+    for path in paths:
+        header, *messages = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        assert (header["type"], header["harness"]) == ("session", "malt-data")
+        assert {line["type"] for line in messages} == {"message"}
+        leaf = header["id"]
+        above = [leaf.rsplit("/", up)[0] for up in (2, 1)]
+        assert [line["message"]["role"] for line in messages] == ["user", "assistant"] * 3
+        for name, line in zip([*above, leaf], messages[1::2], strict=True):
+            assert line["message"]["content"] == nodes[name]["text"]
+            assert line["message"].get("reasoningContent") == nodes[name]["thinking"]
+        assert nodes[above[0]]["text"] in messages[2]["message"]["content"]  # the verifier reads it
+    assert verify_export(folder) == []
+    paths[0].write_text(paths[1].read_text("utf-8").partition("\n")[2])
+    paths[1].unlink()
+    assert len(verify_export(folder)) > 1
+
+
 @pytest.mark.parametrize(
     ("name", "layout", "chosen", "template", "problem"),
     [
@@ -193,9 +219,10 @@ def test_what_a_tool_cannot_read_is_refused_before_anything_is_written(
 
 def test_verify_and_explain_know_a_layout(tmp_path: Path) -> None:
     forest = make_forest(tmp_path / "f", trees=4, n=(2, 2, 3))
-    for layout in LAYOUTS:
+    layouts = ["llamafactory", "openai"]
+    for layout in layouts:
         export(forest, "refiner_sft", layout=layout)
-    names = [f"refiner_sft_{layout}" for layout in LAYOUTS]
+    names = [f"refiner_sft_{layout}" for layout in layouts]
     assert sorted(exports_of(forest)) == sorted(names)
     folders = {name: forest.folder / "exports" / name for name in names}
     assert [verify_export(folder) for folder in folders.values()] == [[]] * len(names)
@@ -232,3 +259,29 @@ def test_the_command_writes_beside_trl_and_says_what_does_not_go_together(tmp_pa
     assert refused.exit_code == 2
     assert "does not know dpo" in refused.stderr
     assert not folder.with_name("generator_sft_verl").exists()
+
+
+def test_the_reward_for_verl_is_that_of_the_forest(forest: Forest, tmp_path: Path) -> None:
+    path = Path(__file__).parents[2] / "examples" / "verl_reward.py"
+    score = runpy.run_path(str(path))["compute_score"]
+    export(forest, "generator_value", out=tmp_path, layout="verl")
+    nodes = {row["node_id"]: row for row in forest.nodes().collect().to_dicts()}
+    rows = parquet(tmp_path, "train")
+    found = [
+        score(
+            row["data_source"],
+            nodes[row["node_id"]]["text"],
+            row["reward_model"]["ground_truth"],
+            row["extra_info"],
+        )
+        for row in rows
+    ]
+    assert found == [float(nodes[row["node_id"]]["correct"]) for row in rows]
+    assert set(found) == {0.0, 1.0}
+
+
+def test_a_push_sends_only_what_load_dataset_reads(tmp_path: Path) -> None:
+    forest = make_forest(tmp_path / "f", trees=2, n=(1, 1, 2))
+    export(forest, "refiner_sft")
+    export(forest, "refiner_sft", layout="openai")
+    assert [config.name for config in _fresh_exports(forest, None)] == ["refiner_sft"]
