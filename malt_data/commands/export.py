@@ -67,12 +67,12 @@ def _positives() -> tuple[str, ...]:
     type=LazyChoice(_layouts),
     default="trl",
     show_default=True,
-    help="Trainer that reads it.",
+    help="Tool that reads it; see docs/layouts.md.",
 )
 @click.option(
     "--out",
     type=NewFolder(),
-    help="Folder of the export.  [default: FOREST/exports/ROLE_FORMAT]",
+    help="Folder of the export.  [default: FOREST/exports/ROLE_FORMAT, or ROLE_FORMAT_LAYOUT]",
 )
 @setting(
     "--strategy",
@@ -120,7 +120,7 @@ def export(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Write training sets that TRL, or another trainer, can read directly.
+    """Write training sets that trainers can read directly.
 
     \b
     malt-data export --role refiner --format dpo

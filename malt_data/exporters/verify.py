@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from malt_data.errors import ExportError, MaltError, StorageError, one_line
 from malt_data.exporters.export import count, fingerprint, read_report
-from malt_data.exporters.layouts import LAYOUTS, TRACES, Layout
+from malt_data.exporters.layouts import TRACES, Layout, layout_named
 from malt_data.exporters.traces import read_session
 from malt_data.forests.forest import Forest, open_forest
 from malt_data.schemas import layout
@@ -30,12 +30,12 @@ def verify_export(folder: str | Path) -> list[str]:
     try:
         report = read_report(folder)
         columns = config_named(report.config).schema_for(report.chat_template).names
+        arranged = layout_named(report.layout)
     except MaltError as error:
         return [str(error)]
     problems: list[str] = []
     rows: dict[str, int] = {}
     questions: dict[str, set[str]] = {}
-    arranged = LAYOUTS.get(report.layout)
     for path in _with_ids(folder, arranged):
         split = path.name.partition("-")[0]
         try:

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from synthetic import make_forest, think
 
 from malt_data.cli import main
-from malt_data.errors import SpecError
+from malt_data.errors import SpecError, TrainError
 from malt_data.exporters.explain import explain
 from malt_data.exporters.export import export, exports_of, read_report
 from malt_data.exporters.selection import Selection
@@ -24,6 +24,7 @@ from malt_data.exporters.verify import verify_export
 from malt_data.forests.forest import Forest, open_forest
 from malt_data.publish.push import _fresh_exports
 from malt_data.schemas.pipeline import ChatTemplate
+from malt_data.trainers.data import load_rows
 
 Row = dict[str, Any]
 SOME = Selection(validation=0.3, max_per_question=3)
@@ -285,3 +286,24 @@ def test_a_push_sends_only_what_load_dataset_reads(tmp_path: Path) -> None:
     export(forest, "refiner_sft")
     export(forest, "refiner_sft", layout="openai")
     assert [config.name for config in _fresh_exports(forest, None)] == ["refiner_sft"]
+
+
+def test_axolotl_is_told_the_variables_of_the_chat_template(tmp_path: Path) -> None:
+    template = ChatTemplate(enable_thinking=False, effort={"level": "low"})
+    forest = make_forest(tmp_path / "f", trees=2, n=(1, 1, 2), chat_template=template)
+    export(forest, "refiner_sft", out=tmp_path / "out", layout="axolotl")
+    config = yaml.safe_load((tmp_path / "out/axolotl.yaml").read_text("utf-8"))
+    assert config["chat_template_kwargs"] == {"enable_thinking": False, "effort": {"level": "low"}}
+
+
+def test_training_and_verifying_name_a_layout_that_they_cannot_read(tmp_path: Path) -> None:
+    forest = make_forest(tmp_path / "f", trees=2, n=(1, 1, 2))
+    out = tmp_path / "out"
+    export(forest, "refiner_sft", out=out, layout="axolotl")
+    with pytest.raises(TrainError, match="leave out --layout"):
+        load_rows(str(out), "refiner", "sft")
+    report = json.loads((out / "export.json").read_text("utf-8")) | {"layout": "newer"}
+    (out / "export.json").write_text(json.dumps(report), "utf-8")
+    assert verify_export(out) == [
+        "Unknown layout 'newer'. Choose one of trl, llamafactory, axolotl, openai, verl, traces."
+    ]
