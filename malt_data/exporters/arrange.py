@@ -35,8 +35,10 @@ class Arranged:
         self, layout: Layout, forest: Forest, config: Config, schema: pa.Schema, folder: Path
     ) -> None:
         """schema: that of the rows in TRL's form."""
-        ids = pa.schema([field for field in schema if field.name not in (*_TEXTS, VARIABLES)])
-        self._questions = _questions(forest) if config.format.name == "value" else None
+        rl = config.format.name == "value"  # a row is a prompt, not the sample with that value
+        left_out = (*_TEXTS, VARIABLES, *(["value"] if rl else []))
+        ids = pa.schema([field for field in schema if field.name not in left_out])
+        self._questions = _questions(forest) if rl else None
         self._query = _query(layout, config, schema, ids.names)
         self._connection = duckdb.connect(":memory:", config={"threads": 1})
         lock_down(self._connection)

@@ -153,6 +153,7 @@ def test_verl_gets_messages_and_a_prompt_once_with_its_gold(forest: Forest, tmp_
         assert row["reward_model"] == {"style": "rule", "ground_truth": question["gold"]}
         assert (row["data_source"], row["ability"]) == (question["source"], question["kind"])
         assert row["extra_info"]["question_id"] == row["question_id"]
+        assert "value" not in row
         assert question["question"] in row["prompt"][-1]["content"]
 
 
