@@ -44,9 +44,10 @@ import duckdb
 import pyarrow.parquet as pq
 from synthetic_forest import NODES_A_TREE, synthetic_forest
 
-from malt_data.exporters.export import Shards, export
+from malt_data.exporters.export import export
 from malt_data.exporters.rows import COLUMNS
 from malt_data.exporters.selection import Selection
+from malt_data.exporters.shards import Shards
 from malt_data.forests.forest import Forest, open_forest
 from malt_data.prompts.templates import render
 from malt_data.schemas.exports import Config, config_named, recipe_configs

@@ -18,6 +18,7 @@ from .errors import SpecError as SpecError
 from .errors import StorageError as StorageError
 from .errors import TrainError as TrainError
 from .evaluation.ask import ask as ask
+from .evaluation.eval_results import eval_results as eval_results
 from .evaluation.evaluate import evaluate as evaluate
 from .evaluation.plan import Plan as Plan
 from .evaluation.plan import plan_evaluation as plan_evaluation

@@ -35,6 +35,12 @@ def _formats() -> tuple[str, ...]:
     return tuple(FORMATS)
 
 
+def _layouts() -> tuple[str, ...]:
+    from malt_data.exporters.layouts import LAYOUTS, TRL
+
+    return (TRL, *LAYOUTS)
+
+
 def _strategies() -> tuple[str, ...]:
     from malt_data.schemas.exports import Strategy
 
@@ -57,9 +63,16 @@ def _positives() -> tuple[str, ...]:
     help="Format of the training set.  [default: sft and dpo]",
 )
 @click.option(
+    "--layout",
+    type=LazyChoice(_layouts),
+    default="trl",
+    show_default=True,
+    help="Tool that reads it; see docs/layouts.md.",
+)
+@click.option(
     "--out",
     type=NewFolder(),
-    help="Folder of the export.  [default: FOREST/exports/ROLE_FORMAT]",
+    help="Folder of the export.  [default: FOREST/exports/ROLE_FORMAT, or ROLE_FORMAT_LAYOUT]",
 )
 @setting(
     "--strategy",
@@ -103,6 +116,7 @@ def export(
     forest: str | None,
     role: str | None,
     form: str | None,
+    layout: str,
     out: Path | None,
     config: Path | None,
     check: bool,
@@ -111,11 +125,12 @@ def export(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Write training sets that TRL can read directly.
+    """Write training sets that trainers can read directly.
 
     \b
     malt-data export --role refiner --format dpo
     malt-data export --check
+    malt-data export --format sft --layout axolotl
     malt-data export --role verifier --format dpo --strategy one --push me/t
     """
     from malt_data.exporters import export as exporting
@@ -126,10 +141,10 @@ def export(
     opened = open_for_command(forest)
     roles = opened.manifest.spec.pipeline.roles
     requested = select_configs(roles, role, form)
-    _refuse_conflicts(requested, out=out, repo=repo, check=check, dry_run=dry_run)
+    _refuse_conflicts(requested, layout, out=out, repo=repo, check=check, dry_run=dry_run)
     selection = Selection(**read_config(config) | drop_unset(options))
     checker = _checker(opened, selection) if check else None
-    reports = _export(opened, requested, selection, out, dry_run=dry_run)
+    reports = _export(opened, requested, selection, layout, out, dry_run=dry_run)
     facts = {report.config: report.model_dump(mode="json") for report in reports}
     problems: list[str] = []
     if checker is not None:
@@ -149,7 +164,7 @@ def export(
         print_json(facts)
     else:
         for item, report in zip(requested, reports, strict=True):
-            folder = None if dry_run else exporting.export_folder(opened, item, out)
+            folder = None if dry_run else exporting.export_folder(opened, item, out, layout=layout)
             print_export(report, folder, facts[item.name].get("check"), console())
         if pushed is not None:
             say(pushed.summary())
@@ -158,12 +173,21 @@ def export(
 
 
 def _refuse_conflicts(
-    requested: "list[Config]", *, out: Path | None, repo: str | None, check: bool, dry_run: bool
+    requested: "list[Config]",
+    layout: str,
+    *,
+    out: Path | None,
+    repo: str | None,
+    check: bool,
+    dry_run: bool,
 ) -> None:
     if out is not None and len(requested) > 1:
         raise click.UsageError("--out takes one export: pass --role and --format too.")
     if repo is not None and out is not None:
         raise click.UsageError("--push sends the exports inside the forest: leave out --out.")
+    if layout != "trl" and (repo is not None or check):
+        option = "--push sends" if repo is not None else "--check reads"
+        raise click.UsageError(f"{option} exports in TRL's layout: leave out --layout.")
     if check and dry_run:
         raise click.UsageError("--check reads the rows written: leave out --dry-run.")
 
@@ -172,6 +196,7 @@ def _export(
     forest: "Forest",
     requested: "list[Config]",
     selection: "Selection",
+    layout: str,
     out: Path | None,
     *,
     dry_run: bool,
@@ -180,13 +205,17 @@ def _export(
     from malt_data.commands.progress import Progress
     from malt_data.exporters import export as exporting
 
+    for item in requested:  # refuse what a tool cannot read before anything is written
+        exporting.selected_for(layout, forest, item, selection)
     if dry_run:
-        return [exporting.count(forest, item, selection) for item in requested]
+        return [exporting.count(forest, item, selection, layout=layout) for item in requested]
     reports = []
     for item in requested:
         with Progress(item.name) as progress:
             update = progress.update
-            reports.append(exporting.export(forest, item, selection, out, on_progress=update))
+            reports.append(
+                exporting.export(forest, item, selection, out, layout=layout, on_progress=update)
+            )
     return reports
 
 

@@ -20,7 +20,7 @@ from malt_data.exporters.selection import Selection
 from malt_data.forests.confidence import COLUMNS as CONFIDENCE
 from malt_data.forests.facts import find_tree, question_of, with_confidence
 from malt_data.forests.forest import Forest
-from malt_data.schemas.exports import Config, all_configs
+from malt_data.schemas.exports import Config, all_configs, config_named
 
 _QUESTION = ("question_id", "question", "choices", "gold")
 _COLUMNS = [*dict.fromkeys([*COLUMNS, "thinking", *CONFIDENCE])]
@@ -91,17 +91,19 @@ def _exports(
     chunk = tree.select(_COLUMNS).to_arrow().cast(pa.schema(_arrow_fields(tree)))
     decisions = {}
     pipeline = forest.manifest.spec.pipeline
-    for config in all_configs(pipeline.roles):
+    configs = {config.name: config for config in all_configs(pipeline.roles)}
+    configs |= {name: config_named(report.config) for name, report in existing.items()}
+    for name, config in configs.items():
         trained = config.role == node["role"] if config.role else _is_leaf(node)
         if not trained or (other is not None and config.format.unit != "pair"):
             continue
-        report = existing.get(config.name)
+        report = existing.get(name)
         with Rows(forest, config, report.selection if report else Selection()) as rows:
             ledger = pl.DataFrame(rows.ledger(chunk))
         status = "not exported yet" if report is None else "exported"
         if report is not None and report.forest != state:
             status = "exported from an earlier state of the forest"
-        decisions[config.name] = {"status": status, "rows": _rows(config, ledger, node, other)}
+        decisions[name] = {"status": status, "rows": _rows(config, ledger, node, other)}
     return decisions
 
 

@@ -9,23 +9,24 @@ that a push can detect a stale export and write it again with the same settings.
 """
 
 import hashlib
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-from pydantic import ConfigDict
+from pydantic import ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from malt_data.errors import ExportError, SpecError, one_line
+from malt_data.exporters.arrange import Arranged
+from malt_data.exporters.layouts import TRACES, TRL, Layout, adapt, layout_named
 from malt_data.exporters.rows import Rows
 from malt_data.exporters.selection import Selection
+from malt_data.exporters.shards import Shards
+from malt_data.exporters.traces import Traces
 from malt_data.forests.forest import Forest
 from malt_data.graders import KINDS
-from malt_data.schemas import layout
 from malt_data.schemas.exports import SPLITS, STAMP, Config, config_named
+from malt_data.schemas.layout import EXPORT, EXPORTS
 from malt_data.schemas.model import Model
 from malt_data.schemas.pipeline import ChatTemplate
 from malt_data.schemas.spec import Labels
@@ -35,12 +36,6 @@ from malt_data.storage.folders import refuse_folder
 
 if TYPE_CHECKING:
     import datasets
-
-_SHARD_BYTES = 256 * 2**20
-_QUEUE = 4
-"""Batches waiting to be written: about as many as one chunk yields. With fewer, the queries of the
-next chunk would wait for the writer."""
-
 
 OnProgress = Callable[[int, int], None]
 
@@ -52,6 +47,7 @@ class ExportReport(Model):
 
     format: str = STAMP.decode()
     config: str
+    layout: str = TRL
     selection: Selection
     labels: Labels
     forest: str
@@ -73,6 +69,12 @@ class ExportReport(Model):
         """How the rows' prompts were put to the model."""
         return ChatTemplate(**self.sampling.get("chat_template", {}))
 
+    @model_serializer(mode="wrap")
+    def _serialize(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the layout if it is TRL's, as older versions refuse what is unknown."""
+        values: dict[str, Any] = serialize(self)
+        return {name: value for name, value in values.items() if (name, value) != ("layout", TRL)}
+
     def to_json(self) -> str:
         return self.model_dump_json(indent=2) + "\n"
 
@@ -83,40 +85,48 @@ def export(
     selection: Selection | None = None,
     out: str | Path | None = None,
     *,
+    layout: str = TRL,
     on_progress: OnProgress = lambda done, total: None,
 ) -> ExportReport:
     """Write one config to `out` (default: exports/<config> in the forest); return its report.
+
+    layout: the tool that reads it, see `exporters/layouts.py`; if not TRL, the default folder is
+    exports/<config>_<layout>.
 
     An existing export is replaced once the new one is complete. `on_progress` is called with the
     trees done and the total. Raises ExportError if `out` contains other files and StorageError if
     the disk is full; a failed export leaves nothing behind.
     """
     config = _resolve(config)
-    chosen = selection or Selection()
-    target = export_folder(forest, config, out)
-    if target.exists() and not (target / layout.EXPORT).exists() and any(target.iterdir()):
+    chosen = selected_for(layout, forest, config, selection or Selection())
+    target = export_folder(forest, config, out, layout=layout)
+    if target.exists() and not (target / EXPORT).exists() and any(target.iterdir()):
         raise ExportError(f"{target} contains other files. Choose a new folder: --out NAME")
     with forest.reading(), atomic_folder(target, replace=True) as temporary:
         forest.require_labelled()
         before = fingerprint(forest)
-        rows = _write(forest, config, chosen, temporary, on_progress)
-        report = summarize(forest, rows, before)
-        (temporary / layout.EXPORT).write_text(report.to_json(), "utf-8")
+        rows = _write(forest, config, chosen, layout_named(layout), temporary, on_progress)
+        _write_beside(forest, config, layout_named(layout), temporary, target)
+        report = summarize(forest, rows, before, layout)
+        (temporary / EXPORT).write_text(report.to_json(), "utf-8")
     return report
 
 
-def export_folder(forest: Forest, config: Config, out: str | Path | None = None) -> Path:
-    """Return the folder of an export: `out`, or exports/<config> in the forest.
+def export_folder(
+    forest: Forest, config: Config, out: str | Path | None = None, *, layout: str = TRL
+) -> Path:
+    """Return the folder of an export: `out`, or exports/<config>[_<layout>] in the forest.
 
     Raises SpecError if `out` cannot be replaced as a whole: `.`, a file, a forest's own files.
     """
     if out is None:
         forest.require_writable()
-        return forest.folder / layout.EXPORTS / config.name
+        name = config.name if layout == TRL else f"{config.name}_{layout}"
+        return forest.folder / EXPORTS / name
     out = Path(out)
     if out.name in ("", ".."):
         raise SpecError(f"{out} cannot be replaced by an export. Choose a new folder: --out NAME")
-    refuse_folder(out, inside=layout.EXPORTS)
+    refuse_folder(out, inside=EXPORTS)
     return out
 
 
@@ -145,31 +155,41 @@ def _resolve(config: Config | str) -> Config:
     return config_named(config) if isinstance(config, str) else config
 
 
-def count(forest: Forest, config: Config, selection: Selection) -> ExportReport:
+def count(
+    forest: Forest, config: Config, selection: Selection, *, layout: str = TRL
+) -> ExportReport:
     """Return the report of an export without writing it."""
-    with Rows(forest, config, selection) as rows:
+    with Rows(forest, config, selected_for(layout, forest, config, selection)) as rows:
         for chunk in rows.chunks():
             rows.count(chunk)
-    return summarize(forest, rows, fingerprint(forest))
+    return summarize(forest, rows, fingerprint(forest), layout)
+
+
+def selected_for(layout: str, forest: Forest, config: Config, selection: Selection) -> Selection:
+    """Return the selection as a layout needs it; raise SpecError if its tool cannot read that."""
+    arrangement = layout_named(layout)
+    if arrangement is None:
+        return selection
+    return adapt(arrangement, config, selection, forest.manifest.spec.chat_template)
 
 
 def read_report(folder: Path) -> ExportReport:
     """Read `folder`/export.json; raise ExportError if it is missing or corrupt."""
     try:
-        return ExportReport.model_validate(read_json(folder / layout.EXPORT))
+        return ExportReport.model_validate(read_json(folder / EXPORT))
     except FileNotFoundError:
         raise ExportError(f"{folder} is not an export. Write one: malt-data export") from None
     except (OSError, ValueError, SpecError) as error:
         reason = one_line(error)
         raise ExportError(
-            f"{folder / layout.EXPORT} cannot be read ({reason}). Export again: malt-data export"
+            f"{folder / EXPORT} cannot be read ({reason}). Export again: malt-data export"
         ) from None
 
 
 def exports_of(forest: Forest) -> dict[str, ExportReport]:
-    """Return the reports of the exports in the forest's own folder, by config name."""
-    recover(forest.folder / layout.EXPORTS)  # a killed process may have left a complete one
-    paths = sorted((forest.folder / layout.EXPORTS).glob(f"*/{layout.EXPORT}"))
+    """Return the reports of the exports in the forest's own folder, by folder name."""
+    recover(forest.folder / EXPORTS)  # a killed process may have left a complete one
+    paths = sorted((forest.folder / EXPORTS).glob(f"*/{EXPORT}"))
     return {path.parent.name: read_report(path.parent) for path in paths}
 
 
@@ -180,7 +200,7 @@ def fingerprint(forest: Forest) -> str:
     return hashlib.sha256(state.encode()).hexdigest()[:16]
 
 
-def summarize(forest: Forest, rows: Rows, state: str) -> ExportReport:
+def summarize(forest: Forest, rows: Rows, state: str, layout: str = TRL) -> ExportReport:
     """Return the counts of `rows` as a report. state: the forest's fingerprint at the start."""
     counts = rows.counts
     dropped = {
@@ -194,6 +214,7 @@ def summarize(forest: Forest, rows: Rows, state: str) -> ExportReport:
     reasons = sorted({reason for by_reason in dropped.values() for reason in by_reason})
     return ExportReport(
         config=rows.config.name,
+        layout=layout,
         selection=rows.selection,
         labels=forest.manifest.labels,
         forest=state,
@@ -230,12 +251,16 @@ def _write(
     forest: Forest,
     config: Config,
     selection: Selection,
+    layout: Layout | None,
     folder: Path,
     on_progress: OnProgress,
 ) -> Rows:
     total = len(forest.done)
     done = 0
-    with Rows(forest, config, selection) as rows, Shards(folder, rows.schema) as shards:
+    with (
+        Rows(forest, config, selection) as rows,
+        _writer(forest, config, layout, rows, folder) as shards,
+    ):
         for chunk in rows.chunks():
             for split, batch in rows.of(chunk):
                 shards.write(split, batch)
@@ -244,61 +269,26 @@ def _write(
     return rows
 
 
-class Shards:
-    """Writes `train-00000.parquet`, `train-00001.parquet`, … on a background thread.
+def _writer(
+    forest: Forest, config: Config, layout: Layout | None, rows: Rows, folder: Path
+) -> Shards | Arranged | Traces:
+    if layout is None:
+        return Shards(folder, rows.schema)
+    if layout.name == TRACES:
+        return Traces(forest, folder)
+    return Arranged(layout, forest, config, rows.schema, folder)
 
-    Content-defined chunking and one row group per batch keep unchanged rows byte-equal, so the Hub
-    stores them once.
-    """
 
-    def __init__(self, folder: Path, schema: pa.Schema, shard_bytes: int | None = None) -> None:
-        self._folder = folder
-        self._schema = schema
-        self._shard_bytes = shard_bytes or _SHARD_BYTES
-        self._open: dict[str, tuple[Any, pq.ParquetWriter]] = {}
-        self._next_index = dict.fromkeys(SPLITS, 0)
-        self._thread = ThreadPoolExecutor(1)
-        self._pending: deque[Future[None]] = deque()
-
-    def __enter__(self) -> "Shards":
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        try:
-            while kind is None and self._pending:
-                self._pending.popleft().result()
-        finally:
-            self._thread.shutdown(cancel_futures=True)
-            for split in list(self._open):
-                self._close(split)
-
-    def write(self, split: str, rows: pa.Table) -> None:
-        """Queue rows to be written; blocks while more than `_QUEUE` batches are waiting."""
-        self._pending.append(self._thread.submit(self._append, split, rows))
-        if len(self._pending) > _QUEUE:
-            self._pending.popleft().result()
-
-    def _append(self, split: str, rows: pa.Table) -> None:
-        if split not in self._open:
-            path = self._folder / f"{split}-{self._next_index[split]:05d}.parquet"
-            sink = pa.OSFile(str(path), "wb")
-            self._next_index[split] += 1
-            self._open[split] = (
-                sink,
-                pq.ParquetWriter(
-                    sink,
-                    self._schema,
-                    compression="zstd",
-                    compression_level=3,
-                    use_content_defined_chunking=True,
-                ),
-            )
-        sink, writer = self._open[split]
-        writer.write_table(rows)
-        if sink.tell() >= self._shard_bytes:
-            self._close(split)
-
-    def _close(self, split: str) -> None:
-        sink, writer = self._open.pop(split)
-        writer.close()
-        sink.close()
+def _write_beside(
+    forest: Forest, config: Config, layout: Layout | None, folder: Path, target: Path
+) -> None:
+    """Write what a layout has next to the shards in `folder`, which will move to `target`."""
+    if layout is None:
+        return
+    shards = {
+        split: [path.relative_to(folder).as_posix() for path in layout.shards(folder, split)]
+        for split in SPLITS
+    }
+    template = forest.manifest.spec.chat_template
+    for name, content in layout.beside(config, template, target.absolute(), shards).items():
+        (folder / name).write_text(content, "utf-8")

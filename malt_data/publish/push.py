@@ -19,6 +19,7 @@ from pathlib import Path
 
 from malt_data.errors import HubError, SpecError
 from malt_data.exporters.export import export, exports_of, fingerprint
+from malt_data.exporters.layouts import TRL
 from malt_data.forests.forest import Forest
 from malt_data.publish.card import render_card
 from malt_data.publish.sync import save_states, synced_states
@@ -121,7 +122,7 @@ def push_adapter(folder: str | Path, repo: str) -> str:
 
 def _fresh_exports(forest: Forest, names: Sequence[str] | None) -> list[Config]:
     """Return the configs to push, after exporting the missing and stale ones."""
-    existing = exports_of(forest)
+    existing = {name: r for name, r in exports_of(forest).items() if r.layout == TRL}
     roles = forest.manifest.spec.pipeline.roles
     if names is None:
         names = list(existing) or [config.name for config in default_configs(roles)]

@@ -7,6 +7,8 @@ my-forest/
   exports/refiner_dpo/     EXPORTS, one folder per export
     export.json            EXPORT
     train-*.parquet
+  exports/refiner_dpo_openai/    the same rows as another tool reads them
+    origin/train-*.parquet       ORIGIN, the ids of the rows
   README.md                CARD, on the Hub
 
 results/
@@ -21,6 +23,7 @@ QUESTIONS = "questions.parquet"
 NODES = "nodes"
 EXPORTS = "exports"
 EXPORT = "export.json"
+ORIGIN = "origin"
 CARD = "README.md"
 FITTED = ".confidence.json"
 """What was fitted to say how sure labels are; a cache, and never sent."""

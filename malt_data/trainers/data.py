@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from malt_data.errors import ExportError, TrainError, one_line
 from malt_data.exporters.export import ExportReport, read_report
+from malt_data.exporters.layouts import TRL
 from malt_data.forests.manifest import read_manifest
 from malt_data.schemas import layout
 from malt_data.schemas.exports import Config, config_of
@@ -138,6 +139,10 @@ def _read(folder: Path, source: str, commit: str | None, config: Config) -> Data
             f"{source} contains {report.config}, not {config.name}. Pass the folder of that "
             f"export, or write it: malt-data export --role {config.role} "
             f"--format {config.format.name}"
+        )
+    if report is not None and report.layout != TRL:
+        raise TrainError(
+            f"{source} is in the layout of {report.layout}. Export for TRL: leave out --layout."
         )
     train = _split(folder, "train", source, config)
     validation = _split(folder, "validation", source, config)

@@ -240,7 +240,7 @@ def test_the_same_forest_gives_the_same_bytes(forest: Forest, tmp_path: Path) ->
 def test_shards_are_split_by_size(
     forest: Forest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("malt_data.exporters.export._SHARD_BYTES", 1)
+    monkeypatch.setattr("malt_data.exporters.shards._SHARD_BYTES", 1)
     monkeypatch.setattr("malt_data.exporters.rows._CHUNK_BYTES", 1)
     report = export(forest, config_named("refiner_sft"), None, tmp_path / "out")
     shards = sorted((tmp_path / "out").glob("train-*.parquet"))
