@@ -19,7 +19,7 @@ from malt_data.forests.forest import Forest
 from malt_data.forests.labels import assign, stamped
 from malt_data.prompts.resolve import resolve_sampling
 from malt_data.schemas.forest import Question
-from malt_data.schemas.ids import child_id
+from malt_data.schemas.ids import child_id, question_id
 from malt_data.schemas.pipeline import shipped
 from malt_data.schemas.spec import BuildSpec
 
@@ -34,17 +34,16 @@ def synthetic_forest(folder: Path, nodes: int, seed: int = 0) -> Forest:
     source = np.random.default_rng(seed)
     pool = _sentences(source)
     trees = max(1, nodes // NODES_A_TREE)
+    texts = [f"Twice {i}?" for i in range(trees)]
     questions = [
-        Question(
-            f"{i:016x}", "made", "train", f"Twice {i}?", None, str(2 * i), "numeric", None, "{}"
-        )
-        for i in range(trees)
+        Question(question_id(t, None), "made", "train", t, None, str(2 * i), "numeric", None, "{}")
+        for i, t in enumerate(texts)
     ]
     spec = resolve_sampling(BuildSpec(engine="openai", model="made", n=N), None)
     forest = create_forest(folder, spec, questions, {})
     ids = [q.question_id for q in questions]
     for start in range(0, trees, _TREES_A_PART):
-        frame = _part(ids[start : start + _TREES_A_PART], source, pool)
+        frame = _part(sorted(ids[start : start + _TREES_A_PART]), source, pool)
         forest.parts.write(stamped(frame, forest.manifest.labels))
     return forest
 

@@ -58,8 +58,12 @@ def find_tree(forest: Forest, name: str | None) -> pl.DataFrame:
     name: an id of a question or node, or the start of one; None: the first tree.
     """
     prefix = name.partition("/")[0] if name else min(forest.done, default="")
-    nodes = forest.nodes().filter(pl.col("question_id").str.starts_with(prefix)).collect()
-    trees = sorted(set(nodes["question_id"]))
+    found = {
+        path: ids
+        for path in forest.parts.paths()
+        if (ids := [tree for tree in forest.parts.trees_in(path) if tree.startswith(prefix)])
+    }
+    trees = sorted(set().union(*found.values()))
     if not trees:
         what = f"no tree {prefix!r}" if prefix else "no trees yet"
         raise ForestError(
@@ -70,6 +74,7 @@ def find_tree(forest: Forest, name: str | None) -> pl.DataFrame:
         raise ForestError(
             f"{prefix!r} is ambiguous: {len(trees)} ids start with it ({', '.join(trees[:3])}, …)."
         )
+    nodes = pl.concat(pl.DataFrame(forest.parts.tree(path, trees[0])) for path in found)
     if "/" in (name or "") and name not in set(nodes["node_id"]):
         raise ForestError(f"Tree {trees[0]} has no node {name!r}.")
     return nodes.sort("node")

@@ -22,7 +22,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from malt_data.errors import ForestError
+from malt_data.forests.values import Columns, Values, value_columns
 from malt_data.schemas.forest import NODES
 from malt_data.schemas.spec import Labels, Pooling
 from malt_data.storage.parquet import LABELS
@@ -37,23 +37,11 @@ def assign(nodes: pl.DataFrame, threshold: float, pooling: Pooling) -> pl.DataFr
     leaves' reward. Nodes marked `extra` are in no mean above them.
     Raises ForestError if an inner node has no children.
     """
-    nodes = nodes.drop("value", "label", "leaves", strict=False).sort(_PLACE)
-    deepest = int(nodes["depth"].max() or 1)  # type: ignore[arg-type]
-    level = nodes.filter(pl.col("depth") == deepest).with_columns(
-        value=pl.col("reward"), leaves=pl.lit(1, pl.Int32)
-    )
-    levels = [_labelled(level, threshold)]
-    for depth in range(deepest - 1, 0, -1):
-        pooled = pl.col("label").cast(pl.Float64) if pooling == "local" else pl.col("value")
-        children = (
-            levels[-1]
-            .filter(~pl.col("extra"))
-            .group_by("question_id", node="parent", maintain_order=True)
-            .agg(value=pooled.mean(), leaves=pl.sum("leaves"))
-        )
-        level = nodes.filter(pl.col("depth") == depth).join(children, on=_PLACE, how="left")
-        levels.append(_labelled(level, threshold))
-    return pl.concat(levels, how="vertical").sort(_PLACE)
+    nodes = nodes.sort(_PLACE)
+    columns = Columns.of(nodes.select(Columns.NAMES).to_arrow())
+    values = value_columns(columns, threshold, pooling)
+    new = [pl.Series(name, column) for name, column in values._asdict().items()]
+    return nodes.drop(Values._fields, strict=False).with_columns(new)
 
 
 def tree_labels(
@@ -79,18 +67,6 @@ def tree_labels(
         level = {path: sum(values) / len(values) for path, values in base.items()}
 
 
-def _labelled(level: pl.DataFrame, threshold: float) -> pl.DataFrame:
-    if level["value"].null_count():
-        first = level.filter(pl.col("value").is_null()).row(0, named=True)
-        raise ForestError(
-            f"Tree {first['question_id']} is incomplete: its node {first['node']} at depth "
-            f"{first['depth']} has neither children nor a reward."
-        )
-    return level.with_columns(
-        label=pl.col("value").round(9) > round(threshold, 9), leaves=pl.col("leaves").cast(pl.Int32)
-    )
-
-
 def node_table(rows: list[dict[str, Any]], labels: Labels) -> pa.Table:
     """Return graded rows of complete trees as a part, with values, labels and metadata."""
     computed = {"value", "label", "leaves"}
@@ -102,6 +78,19 @@ def node_table(rows: list[dict[str, Any]], labels: Labels) -> pa.Table:
 
 def stamped(frame: pl.DataFrame, labels: Labels) -> pa.Table:
     """Return labelled nodes as a table to store, with `labels` in its footer."""
-    table = frame.select(NODES.names).to_arrow().cast(NODES)
-    metadata = {**NODES.metadata, LABELS: labels.footer()}
-    return table.replace_schema_metadata(metadata)
+    return stamp(frame.select(NODES.names).to_arrow().cast(NODES), labels)
+
+
+def relabelled(table: pa.Table, values: Values, labels: Labels) -> pa.Table:
+    """Return a part with new values and `labels`, its other columns as they are."""
+    table = table.select(NODES.names).cast(NODES)
+    for name, column in values._asdict().items():
+        field = NODES.field(name)
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, field, pa.array(column, field.type))
+    return stamp(table, labels)
+
+
+def stamp(table: pa.Table, labels: Labels) -> pa.Table:
+    """Return `table` with `labels` in its footer."""
+    return table.replace_schema_metadata({**NODES.metadata, LABELS: labels.footer()})

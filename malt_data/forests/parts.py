@@ -9,12 +9,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from malt_data.errors import SpecError
 from malt_data.graders import require_grader
-from malt_data.schemas.forest import NODES
+from malt_data.schemas.forest import NODES, VERSION
 from malt_data.schemas.versions import check, require_columns, upgrade
-from malt_data.storage.parquet import LABELS, Footer, corrupt, read_table
+from malt_data.storage.parquet import LABELS, Footer, corrupt, encoded, read_table
 from malt_data.storage.parts import Parts, retry_missing
 
 TREES_PER_PART = 100
@@ -38,9 +39,28 @@ class NodeParts(Parts):
         """Return the schema version of a file."""
         return check(self.footer(path).stamp, str(path))
 
-    def read(self, path: Path) -> pa.Table:
-        """Read a part, upgraded to the current schema version."""
-        return upgrade(super().read(path), str(path))
+    def read(self, path: Path, columns: list[str] | None = None) -> pa.Table:
+        """Read a part, or some of its columns, upgraded to the current schema version.
+
+        Of chosen columns, `question_id` comes as a dictionary, which takes half the time.
+        """
+        if columns is None or self.version(path) < VERSION:  # an upgrade needs all of them
+            table = upgrade(super().read(path), str(path))
+            return table if columns is None else table.select(columns)
+        return read_table(path, columns, dictionary=["question_id"])
+
+    def trees_in(self, path: Path) -> list[str]:
+        """Return the ids of the trees in a part."""
+        column = self.read(path, ["question_id"])["question_id"]
+        trees: list[str] = encoded(column).dictionary.to_pylist()
+        return trees
+
+    def tree(self, path: Path, name: str) -> pa.Table:
+        """Return the nodes of one tree in a part, without decoding row groups that lack it."""
+        wanted = pc.field("question_id") == name
+        if self.version(path) < VERSION:
+            return self.read(path).filter(wanted)
+        return read_table(path, filters=wanted)
 
     def write(self, table: pa.Table, replaces: Iterable[Path] = ()) -> Path:
         """Write `table` (complete trees, NODES columns and metadata) as a new part."""
@@ -63,7 +83,7 @@ class NodeParts(Parts):
     def _size(self, path: Path) -> int:
         """Return the number of trees in a part, and remember their ids."""
         if path.name not in self._sizes:
-            ids = read_table(path, ["question_id"])["question_id"].unique().to_pylist()
+            ids = self.trees_in(path)
             self._sizes[path.name] = len(ids)
             self._trees.update(ids)
         return self._sizes[path.name]

@@ -16,11 +16,12 @@ import polars as pl
 import pyarrow as pa
 
 from malt_data.errors import ForestError
+from malt_data.forests.flips import Flips, count_flips, no_flips
 from malt_data.forests.forest import Forest
-from malt_data.forests.grading import Golds
-from malt_data.forests.labels import assign, stamped
+from malt_data.forests.grading import GRADED, Golds
+from malt_data.forests.labels import relabelled
 from malt_data.forests.manifest import update_manifest
-from malt_data.forests.parts import NodeParts
+from malt_data.forests.values import Columns, value_columns
 from malt_data.graders import Grader, is_own, label_of
 from malt_data.schemas import layout
 from malt_data.schemas.manifest import CURRENT
@@ -30,18 +31,8 @@ from malt_data.storage.parquet import write_table
 
 OnProgress = Callable[[int, int], None]
 """Called with the number of parts done and the total."""
-Flips = dict[str, dict[str, int]]
-"""role → how many nodes flipped each way and how its pairs changed (`_COUNTS`)."""
 
-_COUNTS = (
-    "nodes",
-    "to_positive",
-    "to_negative",
-    "pairs_before",
-    "pairs_after",
-    "pairs_lost",
-    "pairs_gained",
-)
+_COUNTED = [*Columns.NAMES, "role", "label"]
 
 
 def relabel(
@@ -112,20 +103,18 @@ class _Job:
                 forest.manifest = manifest
             elif folder is not None:
                 write_text(folder / layout.MANIFEST, manifest.to_json())
-            roles = manifest.spec.pipeline.roles
-            flips: Flips = {role: dict.fromkeys(_COUNTS, 0) for role in roles}
+            flips = no_flips(manifest.spec.pipeline.roles)
             for index, path in enumerate(paths):
-                before = _frame(forest.parts, path)
-                after = golds.grade(before) if golds and path in regrade else before
-                # Keep the row order, so that unchanged parts stay byte-identical for the Hub.
-                after = assign(after.with_row_index("row"), labelled.threshold, labelled.pooling)
-                after = after.sort("row").drop("row")
-                _count(
-                    flips,
-                    before.select("node_id", "role", "parent_id", "question_id", "label"),
-                    after,
-                )
-                write(path, stamped(after, labelled))
+                grading = golds if path in regrade else None
+                dry = folder is None and not grading
+                old = forest.parts.read(path, _COUNTED if dry else None)
+                table = _graded(old, grading) if grading else old
+                columns = Columns.of(table)
+                # In the order of the rows, so that unchanged parts stay byte-identical for the Hub.
+                values = value_columns(columns, labelled.threshold, labelled.pooling)
+                count_flips(flips, old, columns, values.label)
+                if not dry:
+                    write(path, relabelled(table, values, labelled))
                 self.on_progress(index + 1, len(paths))
             return flips
 
@@ -149,36 +138,10 @@ def _needs_regrade(old: Labelled | None, new: Labelled) -> bool:
     return old is None or (old.grader, old.regraded) != (new.grader, new.regraded)
 
 
-def _frame(parts: NodeParts, path: Path) -> pl.DataFrame:
-    frame = pl.from_arrow(parts.read(path))
-    assert isinstance(frame, pl.DataFrame)
-    return frame.with_columns(pl.col("role").cast(pl.String))
-
-
-def _count(flips: Flips, before: pl.DataFrame, after: pl.DataFrame) -> None:
-    """Add the flips of one part; a pair is kept if both of its nodes keep their labels."""
-    both = before.join(after.select("node_id", new="label"), on="node_id")
-    both = both.with_columns(parent=pl.coalesce("parent_id", "question_id"))
-    old, new = pl.col("label"), pl.col("new")
-    sums = (
-        both.group_by("role", "parent")
-        .agg(
-            nodes=pl.len(),
-            to_positive=(~old & new).sum(),
-            to_negative=(old & ~new).sum(),
-            pairs_before=old.sum().cast(pl.Int64) * (~old).sum(),
-            pairs_after=new.sum().cast(pl.Int64) * (~new).sum(),
-            kept=(old & new).sum().cast(pl.Int64) * (~old & ~new).sum(),
-        )
-        .drop("parent")
-        .group_by("role")
-        .sum()
-        .with_columns(
-            pairs_lost=pl.col("pairs_before") - pl.col("kept"),
-            pairs_gained=pl.col("pairs_after") - pl.col("kept"),
-        )
-    )
-    for row in sums.iter_rows(named=True):
-        counts = flips.setdefault(row["role"], dict.fromkeys(_COUNTS, 0))  # of no turn: see verify
-        for name in _COUNTS:
-            counts[name] += row[name]
+def _graded(table: pa.Table, golds: Golds) -> pa.Table:
+    """Return a part with its answers graded again."""
+    frame = golds.grade(pl.DataFrame(table.select(["question_id", "text", "depth", *GRADED])))
+    for name in GRADED:
+        field, place = table.schema.field(name), table.schema.get_field_index(name)
+        table = table.set_column(place, field, frame[name].to_arrow().cast(field.type))
+    return table

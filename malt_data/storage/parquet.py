@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Json, StringConstraints
 
@@ -62,18 +63,38 @@ def write_table(path: Path, table: pa.Table) -> None:
             compression_level=3,
             row_group_size=_ROW_GROUP,
             use_content_defined_chunking=True,  # so that the Hub stores little after a relabel
+            write_page_index=True,  # so that readers, the Hub's among them, can skip pages
         )
 
 
-def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Return a Parquet file, or some of its columns; raise StorageError if it is corrupt."""
+def read_table(
+    path: Path,
+    columns: list[str] | None = None,
+    *,
+    dictionary: list[str] | None = None,
+    filters: pc.Expression | None = None,
+) -> pa.Table:
+    """Return a Parquet file, or some of its columns or rows; raise StorageError if it is corrupt.
+
+    dictionary: the columns of strings to return as dictionaries. filters: the rows to return.
+    """
     file_state(path)
     try:
-        return pq.read_table(path, columns=columns, partitioning=None)
+        return pq.read_table(
+            path, columns=columns, partitioning=None, read_dictionary=dictionary, filters=filters
+        )
     except FileNotFoundError as error:
         raise _missing(path) from error
     except (OSError, pa.ArrowException) as error:
         raise corrupt(path, error) from error
+
+
+def encoded(column: pa.ChunkedArray) -> pa.DictionaryArray:
+    """Return strings as one dictionary array."""
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    column = column.unify_dictionaries().combine_chunks()
+    return column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
 
 
 def read_schema(path: Path) -> pa.Schema:

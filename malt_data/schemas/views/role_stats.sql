@@ -2,9 +2,23 @@
 -- exceeds the wall-clock time if completions run in parallel. mean_value and accuracy are of the base
 -- of the trees; the rest counts all nodes, `extra` those that an adaptive build added.
 CREATE VIEW role_stats AS
-WITH usable AS (
-    SELECT role, count(*) AS pairs, count(DISTINCT coalesce(parent_id, question_id)) AS parents
-    FROM pairs
+WITH siblings AS (
+    SELECT
+        role::VARCHAR AS role,
+        question_id,
+        parent,
+        count(*) FILTER (label) AS positives,
+        count(*) FILTER (NOT label) AS negatives
+    FROM nodes
+    GROUP BY ALL
+),
+-- As many as `pairs` has, without listing them.
+usable AS (
+    SELECT
+        role,
+        sum(positives * negatives)::BIGINT AS pairs,
+        count(*) FILTER (positives > 0 AND negatives > 0) AS parents
+    FROM siblings
     GROUP BY role
 )
 SELECT
