@@ -56,7 +56,11 @@ def _die(text: str) -> float:
 def spec(folder: Path, trees: int, **settings: object) -> BuildSpec:
     """Return the settings of a build over `trees` questions, whose answer is always 7."""
     path = folder / f"sevens_{trees}.jsonl"
-    rows = ({"question": f"What is {i} less {i - 7}?", "answer": "7"} for i in range(trees))
+    words = (" Think of apples." * (i * 7919 % 13) for i in range(trees))
+    rows = (
+        {"question": f"What is {i} less {i - 7}?{more}", "answer": "7"}
+        for i, more in enumerate(words)
+    )
     path.write_text("\n".join(map(json.dumps, rows)))
     given = {"questions": str(path), "engine": "known", "model": "known", "max_tokens": 64}
     return BuildSpec(**(given | settings))

@@ -15,6 +15,8 @@ import polars as pl
 from malt_data.builders.build import BuildReport, build_forest
 from malt_data.builders.plan import in_shard, load
 from malt_data.builders.predict import (
+    LEVEL,
+    TOGETHER,
     Estimate,
     Yields,
     most,
@@ -24,7 +26,7 @@ from malt_data.builders.predict import (
 )
 from malt_data.engines import Engine
 from malt_data.errors import ForestError
-from malt_data.forests.confidence import COLUMNS
+from malt_data.forests.confidence import COLUMNS, FITTED_TREES
 from malt_data.forests.forest import Forest, open_forest
 from malt_data.forests.rates import Rates, Trees, fit
 from malt_data.prompts.resolve import resolve_sampling
@@ -45,10 +47,11 @@ def plan_forest(
 ) -> dict[str, Any]:
     """Grow a pilot of PILOT_TREES trees, unless there are as many; return the prediction.
 
-    Its estimates are {mean, low, high}, an interval of 90 %, of the whole forest: `completions`,
-    `prompt_tokens`, `shared_prompt_tokens` (each distinct prefix of a tree once; null if the engine
-    does not say), `completion_tokens`, `pairs`, and by role `positives` and `pairs`. `hours_left`:
-    of the trees missing, at the rate of the last build. `branchings`: what other n would give.
+    Its estimates are {mean, low, high} of the whole forest: `completions`, `prompt_tokens`,
+    `completion_tokens` and `pairs`, with intervals that hold together in 90 % of the cases; by role
+    `positives` and `pairs`, with 90 % intervals each. `shared_prompt_tokens`: with each distinct
+    prefix of a tree once; null if the engine does not say. `hours_left`: of the trees missing, at
+    the rate of the last build. `branchings`: what other n would give; not if it is adaptive.
     Otherwise like `build_forest`.
     """
     questions = [q for q in load(resolve_sampling(spec, prompts_file, engine)).questions]
@@ -67,26 +70,24 @@ def plan_forest(
 def _predict(forest: Forest, spec: BuildSpec, asked: set[str]) -> dict[str, Any]:
     nodes = forest.nodes().select("role", "prompt_tokens", "completion_tokens", *COLUMNS).collect()
     nodes = nodes.filter(pl.col("question_id").is_in(asked)).sort("question_id", "node")
-    trees = Trees.of(nodes)
-    rates = fit(trees)
     seen = _Seen(forest, nodes)
     missing = len(asked) - len(seen.ids)
     ends = _by_role(spec, most(spec.chain.branching))
-    totals = {name: seen.total(name, missing) for name in _COUNTS}
+    each = sum(pairs for _, pairs in ends.values())
+    prompts = seen.total("prompt_tokens", missing, level=TOGETHER)
+    completions = seen.total("completion_tokens", missing, level=TOGETHER)
     return {
         "forest": str(forest.folder),
         "pipeline": str(spec.chain),
         "questions": len(asked),
         "pilot_trees": len(seen.ids),
         "trees_left": missing,
-        "completions": totals["completions"].to_dict(),
-        "prompt_tokens": totals["prompt_tokens"].to_dict(),
-        "shared_prompt_tokens": _shared(forest, totals["prompt_tokens"], seen),
-        "completion_tokens": totals["completion_tokens"].to_dict(),
-        "hours_left": _hours(forest, totals["completion_tokens"], seen),
-        "pairs": seen.total(
-            "pairs", missing, most=sum(pairs for _, pairs in ends.values())
-        ).to_dict(),
+        "completions": _completions(spec, seen, missing, len(asked)).to_dict(),
+        "prompt_tokens": prompts.to_dict(),
+        "shared_prompt_tokens": _shared(forest, prompts),
+        "completion_tokens": completions.to_dict(),
+        "hours_left": _hours(forest, completions, seen),
+        "pairs": seen.total("pairs", missing, most=each, level=TOGETHER).to_dict(),
         "roles": [
             {
                 "role": role,
@@ -95,13 +96,15 @@ def _predict(forest: Forest, spec: BuildSpec, asked: set[str]) -> dict[str, Any]
             }
             for role in spec.pipeline.roles
         ],
-        "branchings": [
-            _branching(n, spec, rates, trees, seen, len(asked)) for n in OTHER_BRANCHINGS
-        ],
+        "branchings": [] if spec.adaptive else _branchings(spec, nodes, seen, len(asked)),
     }
 
 
-_COUNTS = ("completions", "prompt_tokens", "completion_tokens")
+def _completions(spec: BuildSpec, seen: "_Seen", missing: int, asked: int) -> Estimate:
+    if spec.adaptive:
+        return seen.total("completions", missing)
+    count = float(asked * spec.chain.nodes_per_tree)
+    return Estimate(count, count, count)
 
 
 class _Seen:
@@ -139,9 +142,14 @@ class _Seen:
         )
 
     def total(
-        self, name: str, missing: int, role: str | None = None, most: float | None = None
+        self,
+        name: str,
+        missing: int,
+        role: str | None = None,
+        most: float | None = None,
+        level: float = LEVEL,
     ) -> Estimate:
-        return predict_total(self.of(name, role), missing, self.clusters, most)
+        return predict_total(self.of(name, role), missing, self.clusters, most, level)
 
 
 def _by_role(spec: BuildSpec, found: Yields) -> dict[str, tuple[float, float]]:
@@ -154,7 +162,7 @@ def _by_role(spec: BuildSpec, found: Yields) -> dict[str, tuple[float, float]]:
     return sums
 
 
-def _shared(forest: Forest, tokens: Estimate, seen: _Seen) -> dict[str, float] | None:
+def _shared(forest: Forest, tokens: Estimate) -> dict[str, float] | None:
     """Return the prompt tokens with each distinct prefix of a tree counted once."""
     runs = forest.manifest.runs
     if not all(run.prompt_least for run in runs) or not sum(run.prompt_tokens for run in runs):
@@ -171,6 +179,15 @@ def _hours(forest: Forest, tokens: Estimate, seen: _Seen) -> dict[str, float] | 
     known = sum(seen.of("completion_tokens"))
     left = (tokens.mean - known, tokens.low - known, tokens.high - known)
     return Estimate(*left).times(1 / rates[-1] / 3600).to_dict()
+
+
+def _branchings(
+    spec: BuildSpec, nodes: pl.DataFrame, seen: _Seen, questions: int
+) -> list[dict[str, Any]]:
+    """Return what other n would give; the model is fitted to some trees, if there are many."""
+    trees = Trees.of(nodes.filter(pl.col("question_id") <= seen.ids[:FITTED_TREES][-1]))
+    rates = fit(trees)
+    return [_branching(n, spec, rates, trees, seen, questions) for n in OTHER_BRANCHINGS]
 
 
 def _branching(

@@ -21,8 +21,12 @@ from malt_data.forests.rates import Floats, Rates
 from malt_data.schemas.spec import LabelSpec
 
 LEVEL = 0.9
+TOGETHER = 1 - (1 - LEVEL) / 3
+"""The level of three intervals that all hold in LEVEL of the cases (Bonferroni)."""
 _DRAWS = 4_000
 _DECIMALS = 9
+_LEAST = 0.01
+"""Half of the narrowest interval, relative: a pilot may be more alike than the other trees are."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,11 @@ class Estimate:
 
 
 def predict_total(
-    trees: npt.ArrayLike, missing: int, clusters: Sequence[str], most: float | None = None
+    trees: npt.ArrayLike,
+    missing: int,
+    clusters: Sequence[str],
+    most: float | None = None,
+    level: float = LEVEL,
 ) -> Estimate:
     """Return the sum over the trees seen and those missing.
 
@@ -52,7 +60,7 @@ def predict_total(
     unlike = None if most is None else max(0.0, most, key=lambda end: abs(end - seen.mean()))
     variance, of_mean, freedom = _spread(seen, clusters, unlike)
     known, rest = float(seen.sum()), float(seen.mean() * missing)
-    return _interval(known, rest, missing, variance, of_mean, freedom)
+    return _interval(known, rest, missing, variance, of_mean, freedom, level)
 
 
 def predict_all(draws: Floats, count: int, seen: int) -> Estimate:
@@ -65,12 +73,19 @@ def predict_all(draws: Floats, count: int, seen: int) -> Estimate:
 
 
 def _interval(
-    known: float, rest: float, missing: int, variance: float, of_mean: float, freedom: int
+    known: float,
+    rest: float,
+    missing: int,
+    variance: float,
+    of_mean: float,
+    freedom: int,
+    level: float = LEVEL,
 ) -> Estimate:
     from scipy.stats import t
 
-    wide = float(t.ppf((1 + LEVEL) / 2, max(1, freedom)))
+    wide = float(t.ppf((1 + level) / 2, max(1, freedom)))
     half = wide * float(np.sqrt(missing * variance + missing**2 * of_mean))
+    half = max(half, _LEAST * rest)
     return Estimate(known + rest, known + max(0.0, rest - half), known + rest + half)
 
 

@@ -82,7 +82,7 @@ def test_other_branchings_are_those_of_a_build_with_them(tmp_path: Path) -> None
     real: dict[str, Any] = roles.sum().to_dicts()[0]
     tokens = int(real["prompt_tokens"] + real["completion_tokens"])
     assert _holds(by_n[3]["pairs"], real["usable_pairs"])
-    assert by_n[3]["tokens"] == pytest.approx(tokens, rel=0.05)
+    assert by_n[3]["tokens"] == pytest.approx(tokens, rel=0.15)  # of other questions
 
 
 def test_trees_that_are_there_are_the_pilot(tmp_path: Path) -> None:
