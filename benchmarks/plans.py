@@ -21,7 +21,7 @@ from typing import Any
 import known_rates
 
 from malt_data.builders.build import build_forest
-from malt_data.builders.pilot import plan_forest
+from malt_data.builders.pilot import predict_build
 from malt_data.engines import Engine
 from malt_data.forests.forest import open_forest
 from malt_data.schemas.spec import BuildSpec
@@ -60,7 +60,7 @@ def within(estimate: dict[str, float], real: float) -> bool:
 
 def compare(spec: BuildSpec, engine: Engine | None, folder: Path) -> tuple[dict[str, bool], int]:
     """Plan and grow; return which totals held, and how many of the intervals of roles did not."""
-    plan = plan_forest(spec, folder, engine=engine)
+    plan = predict_build(spec, folder, engine=engine)
     build_forest(spec, folder, engine=engine)
     roles = open_forest(folder).sql("FROM role_stats").to_dicts()
     totals = {

@@ -1,6 +1,7 @@
 # The public API, listed once: what `import malt_data` offers, and where each name lives.
 from .builders.build import BuildReport as BuildReport
 from .builders.build import build_forest as build_forest
+from .builders.pilot import predict_build as predict_build
 from .builders.plan import plan_build as plan_build
 from .errors import EngineDown as EngineDown
 from .errors import EngineError as EngineError
@@ -57,6 +58,7 @@ from .report.figures import write_figures as write_figures
 from .schemas.exports import config_named as config_named
 from .schemas.forest import Question as Question
 from .schemas.pipeline import Pipeline as Pipeline
+from .schemas.spec import Budget as Budget
 from .schemas.spec import BuildSpec as BuildSpec
 from .schemas.spec import EvalSpec as EvalSpec
 from .schemas.spec import ImportSpec as ImportSpec

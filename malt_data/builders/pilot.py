@@ -1,6 +1,6 @@
 """Plan a build: grow a few of its trees, and predict the rest from them.
 
-    plan = plan_forest(BuildSpec(questions="gsm8k", n=3), "forest")
+    plan = predict_build(BuildSpec(questions="gsm8k", n=3), "forest")
     plan["roles"][2]["pairs"]      # {'mean': 18250.0, 'low': 15310.0, 'high': 21190.0}
 
 The trees of the pilot are the first of the build and stay in the forest.
@@ -36,7 +36,7 @@ PILOT_TREES = 20
 OTHER_BRANCHINGS = (1, 2, 3, 4, 5)
 
 
-def plan_forest(
+def predict_build(
     spec: BuildSpec,
     folder: str | Path,
     *,

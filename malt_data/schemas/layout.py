@@ -25,8 +25,6 @@ EXPORTS = "exports"
 EXPORT = "export.json"
 ORIGIN = "origin"
 CARD = "README.md"
-FITTED = ".confidence.json"
-"""What was fitted to say how sure labels are; a cache, and never sent."""
 
 RESULTS = "eval.json"
 COMPLETIONS = "completions"

@@ -32,3 +32,10 @@ def refuse_folder(folder: Path, *, inside: str | None = None) -> None:
         first, *below = real.relative_to(parent).parts
         if first == "nodes" or (inside is not None and not (first == inside and below)):
             raise SpecError(f"{folder} lies among the files of the forest {parent}. {hint}")
+
+
+def cache() -> Path:
+    """Return the cache folder: $MALT_CACHE, or malt-data in the user's cache folder."""
+    if folder := os.environ.get("MALT_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "malt-data"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import malt_data
-from malt_data.builders.pilot import PILOT_TREES, plan_forest
+from malt_data.builders.pilot import PILOT_TREES, predict_build
 from malt_data.builders.predict import count, most, predict_total
 from malt_data.schemas.spec import Labels
 
@@ -29,7 +29,7 @@ def test_nine_of_ten_intervals_contain_what_the_whole_has(tmp_path: Path) -> Non
     for seed, (difficulty, rate) in enumerate(DIFFICULTY.items()):
         engine = known_rates.KnownRates(rate)
         spec = known_rates.spec(tmp_path, 120, n=2, seed=seed)
-        plan = plan_forest(spec, tmp_path / difficulty, engine=engine)
+        plan = predict_build(spec, tmp_path / difficulty, engine=engine)
         assert engine.completions == PILOT_TREES * 14
         assert (plan["pilot_trees"], plan["trees_left"]) == (PILOT_TREES, 120 - PILOT_TREES)
         assert plan["completions"] == {"mean": 1680.0, "low": 1680.0, "high": 1680.0}
@@ -73,7 +73,7 @@ def test_questions_of_one_template_are_one_observation() -> None:
 def test_other_branchings_are_those_of_a_build_with_them(tmp_path: Path) -> None:
     engine = known_rates.KnownRates(DIFFICULTY["even"])
     spec = known_rates.spec(tmp_path, 100, n=2)
-    plan = plan_forest(spec, tmp_path / "two", engine=engine)
+    plan = predict_build(spec, tmp_path / "two", engine=engine)
     by_n = {row["n"]: row for row in plan["branchings"]}
     assert by_n[1]["pairs"]["high"] == 0
     assert by_n[3]["completions"] == 100 * 39
@@ -89,10 +89,10 @@ def test_trees_that_are_there_are_the_pilot(tmp_path: Path) -> None:
     engine = known_rates.KnownRates(DIFFICULTY["even"])
     spec = known_rates.spec(tmp_path, 40, n=1)
     malt_data.build_forest(spec.updated(limit=30), tmp_path / "f", engine=engine)
-    plan = plan_forest(spec, tmp_path / "f", engine=engine)
+    plan = predict_build(spec, tmp_path / "f", engine=engine)
     assert engine.completions == 30 * 3
     assert plan["pilot_trees"] == 30
     malt_data.build_forest(spec, tmp_path / "f", engine=engine)
-    whole = plan_forest(spec, tmp_path / "f", engine=engine)
+    whole = predict_build(spec, tmp_path / "f", engine=engine)
     assert whole["trees_left"] == 0
     assert whole["pairs"]["low"] == whole["pairs"]["high"]

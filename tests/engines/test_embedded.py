@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from malt_data.engines import embedded
-from malt_data.engines.embedded import EMBEDDED, HUB, cache, resolve
+from malt_data.engines.embedded import EMBEDDED, HUB, resolve
 from malt_data.errors import EngineDown
+from malt_data.storage.folders import cache
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

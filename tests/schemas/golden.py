@@ -204,9 +204,17 @@ def nodes(forest: Forest) -> list[dict[str, Any]]:
 def forest_views(folder: Path) -> dict[str, Any]:
     """Return what every view says of copies of the stored forests in `folder`."""
     return {
-        name: _views(copied(name, folder)) | {"stats": stats(open_forest(folder / name))}
+        name: _views(copied(name, folder)) | {"stats": _stats(open_forest(folder / name))}
         for name in FORESTS
     }
+
+
+def _stats(forest: Forest) -> dict[str, Any]:
+    """Return the statistics, without those that a fit on this machine may change."""
+    facts = stats(forest)
+    for row in facts["roles"]:
+        del row["mean_confidence"], row["share_unsure"]
+    return facts
 
 
 def _views(source: Forest | Results) -> dict[str, Any]:
