@@ -1,24 +1,33 @@
 """Simulate adaptive trees against trees of n = 3: pairs a thousand completions, and bias.
 
-    python benchmarks/adaptive.py --trees 100000
+    python benchmarks/adaptive.py --trees 100000     # some 10 minutes
+    python benchmarks/adaptive.py --model 40         # the embedded model, some 10 minutes
 
 Every completion counts as equally long. A question's difficulty, an answer and a verification each
 add to the log-odds that a refinement is right. The rule and the labels are the functions that a
 build uses. For each distribution of difficulty it prints the ratios of usable pairs and of parents
 with a pair, and the mean of value minus true value over base and extra nodes.
+
+With `--model` the embedded model answers so many of its own questions, once with trees of n = 3 and
+once with adaptive trees. It prints the usable pairs of different texts a thousand tokens, prompts
+included, and their ratio with a 90 % interval from resampling the questions.
 """
 
 import argparse
 import math
 import random
+import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path as FilePath
 
 import numpy as np
 
 from malt_data.builders.adaptive import lacking
+from malt_data.builders.build import build_forest
+from malt_data.forests.forest import open_forest
 from malt_data.forests.labels import tree_labels
-from malt_data.schemas.spec import Adaptive, Labels
+from malt_data.schemas.spec import Adaptive, BuildSpec, Labels
 
 Path = tuple[int, ...]
 SPREAD = 0.7
@@ -97,10 +106,54 @@ def simulate(
     return 1000 * pairs / completions, 1000 * parents / completions, bias
 
 
+def yields(folder: FilePath, spec: BuildSpec) -> np.ndarray:
+    """Grow a forest; return pairs of different texts, and tokens, of each of its trees."""
+    build_forest(spec, folder)
+    query = """
+        WITH tokens AS (
+            SELECT question_id, sum(prompt_tokens + completion_tokens) AS tokens
+            FROM nodes GROUP BY ALL
+        ), taught AS (
+            SELECT pairs.question_id, count(*) FILTER (chosen.text <> rejected.text) AS pairs
+            FROM pairs
+            JOIN nodes AS chosen ON chosen.node_id = chosen_id
+            JOIN nodes AS rejected ON rejected.node_id = rejected_id
+            GROUP BY ALL
+        )
+        SELECT coalesce(pairs, 0)::DOUBLE, tokens::DOUBLE
+        FROM tokens LEFT JOIN taught USING (question_id) ORDER BY question_id
+    """
+    return open_forest(folder).sql(query).to_numpy()
+
+
+def compare_on_model(trees: int) -> None:
+    """Print pairs a thousand tokens of the embedded model, exact and adaptive."""
+    asked = {"limit": trees, "temperature": 0.7}
+    with tempfile.TemporaryDirectory(prefix="malt-adaptive-") as name:
+        exact = yields(FilePath(name) / "exact", BuildSpec(**asked, n=3))
+        adaptive = yields(FilePath(name) / "adaptive", BuildSpec(**asked, adaptive=True))
+    rng = np.random.default_rng(0)
+    drawn = [rng.integers(0, trees, trees) for _ in range(10_000)]
+    rate = [[pairs / tokens for pairs, tokens in (exact[rows].sum(0), adaptive[rows].sum(0))]
+            for rows in drawn]  # fmt: skip
+    ratios = np.array([new / old for old, new in rate if old])
+    for kind, found in (("n = 3", exact), ("adaptive", adaptive)):
+        pairs, tokens = found.sum(0)
+        print(f"{kind:9} {pairs:.0f} pairs, {tokens:.0f} tokens: {1000 * pairs / tokens:.2f}")
+    times = (adaptive.sum(0)[0] / adaptive.sum(0)[1]) / (exact.sum(0)[0] / exact.sum(0)[1])
+    low, high = np.quantile(ratios, (0.05, 0.95))
+    print(f"{times:.2f} times as many pairs a token, 90 % interval {low:.2f} to {high:.2f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--trees", type=int, default=100_000)
-    trees = parser.parse_args().trees
+    parser.add_argument("--model", type=int, metavar="QUESTIONS", help="ask the embedded model")
+    options = parser.parse_args()
+    if options.model:
+        compare_on_model(options.model)
+        return
+    trees = options.trees
     for name in DIFFICULTIES:
         pairs, parents, _ = simulate(name, trees // 5, 3, None)
         more, wider, bias = simulate(name, trees, 2, Adaptive())

@@ -74,7 +74,7 @@ def find_tree(forest: Forest, name: str | None) -> pl.DataFrame:
         raise ForestError(
             f"{prefix!r} is ambiguous: {len(trees)} ids start with it ({', '.join(trees[:3])}, …)."
         )
-    nodes = pl.concat(pl.DataFrame(forest.parts.tree(path, trees[0])) for path in found)
+    nodes = pl.concat(forest.parts.tree(path, trees[0]) for path in found)
     if "/" in (name or "") and name not in set(nodes["node_id"]):
         raise ForestError(f"Tree {trees[0]} has no node {name!r}.")
     return nodes.sort("node")

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Json, StringConstraints
 
@@ -72,17 +71,14 @@ def read_table(
     columns: list[str] | None = None,
     *,
     dictionary: list[str] | None = None,
-    filters: pc.Expression | None = None,
 ) -> pa.Table:
-    """Return a Parquet file, or some of its columns or rows; raise StorageError if it is corrupt.
+    """Return a Parquet file, or some of its columns; raise StorageError if it is corrupt.
 
-    dictionary: the columns of strings to return as dictionaries. filters: the rows to return.
+    dictionary: the columns of strings to return as dictionaries.
     """
     file_state(path)
     try:
-        return pq.read_table(
-            path, columns=columns, partitioning=None, read_dictionary=dictionary, filters=filters
-        )
+        return pq.read_table(path, columns=columns, partitioning=None, read_dictionary=dictionary)
     except FileNotFoundError as error:
         raise _missing(path) from error
     except (OSError, pa.ArrowException) as error:
