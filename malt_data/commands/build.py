@@ -176,7 +176,7 @@ def build(
     given = settings | drop_unset(options)
     given |= {f"n_{role}": n for role, n in by_role}
     budget = Budget(**{name: given.pop(name) for name in Budget.model_fields if name in given})
-    spec = _build_spec(_with_team(team, adapter_set or "team", given), folder)
+    spec = _build_spec(_with_team(team, adapter_set or "team", given), folder, whole=plan)
     if plan:
         if dry_run:
             raise click.UsageError("--plan grows trees, --dry-run grows none: pass one of them.")
@@ -224,16 +224,20 @@ def _plan(spec: "BuildSpec", folder: Path, prompts_file: Path | None, as_json: b
         return
     print_plan(facts, console())
     if facts["trees_left"]:
-        note(f"To grow the other {facts['trees_left']} trees, run it without --plan.")
+        rest = f"the other {facts['trees_left']} trees"
+        note(f"To grow {rest}, run it with --questions {spec.questions} and without --plan.")
 
 
-def _build_spec(settings: dict[str, Any], folder: Path) -> "BuildSpec":
-    """Return the spec of a build, with what `folder`'s forest already fixes filled in."""
+def _build_spec(settings: dict[str, Any], folder: Path, *, whole: bool) -> "BuildSpec":
+    """Return the spec of a build, with what `folder`'s forest already fixes filled in.
+
+    whole: all questions if nothing says how many, instead of as many as a demo takes.
+    """
     from malt_data.builders.plan import complete_settings
     from malt_data.schemas.spec import BuildSpec
 
     values = complete_settings(settings, folder)
-    if not {"questions", "limit"} & set(values):
+    if not whole and not {"questions", "limit"} & set(values):
         values["limit"] = DEMO_LIMIT
         note(f"Growing {DEMO_LIMIT} trees; --questions embedded grows the whole embedded set.")
     return BuildSpec(**values)
