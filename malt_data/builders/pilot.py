@@ -70,6 +70,8 @@ def predict_build(
 def _predict(forest: Forest, spec: BuildSpec, asked: set[str]) -> dict[str, Any]:
     nodes = forest.nodes().select("role", "prompt_tokens", "completion_tokens", *COLUMNS).collect()
     nodes = nodes.filter(pl.col("question_id").is_in(asked)).sort("question_id", "node")
+    if nodes.is_empty():
+        raise ForestError(f"{forest.folder} has no tree of these questions yet: run it again.")
     seen = _Seen(forest, nodes)
     missing = len(asked) - len(seen.ids)
     ends = _by_role(spec, most(spec.chain.branching))
