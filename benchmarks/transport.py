@@ -168,7 +168,7 @@ def compare(eager: bool, requests: int, transport: str) -> None:
     with server_process() as port:
         for level in LEVELS:
             rows = {
-                name: _child(port, level, requests, eager, name)
+                name: child(port, level, requests, eager, name)
                 for name in dict.fromkeys(("aiohttp", transport))
             }
             for name, row in rows.items():
@@ -177,7 +177,7 @@ def compare(eager: bool, requests: int, transport: str) -> None:
                 print(f"{name:8} {row}  {ratio:.2f} of the first level", flush=True)
 
 
-def _child(port: int, level: int, requests: int, eager: bool, transport: str) -> dict[str, float]:
+def child(port: int, level: int, requests: int, eager: bool, transport: str) -> dict[str, float]:
     command = [sys.executable, __file__, "--port", str(port), "--level", str(level)]
     command += ["--requests", str(requests), "--transport", transport]
     output = subprocess.run(
