@@ -1,68 +1,96 @@
 """Stop a build at a budget: start no tree that would probably exceed it, and finish the others.
 
-limit = Limit(Budget(max_tokens_total=100_000), forest, nodes_per_tree=39)
+limit = Limit(Budget(max_tokens_total=100_000), forest, spec)
 limit.reached(growing=12)       # None, or the budget that one more tree would exceed
 """
 
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Sequence
 
+from malt_data.builders.tree import Node
 from malt_data.engines import Completion
 from malt_data.forests.forest import Forest
-from malt_data.schemas.spec import Budget
+from malt_data.forests.labels import tree_labels
+from malt_data.schemas.spec import Budget, BuildSpec
 
 
 class Limit:
-    """What a build may still spend. A tree is taken to cost what those before it have cost."""
+    """What a build may still spend. A tree is taken to be like those before it, on average."""
 
-    def __init__(self, budget: Budget, forest: Forest, nodes_per_tree: int) -> None:
+    def __init__(self, budget: Budget, forest: Forest, spec: BuildSpec) -> None:
         self._budget = budget
+        self._spec = spec
         self._deadline = time.monotonic() + 3600 * (budget.max_hours or 0)
-        self._nodes = nodes_per_tree
-        self._tokens = self._completions = 0
-        self._trees, self._in_trees = 0, 0
-        if budget.max_tokens_total is not None:
-            self._trees, self._in_trees = len(forest.done), _tokens_of(forest)
-        self._before = self._in_trees
+        self._sampled = self._completions = 0
+        self._trees = self._tokens = self._pairs = 0
+        if self._counts:
+            self._trees = len(forest.done)
+            self._tokens, self._pairs = _totals(forest)
+        self._before = self._tokens
+
+    @property
+    def _counts(self) -> bool:
+        return self._budget.max_tokens_total is not None or self._budget.max_pairs is not None
 
     def add(self, completion: Completion) -> None:
         """Count a completion."""
         self._completions += 1
-        self._tokens += _tokens(completion)
+        self._sampled += _tokens(completion)
 
-    def add_tree(self, completions: Iterable[Completion]) -> None:
-        """Count a finished tree."""
+    def add_tree(self, nodes: Sequence[Node], rewards: Sequence[float | None]) -> None:
+        """Count a finished tree. rewards: of each node, None above the leaves."""
         self._trees += 1
-        self._in_trees += sum(map(_tokens, completions))
+        self._tokens += sum(_tokens(node.completion) for node in nodes)
+        if self._budget.max_pairs is not None:
+            earned = zip(nodes, rewards, strict=True)
+            known = {node.path: reward for node, reward in earned if reward is not None}
+            labels = tree_labels(known, self._spec.chain.branching, self._spec.labels)
+            self._pairs += _pairs(labels)
 
     def is_blind(self, growing: int) -> bool:
         """Return whether the first trees must show what a tree costs before others start."""
-        known = self._trees or self._completions or self._budget.max_tokens_total is None
-        return growing > 0 and not known
+        if growing == 0 or not self._counts or self._trees:
+            return False
+        return self._budget.max_pairs is not None or not self._completions
 
     def reached(self, growing: int) -> str | None:
         """Return the budget that another tree would exceed, or None.
 
         growing: trees that have started and not ended.
         """
-        if self._budget.max_hours is not None and time.monotonic() >= self._deadline:
+        budget = self._budget
+        if budget.max_hours is not None and time.monotonic() >= self._deadline:
             return "max_hours"
-        most = self._budget.max_tokens_total
-        if most is None:
-            return None
-        if self._trees:
-            tree = self._in_trees / self._trees
-        else:
-            tree = self._nodes * self._tokens / max(1, self._completions)
-        spent = max(self._in_trees + growing * tree, self._before + self._tokens)
-        return "max_tokens_total" if spent + tree > most or spent >= most else None
+        if (most := budget.max_pairs) is not None:
+            coming = growing * self._pairs / max(1, self._trees)
+            if self._pairs + coming >= most:
+                return "max_pairs"
+        if (most := budget.max_tokens_total) is not None:
+            if self._trees:
+                tree = self._tokens / self._trees
+            else:
+                tree = self._spec.chain.nodes_per_tree * self._sampled / max(1, self._completions)
+            spent = max(self._tokens + growing * tree, self._before + self._sampled)
+            if spent + tree > most or spent >= most:
+                return "max_tokens_total"
+        return None
 
 
 def _tokens(completion: Completion) -> int:
     return (completion.prompt_tokens or 0) + (completion.completion_tokens or 0)
 
 
-def _tokens_of(forest: Forest) -> int:
-    """Return the tokens of all trees of a forest, prompts included, as the engine counted them."""
-    counts = forest.nodes().select("prompt_tokens", "completion_tokens").sum().collect()
-    return sum(count or 0 for count in counts.row(0))
+def _pairs(labels: dict[tuple[int, ...], bool]) -> int:
+    """Return the number of pairs of siblings with different labels. labels: of nodes by path."""
+    positive = Counter(path[:-1] for path, label in labels.items() if label)
+    children = Counter(path[:-1] for path in labels)
+    return sum(count * (children[parent] - count) for parent, count in positive.items())
+
+
+def _totals(forest: Forest) -> tuple[int, int]:
+    """Return the tokens of all trees, prompts included, as the engine counted them; and pairs."""
+    found = forest.sql(
+        "SELECT sum(prompt_tokens + completion_tokens), sum(usable_pairs) FROM role_stats"
+    ).row(0)
+    return int(found[0] or 0), int(found[1] or 0)

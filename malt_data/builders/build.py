@@ -50,7 +50,7 @@ class BuildReport(Usage):
     """The outcome of a build; asked = before + grown + failed + elsewhere unless interrupted
     or stopped.
 
-    stopped: the budget that ended it, `max_tokens_total` or `max_hours`; None: it was not reached.
+    stopped: the budget that ended it, `max_tokens_total`, `max_pairs` or `max_hours`; None: no one.
     asked: trees requested. before: grown by earlier runs. elsewhere: left to another process.
     prompt_computed, prompt_least: prompt tokens that the engine computed for the trees grown, and
       the fewest that they can take (builders/prefixes.py); None if the engine does not say.
@@ -190,7 +190,7 @@ async def _grow_into(
         parts = NodeParts(folder / layout.NODES)
         with parts.reading():  # blocks relabelling while trees are added
             forest = create_forest(folder, spec, loaded.questions, loaded.report())
-            limit = Limit(budget, forest, spec.chain.nodes_per_tree)
+            limit = Limit(budget, forest, spec)
             asked = stored_questions(forest, todo)
             await grow_all(forest, spec, asked, engine, grader, report, on_progress, limit)
         parts.compact()
@@ -243,7 +243,7 @@ async def grow_all(
     limit: a budget, at which no further tree is started.
     """
     started = time.monotonic()
-    limit = limit or Limit(Budget(), forest, spec.chain.nodes_per_tree)
+    limit = limit or Limit(Budget(), forest, spec)
     with Writer(forest) as writer, _cancel_on_sigterm():
         build = _Build(forest, spec, engine, grader, writer, report, on_progress, limit)
         try:
@@ -325,7 +325,7 @@ class _Build:
             return
         self.writer.add(question.question_id, rows)
         self.failures_in_a_row = 0
-        self.limit.add_tree(node.completion for node in nodes)
+        self.limit.add_tree(nodes, [row["reward"] for row in rows])
         self.report.add_tree((node.request, node.completion) for node in nodes)
         self.on_progress(self.report)
 

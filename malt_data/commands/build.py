@@ -133,6 +133,7 @@ def _question_options() -> Decorator:
     "tables adaptive, engine, sampling and chat_template.",
 )
 @setting("--max-tokens-total", type=int, help="Stop when the forest has cost that many tokens.")
+@setting("--max-pairs", type=int, help="Stop when the forest has that many usable pairs.")
 @setting("--max-hours", type=float, help="Stop after that many hours.")
 @click.option("--plan", is_flag=True, help="Grow a few trees and predict the rest from them.")
 @click.option("--dry-run", is_flag=True, help="Show the size; sample and write nothing.")

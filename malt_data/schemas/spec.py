@@ -256,6 +256,8 @@ class Budget(Model):
 
     max_tokens_total: int | None = Field(None, ge=1, le=10**15)
     """Tokens of the whole forest, prompts included, as the engine counts them."""
+    max_pairs: int | None = Field(None, ge=1, le=10**15)
+    """Usable pairs of the whole forest, of all roles."""
     max_hours: float | None = Field(None, gt=0, le=10**6)
     """Hours of this run."""
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import known_rates
 import polars as pl
@@ -58,6 +59,28 @@ def test_a_budget_smaller_than_a_tree_grows_one_and_stops(tmp_path: Path) -> Non
     assert (report.grown, report.stopped) == (1, "max_tokens_total")
 
 
+@pytest.mark.parametrize("settings", [{"n": 3}, {"adaptive": True}])
+def test_it_ends_with_as_many_pairs(settings: dict[str, Any], tmp_path: Path) -> None:
+    spec = known_rates.spec(tmp_path, 60, **settings)
+    engine = known_rates.KnownRates(lambda die: die, places=1)  # two trees at a time
+    report = malt_data.build_forest(
+        spec, tmp_path / "f", engine=engine, budget=Budget(max_pairs=100)
+    )
+    assert report.stopped == "max_pairs"
+    assert report.grown < 60
+
+    def pairs() -> int:
+        return int(malt_data.open_forest(tmp_path / "f").sql("FROM pairs").height)
+
+    found = pairs()
+    assert found > 80
+    assert found < 100 + 3 * 26 or spec.adaptive  # 26: the most that a tree of n = 3 can have
+    again = malt_data.build_forest(
+        spec, tmp_path / "f", engine=engine, budget=Budget(max_pairs=found)
+    )
+    assert (again.grown, pairs()) == (0, found)
+
+
 def test_it_starts_no_tree_after_the_hours(tmp_path: Path) -> None:
     report = malt_data.build_forest(
         known_rates.spec(tmp_path, 50, n=3),
@@ -70,7 +93,7 @@ def test_it_starts_no_tree_after_the_hours(tmp_path: Path) -> None:
     assert not report.interrupted
 
 
-@pytest.mark.parametrize("budget", [{"max_tokens_total": 0}, {"max_hours": 0}, {"max_hours": -1}])
+@pytest.mark.parametrize("budget", [{"max_tokens_total": 0}, {"max_pairs": 0}, {"max_hours": -1}])
 def test_a_budget_of_nothing_is_refused(budget: dict[str, float]) -> None:
     with pytest.raises(SpecError, match="greater"):
         Budget(**budget)
