@@ -171,14 +171,21 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--forest", type=Path, help="one that is there already")
     parser.add_argument("--way", help="measure it in this process")
+    parser.add_argument("--make", type=int, metavar="NODES", help="make --forest in this process")
     options = parser.parse_args()
+    if options.make:
+        synthetic_forest(options.forest, options.make)
+        return
     if options.way:
         print(json.dumps(measure(options.forest, options.way)))
         return
     folder = options.forest or Path(tempfile.mkdtemp(prefix="malt-big-")) / "forest"
     os.environ.setdefault("MALT_CACHE", tempfile.mkdtemp(prefix="malt-cache-"))
     try:
-        forest = open_forest(folder) if options.forest else synthetic_forest(folder, options.nodes)
+        if not options.forest:  # apart, as a child's peak memory starts with its parent's
+            command = [sys.executable, __file__, "--forest", str(folder)]
+            subprocess.run([*command, "--make", str(options.nodes)], check=True)
+        forest = open_forest(folder)
         (folder / "some_tree").write_text(forest.parts.trees_in(forest.parts.paths()[0])[7])
         found = rows(folder, options.repeats)
     finally:
