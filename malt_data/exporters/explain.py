@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 
 from malt_data.errors import ForestError
-from malt_data.exporters.export import exports_of, fingerprint
+from malt_data.exporters.export import exports_of
 from malt_data.exporters.rows import COLUMNS, Rows
 from malt_data.exporters.selection import Selection
 from malt_data.forests.confidence import COLUMNS as CONFIDENCE
@@ -87,7 +87,7 @@ def _exports(
     forest: Forest, tree: pl.DataFrame, node: dict[str, Any], other: str | None
 ) -> dict[str, dict[str, Any]]:
     existing = {} if forest.origin else exports_of(forest)
-    state = fingerprint(forest)
+    state = forest.fingerprint()
     chunk = tree.select(_COLUMNS).to_arrow().cast(pa.schema(_arrow_fields(tree)))
     decisions = {}
     pipeline = forest.manifest.spec.pipeline

@@ -8,7 +8,6 @@
 that a push can detect a stale export and write it again with the same settings.
 """
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,7 +50,7 @@ class ExportReport(Model):
     selection: Selection
     labels: Labels
     forest: str
-    """Fingerprint of the forest's state, see `fingerprint`."""
+    """The fingerprint of the forest then."""
     model: str | None
     sampling: dict[str, Any] = {}
     """Settings of the build that sampled the rows; see `sampling_of`."""
@@ -104,7 +103,7 @@ def export(
         raise ExportError(f"{target} contains other files. Choose a new folder: --out NAME")
     with forest.reading(), atomic_folder(target, replace=True) as temporary:
         forest.require_labelled()
-        before = fingerprint(forest)
+        before = forest.fingerprint()
         rows = _write(forest, config, chosen, layout_named(layout), temporary, on_progress)
         _write_beside(forest, config, layout_named(layout), temporary, target)
         report = summarize(forest, rows, before, layout)
@@ -162,7 +161,7 @@ def count(
     with Rows(forest, config, selected_for(layout, forest, config, selection)) as rows:
         for chunk in rows.chunks():
             rows.count(chunk)
-    return summarize(forest, rows, fingerprint(forest), layout)
+    return summarize(forest, rows, forest.fingerprint(), layout)
 
 
 def selected_for(layout: str, forest: Forest, config: Config, selection: Selection) -> Selection:
@@ -191,13 +190,6 @@ def exports_of(forest: Forest) -> dict[str, ExportReport]:
     recover(forest.folder / EXPORTS)  # a killed process may have left a complete one
     paths = sorted((forest.folder / EXPORTS).glob(f"*/{EXPORT}"))
     return {path.parent.name: read_report(path.parent) for path in paths}
-
-
-def fingerprint(forest: Forest) -> str:
-    """Return a hash (16 hex digits) of part names, sizes and labels: the state of the forest."""
-    facts = [f"{path.name}:{path.stat().st_size}" for path in forest.parts.paths()]
-    state = "\n".join([forest.manifest.labelled.footer().decode(), *facts])
-    return hashlib.sha256(state.encode()).hexdigest()[:16]
 
 
 def summarize(forest: Forest, rows: Rows, state: str, layout: str = TRL) -> ExportReport:

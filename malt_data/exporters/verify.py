@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from malt_data.errors import ExportError, MaltError, StorageError, one_line
-from malt_data.exporters.export import count, fingerprint, read_report
+from malt_data.exporters.export import count, read_report
 from malt_data.exporters.layouts import TRACES, Layout, layout_named
 from malt_data.exporters.traces import read_session
 from malt_data.forests.forest import Forest, open_forest
@@ -104,7 +104,7 @@ def _check_sessions(
 def _compare(forest: Forest, folder: Path) -> list[str]:
     """Compare an export with what its forest gives now."""
     report = read_report(folder)
-    if report.forest != fingerprint(forest):
+    if report.forest != forest.fingerprint():
         return [f"it is from an earlier state of {forest.folder}: export again."]
     try:
         fresh = count(forest, config_named(report.config), report.selection, layout=report.layout)

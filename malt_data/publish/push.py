@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 
 from malt_data.errors import HubError, SpecError
-from malt_data.exporters.export import export, exports_of, fingerprint
+from malt_data.exporters.export import export, exports_of
 from malt_data.exporters.layouts import TRL
 from malt_data.forests.forest import Forest
 from malt_data.publish.card import render_card
@@ -126,7 +126,7 @@ def _fresh_exports(forest: Forest, names: Sequence[str] | None) -> list[Config]:
     roles = forest.manifest.spec.pipeline.roles
     if names is None:
         names = list(existing) or [config.name for config in default_configs(roles)]
-    state = fingerprint(forest)
+    state = forest.fingerprint()
     for name in names:
         report = existing.get(name)
         if report is None or report.forest != state:

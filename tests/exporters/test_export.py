@@ -27,7 +27,6 @@ from malt_data.errors import ExportError, SpecError
 from malt_data.exporters.export import (
     export,
     exports_of,
-    fingerprint,
     read_report,
     to_datasets,
 )
@@ -422,10 +421,10 @@ ROLES = ("generator", "verifier", "refiner")
 def test_a_relabel_makes_an_export_stale(tmp_path: Path) -> None:
     forest = make_forest(tmp_path / "f", trees=6)
     export(forest, config_named("refiner_dpo"))
-    assert exports_of(forest)["refiner_dpo"].forest == fingerprint(forest)
+    assert exports_of(forest)["refiner_dpo"].forest == forest.fingerprint()
     relabel(forest, Labels(threshold=0.7))
     again = open_forest(forest.folder)
-    assert exports_of(again)["refiner_dpo"].forest != fingerprint(again)
+    assert exports_of(again)["refiner_dpo"].forest != again.fingerprint()
 
 
 def test_to_datasets_gives_the_same_rows(forest: Forest) -> None:
