@@ -18,7 +18,7 @@ are draws from the same distribution, whatever made a build take them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
@@ -26,6 +26,7 @@ import numpy.typing as npt
 import polars as pl
 
 from malt_data.errors import ForestError
+from malt_data.forests.values import Columns
 
 Floats = npt.NDArray[np.float64]
 Places = npt.NDArray[np.int64]
@@ -69,7 +70,7 @@ class Trees:
         turns = int(depth.max(initial=1))
         tree = nodes["question_id"].rle_id().to_numpy().astype(np.int64)
         count = int(tree.max(initial=-1)) + 1
-        above = _parents(nodes, tree)
+        above = _parents(nodes)
         place = np.zeros(len(nodes), np.int64)
         rows, parents = [], []
         for turn in range(1, turns + 1):
@@ -105,22 +106,18 @@ class Trees:
         )
 
 
-def _parents(nodes: pl.DataFrame, tree: Places) -> Places:
-    """Return the row of each node's parent, its own in the first turn.
+def _parents(nodes: pl.DataFrame) -> Places:
+    """Return the row of each node's parent; of no use in the first turn.
 
     Raises ForestError if there is no such node in the turn before.
     """
-    depth = nodes["depth"].to_numpy()
-    node = nodes["node"].to_numpy().astype(np.int64)
-    parent = np.where(depth > 1, nodes["parent"].fill_null(-1).to_numpy(), node)
-    width = int(node.max(initial=0)) + 1
-    places = tree * width + node
-    found = np.minimum(np.searchsorted(places, tree * width + parent), max(0, len(places) - 1))
-    sound = (places[found] == tree * width + parent) & (depth[found] == np.maximum(depth - 1, 1))
-    if not sound.all():
-        name = nodes.row(int(np.flatnonzero(~sound)[0]), named=True)["question_id"]
+    columns = Columns.of(nodes.select(Columns.NAMES).to_arrow())
+    above = columns.parents(np.arange(len(nodes)))
+    lost = (columns.depth > 1) & ((above < 0) | (columns.depth[above] != columns.depth - 1))
+    if lost.any():
+        name = nodes["question_id"][int(np.flatnonzero(lost)[0])]
         raise ForestError(f"Tree {name} has a node without its parent: malt-data verify")
-    return found
+    return above
 
 
 @dataclass(frozen=True)
@@ -201,17 +198,13 @@ def _distinct(trees: Trees) -> tuple[Trees, Floats]:
     return trees.only(kept[order]), sizes[order].astype(float)
 
 
-@cache
-def _scatter(s: float) -> Floats:
+@lru_cache(maxsize=64)
+def scatter(s: float) -> Floats:
+    """Return the distribution of a child's rate for each rate of its parent: GRID × GRID."""
     from scipy.special import betainc
 
     below = betainc(s * GRID[:, None], s * (1 - GRID[:, None]), EDGES)
     return np.diff(below, axis=1)
-
-
-def scatter(s: float) -> Floats:
-    """Return the distribution of a child's rate for each rate of its parent: GRID × GRID."""
-    return _scatter(float(s))
 
 
 def _upwards(trees: Trees, spreads: Any) -> tuple[list[Floats], list[Floats]]:
