@@ -54,7 +54,7 @@ def predict_build(
     the rate of the last build. `branchings`: what other n would give; not if it is adaptive.
     Otherwise like `build_forest`.
     """
-    questions = [q for q in load(resolve_sampling(spec, prompts_file, engine)).questions]
+    questions = load(resolve_sampling(spec, prompts_file, engine)).questions
     asked = {q.question_id for q in questions if in_shard(q.question_id, spec.shard)}
     first = PILOT_TREES * int((spec.shard or "1/1").partition("/")[2])
     pilot = spec.updated(limit=first) if first < len(questions) else spec

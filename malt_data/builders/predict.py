@@ -18,13 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from malt_data.forests.rates import Floats, Rates
+from malt_data.forests.values import is_positive
 from malt_data.schemas.spec import LabelSpec
 
 LEVEL = 0.9
 TOGETHER = 1 - (1 - LEVEL) / 3
 """The level of three intervals that all hold in LEVEL of the cases (Bonferroni)."""
 _DRAWS = 4_000
-_DECIMALS = 9
 _LEAST = 0.01
 """Half of the narrowest interval, relative: a pilot may be more alike than the other trees are."""
 
@@ -142,7 +142,7 @@ def count(rewards: Floats, labels: LabelSpec) -> Yields:
     pairs: list[Floats] = []
     value = rewards
     while value.ndim > 1:
-        label = value.round(_DECIMALS) > round(labels.threshold, _DECIMALS)
+        label = is_positive(value, labels.threshold)
         right = label.sum(axis=-1)
         mixed = right * (label.shape[-1] - right)
         rest = tuple(range(1, mixed.ndim))

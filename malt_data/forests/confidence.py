@@ -12,7 +12,6 @@ to labels instead of rewards, for each turn anew.
 
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Protocol
 
 import numpy as np
@@ -54,7 +53,6 @@ _TABLE = pa.schema(
 class Fittable(Protocol):
     """What the model needs of a forest."""
 
-    folder: Path
     manifest: Manifest
     parts: NodeParts
 

@@ -1,12 +1,11 @@
-"""Values and labels: the only place that decides which nodes are positive (*MALT* §4.2).
+"""Values and labels: which nodes are positive (*MALT* §4.2). `values.py` has the arithmetic.
 
 The value of a leaf is its reward, the value of any other node the mean over its children, and
 a node is positive if its value is strictly above the threshold. Under `local` pooling (§A.5)
 a parent averages its children's *labels* instead of their values, i.e. the majority of direct
 children decides at every level.
 
-Floating-point means of means can miss exact ties (0.5 becomes 0.5000000000000001), so values are
-compared to nine decimals, which is exact for any tree with fewer than 10⁸ leaves.
+Values are compared to nine decimals, which is exact for any tree with fewer than 10⁸ leaves.
 
     >>> frame = pl.DataFrame({"question_id": ["q"] * 4, "node": [0, 1, 2, 3],
     ...     "parent": [None, 0, 1, 1], "depth": [1, 2, 3, 3], "extra": [False] * 4,
@@ -19,10 +18,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from malt_data.forests.values import Columns, Values, value_columns
+from malt_data.forests.values import Columns, Values, is_positive, value_columns
 from malt_data.schemas.forest import NODES
 from malt_data.schemas.spec import Labels, Pooling
 from malt_data.storage.parquet import LABELS
@@ -55,7 +55,8 @@ def tree_labels(
     level: dict[tuple[int, ...], float] = dict(rewards)
     found: dict[tuple[int, ...], bool] = {}
     while True:
-        positive = {p: round(value, 9) > round(labels.threshold, 9) for p, value in level.items()}
+        above = is_positive(np.array([*level.values()]), labels.threshold)
+        positive = dict(zip(level, above.tolist(), strict=True))
         found |= positive
         depth = len(next(iter(level)))
         if depth == 1:

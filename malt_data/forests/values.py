@@ -99,7 +99,6 @@ def value_columns(columns: Columns, threshold: float, pooling: Pooling) -> Value
     """
     depth, size = columns.depth, columns.depth.size
     value, label, leaves = np.empty(size), np.empty(size, bool), np.ones(size, np.int32)
-    edge = round(threshold, 9)
     place = np.empty(size, np.intp)  # of a row on its level, so that sums are no longer than it
     deepest = int(depth.max(initial=1))
     below = np.flatnonzero(depth == deepest)
@@ -113,7 +112,7 @@ def value_columns(columns: Columns, threshold: float, pooling: Pooling) -> Value
                 f"Tree {tree} is incomplete: its node {node} at depth {depth[row]} has neither "
                 "children nor a reward."
             )
-        labels = _above(values, edge)
+        labels = is_positive(values, threshold)
         value[below], label[below], leaves[below] = values, labels, under
         if level == 1:
             break
@@ -133,6 +132,10 @@ def value_columns(columns: Columns, threshold: float, pooling: Pooling) -> Value
     return Values(value, label, leaves)
 
 
-def _above(value: Array, edge: float) -> Array:
-    """Return which values are strictly above `edge`, to nine decimals."""
-    return np.asarray(pl.Series(value).round(9).to_numpy() > edge)
+def is_positive(values: Array, threshold: float) -> Array:
+    """Return which values are strictly above the threshold, to nine decimals; of any shape.
+
+    A mean of means in floating point can miss an exact tie (0.5 becomes 0.5000000000000001).
+    """
+    rounded = pl.Series(values.ravel()).round(9).to_numpy()
+    return np.asarray(rounded > round(threshold, 9)).reshape(values.shape)

@@ -14,6 +14,13 @@ from malt_data.report.tables import tokens
 from malt_data.storage.files import atomic_write
 
 _SIZE = (6.0, 3.8)  # inches
+STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "malt-data",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "font.size": 9,
+}
+"""Matplotlib's settings for all figures; the salt makes equal ones equal to the byte."""
 
 
 def write_figures(results: Results, folder: str | Path) -> list[Path]:
@@ -33,8 +40,7 @@ def write_figures(results: Results, folder: str | Path) -> list[Path]:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    with mpl.rc_context({"svg.hashsalt": "malt-data", "axes.spines.top": False,
-                         "axes.spines.right": False, "font.size": 9}):  # fmt: skip
+    with mpl.rc_context(STYLE):
         for name, draw in _FIGURES.items():
             figure = Figure(figsize=_SIZE, layout="constrained")
             if not draw(figure.add_subplot(), results):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from malt_data.errors import ForestError
+from malt_data.report.figures import STYLE
 from malt_data.storage.files import atomic_write
 
 FORMATS = ("svg", "png", "pdf")
@@ -56,8 +57,7 @@ def draw_sweep(rows: list[dict[str, Any]], path: str | Path) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     form = path.suffix.lstrip(".").lower()
-    with mpl.rc_context({"svg.hashsalt": "malt-data", "axes.spines.top": False,
-                         "axes.spines.right": False, "font.size": 9}):  # fmt: skip
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8.0, 5.0), layout="constrained")
         axes = figure.subplots(2, 2, sharex=True).flatten()
         for panel, (name, of) in zip(axes, _PANELS.items(), strict=True):
