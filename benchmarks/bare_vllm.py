@@ -9,11 +9,11 @@ Both are timed in turn, `--repeat` times, with an empty prefix cache each, and p
 with their ratio. Every completion is made as long as `--max-tokens`, so that both do the same work.
 """
 
-import argparse
 import asyncio
 import json
 import tempfile
 import time
+from argparse import ArgumentParser, Namespace
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -109,17 +109,21 @@ async def measure(spec: BuildSpec, repeat: int) -> None:
     print(json.dumps({"ratio": round(total[0] / total[1], 3), "repeat": repeat}))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def options(description: str, *, trees: int, max_tokens: int, concurrency: int) -> ArgumentParser:
+    """Return a parser for the options of a build with vLLM, with these defaults."""
+    parser = ArgumentParser(description=description)
     parser.add_argument("--model", default=None)
     parser.add_argument("--questions", default="embedded")
-    parser.add_argument("--trees", type=int, default=24)
+    parser.add_argument("--trees", type=int, default=trees)
     parser.add_argument("--n", type=int, default=3)
-    parser.add_argument("--max-tokens", type=int, default=24)
-    parser.add_argument("--concurrency", type=int, default=48)
-    parser.add_argument("--repeat", type=int, default=2)
+    parser.add_argument("--max-tokens", type=int, default=max_tokens)
+    parser.add_argument("--concurrency", type=int, default=concurrency, help="of each replica")
     parser.add_argument("--engine", default="{}", help="options of vLLM as JSON")
-    args = parser.parse_args()
+    return parser
+
+
+def spec_of(args: Namespace, **more: Any) -> BuildSpec:
+    """Return the settings of the build that `options` describe, whose texts all have one length."""
     spec = BuildSpec(
         questions=args.questions,
         limit=args.trees,
@@ -130,9 +134,16 @@ def main() -> None:
         concurrency=args.concurrency,
         temperature=1.0,
         sampling={"ignore_eos": True},
-        engine_options=json.loads(args.engine),
+        **{"engine_options": json.loads(args.engine), **more},
     )
-    asyncio.run(measure(resolve_sampling(spec), args.repeat))
+    return resolve_sampling(spec)
+
+
+def main() -> None:
+    parser = options(__doc__.splitlines()[0], trees=24, max_tokens=24, concurrency=48)
+    parser.add_argument("--repeat", type=int, default=2)
+    args = parser.parse_args()
+    asyncio.run(measure(spec_of(args), args.repeat))
 
 
 if __name__ == "__main__":

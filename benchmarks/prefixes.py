@@ -8,18 +8,16 @@ vLLM caches whole blocks only, so each completion costs at least what its prompt
 one: `blocks_over_least` is the best that such a cache can do.
 """
 
-import argparse
 import asyncio
 import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable
 
-from bare_vllm import build
+from bare_vllm import build, options, spec_of
 
 from malt_data.builders.prefixes import distinct_tokens
 from malt_data.engines import Completion, Engine, Request
 from malt_data.engines.opening import open_engine
-from malt_data.prompts.resolve import resolve_sampling
 from malt_data.schemas.spec import BuildSpec
 
 Ids = tuple[int, ...]
@@ -76,31 +74,13 @@ async def measure(spec: BuildSpec, block_size: int) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default=None)
-    parser.add_argument("--questions", default="embedded")
-    parser.add_argument("--trees", type=int, default=2)
-    parser.add_argument("--n", type=int, default=3)
-    parser.add_argument("--max-tokens", type=int, default=1300)
-    parser.add_argument("--concurrency", type=int, default=16, help="of each replica")
+    parser = options(__doc__.splitlines()[0], trees=2, max_tokens=1300, concurrency=16)
     parser.add_argument("--replicas", type=int, default=None)
     parser.add_argument("--block-size", type=int, default=32)
-    parser.add_argument("--engine", default="{}", help="options of vLLM as JSON")
     args = parser.parse_args()
-    spec = BuildSpec(
-        questions=args.questions,
-        limit=args.trees,
-        n=args.n,
-        engine="vllm",
-        model=args.model,
-        replicas=args.replicas,
-        max_tokens=args.max_tokens,
-        concurrency=args.concurrency,
-        temperature=1.0,
-        sampling={"ignore_eos": True},
-        engine_options={"block_size": args.block_size, **json.loads(args.engine)},
-    )
-    print(json.dumps(asyncio.run(measure(resolve_sampling(spec), args.block_size))))
+    engine = {"block_size": args.block_size, **json.loads(args.engine)}
+    spec = spec_of(args, replicas=args.replicas, engine_options=engine)
+    print(json.dumps(asyncio.run(measure(spec, args.block_size))))
 
 
 if __name__ == "__main__":
