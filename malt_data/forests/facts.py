@@ -8,6 +8,9 @@ from malt_data.errors import ForestError
 from malt_data.forests.confidence import COLUMNS, confidence_by_role, confidence_of
 from malt_data.forests.forest import Forest
 
+_UNKNOWN = {"mean_confidence": None, "share_unsure": None}
+"""Of a role that speaks in none of the trees that the model is fitted to: see `verify`."""
+
 
 def stats(forest: Forest) -> dict[str, Any]:
     """Return {"forest": one row of facts, "roles": one row per role}.
@@ -19,7 +22,7 @@ def stats(forest: Forest) -> dict[str, Any]:
     sure = confidence_by_role(forest)
     return {
         "forest": facts | _prompt_use(forest),
-        "roles": [row | sure[row["role"]] for row in roles],
+        "roles": [row | sure.get(row["role"], _UNKNOWN) for row in roles],
     }
 
 
@@ -57,6 +60,11 @@ def find_tree(forest: Forest, name: str | None) -> pl.DataFrame:
 
     name: an id of a question or node, or the start of one; None: the first tree.
     """
+    with forest.reading():  # no part is merged between two steps
+        return _find_tree(forest, name)
+
+
+def _find_tree(forest: Forest, name: str | None) -> pl.DataFrame:
     prefix = name.partition("/")[0] if name else min(forest.done, default="")
     found = {
         path: ids
