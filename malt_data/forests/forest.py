@@ -60,7 +60,9 @@ def is_forest(name: str) -> bool:
 class Forest:
     """All trees of one build: `manifest`, `questions`, `nodes`, and SQL over them."""
 
-    views: tuple[str, ...] = ("marked", "trajectories", "pairs", "role_stats", "verdicts")
+    views: tuple[str, ...] = (
+        "marked", "trajectories", "pairs", "role_stats", "judgements", "verdicts", "trees",
+    )  # fmt: skip
 
     def __init__(self, folder: Path, manifest: Manifest, origin: str | None = None) -> None:
         self.folder = folder
