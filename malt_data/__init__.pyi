@@ -55,6 +55,8 @@ from .publish.push import push_adapter as push_adapter
 from .questions.loading import Loaded as Loaded
 from .questions.loading import load_questions as load_questions
 from .report.figures import write_figures as write_figures
+from .report.report import Report as Report
+from .report.report import write_report as write_report
 from .schemas.exports import config_named as config_named
 from .schemas.forest import Question as Question
 from .schemas.pipeline import Pipeline as Pipeline

@@ -21,13 +21,14 @@ from malt_data.commands.evaluate import ask, evaluate
 from malt_data.commands.export import export, pull, push
 from malt_data.commands.imports import import_
 from malt_data.commands.query import explain, show, sql, stats, verify
+from malt_data.commands.report import report
 from malt_data.commands.train import train
 from malt_data.display import printable
 from malt_data.errors import MaltError, from_os_error
 
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Grow": (build, import_, relabel),
-    "Look": (stats, show, sql, explain, verify),
+    "Look": (stats, show, report, sql, explain, verify),
     "Share": (export, push, pull),
     "Train": (train, ask, evaluate),
 }

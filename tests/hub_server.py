@@ -86,7 +86,7 @@ class Repo:
 
     @property
     def path(self) -> str:
-        return f"datasets/{self.name}" if self.kind == "dataset" else self.name
+        return self.name if self.kind == "model" else f"{self.kind}s/{self.name}"
 
 
 @dataclass(kw_only=True)
@@ -934,8 +934,8 @@ def _chunk(xorb: bytes, at: int) -> bytes:
 
 
 _ID = r"(?P<id>[^/]+/[^/]+?)"
-_API = rf"/api/(?P<kind>models|datasets)/{_ID}"
-_WEB = rf"/(?:(?P<kind>datasets)/)?{_ID}"
+_API = rf"/api/(?P<kind>models|datasets|spaces)/{_ID}"
+_WEB = rf"/(?:(?P<kind>datasets|spaces)/)?{_ID}"
 _REV = r"(?P<rev>refs(?:/|%2F)pr(?:/|%2F)\d+|[^/]+)"
 _XORB = r"(?P<hash>[0-9a-f]{64})"
 

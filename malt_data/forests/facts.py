@@ -17,7 +17,7 @@ def stats(forest: Forest) -> dict[str, Any]:
 
     A role's row is that of the view `role_stats`, and how sure its labels are (`confidence.py`).
     """
-    facts = forest.sql(forest.view("forest_stats")).row(0, named=True)
+    facts = forest.sql("FROM forest_stats").row(0, named=True)
     roles = forest.sql("FROM role_stats").to_dicts()
     sure = confidence_by_role(forest)
     return {

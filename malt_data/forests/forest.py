@@ -62,6 +62,7 @@ class Forest:
 
     views: tuple[str, ...] = (
         "marked", "trajectories", "pairs", "role_stats", "judgements", "verdicts", "trees",
+        "forest_stats",
     )  # fmt: skip
 
     def __init__(self, folder: Path, manifest: Manifest, origin: str | None = None) -> None:

@@ -190,7 +190,7 @@ def commit(
     removed: Sequence[str] = (),
     *,
     message: str,
-    repo_type: Literal["dataset", "model"] = "dataset",
+    repo_type: Literal["dataset", "model", "space"] = "dataset",
     revision: str | None = None,
     parent: str | None = None,
     pull_request: bool = False,
@@ -218,6 +218,18 @@ def commit(
 def create_model_repo(repo: str) -> None:
     """Create a model repo if it does not exist."""
     hub_api().create_repo(repo, exist_ok=True)
+
+
+def create_space(repo: str, *, private: bool) -> None:
+    """Create a static Space if it does not exist."""
+    hub_api().create_repo(
+        repo, repo_type="space", space_sdk="static", private=private or None, exist_ok=True
+    )
+
+
+def space_url(repo: str) -> str:
+    """Return where people see a Space."""
+    return f"{hub_api().endpoint}/spaces/{repo}"
 
 
 def tag_commit(repo: str, tag: str, commit: str) -> None:

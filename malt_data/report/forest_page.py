@@ -1,0 +1,159 @@
+"""The page of a forest: an overview in numbers and charts, and its trees to read.
+
+    page, shown = forest_page(open_forest("forest"))
+    write_page(Path("report.html"), page)
+
+The overview is of the whole forest. The trees are those with the smallest ids, which are hashes and
+so a sample without a bias, up to a number of bytes that browsers open at once.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import polars as pl
+
+from malt_data.errors import ForestError
+from malt_data.exporters.export import exports_of
+from malt_data.forests.confidence import FITTED_TREES, SURE
+from malt_data.forests.forest import Forest
+from malt_data.report.page import BUDGET, OnProgress, Page, pack
+from malt_data.report.sections import listed, query, section, table
+from malt_data.report.trees import TreeReader
+
+_TREES_A_BLOCK = 64
+_READ_AT_ONCE = 512
+"""Trees whose texts are held in memory."""
+_SURE = f"""SELECT role, avg(confidence) AS mean_confidence,
+    avg((confidence < {SURE})::DOUBLE) AS share_unsure
+FROM confidence
+WHERE question_id <= '{{last}}'
+GROUP BY role
+ORDER BY min(depth)"""
+
+
+def forest_page(
+    forest: Forest,
+    budget: int = BUDGET,
+    title: str | None = None,
+    on_progress: OnProgress = lambda done, total: None,
+) -> tuple[Page, int]:
+    """Return the page of a forest and how many trees fit the budget, in bytes.
+
+    The forest must not change meanwhile: call it under `forest.reading()`. Raises ForestError if it
+    has no trees.
+    """
+    forest.require_labelled()
+    ids = sorted(forest.done)
+    if not ids:
+        raise ForestError(f"{forest.folder} has no trees yet. Grow some: malt-data build")
+    blocks, shown, large = _blocks(forest, ids, budget, on_progress)
+    last = shown[-1] if shown else ""
+    chosen = set(shown)
+    index = forest.sql(query("index"), [last]).filter(pl.col("id").is_in(chosen))
+    sure = _unsure(forest, last)
+    index = index.join(sure, on="id", how="left", maintain_order="left")
+    facts = {
+        "tables": _tables(forest, ids),
+        "settings": _settings(forest),
+        "runs": [run.model_dump(mode="json") for run in forest.manifest.runs],
+        "exports": _exports(forest),
+        "roles": [turn.role for turn in forest.manifest.spec.pipeline.turns],
+        "threshold": forest.manifest.labels.threshold,
+        "sample": {"shown": len(shown), "trees": len(ids), "too_large": large, "budget": budget},
+        "trees_a_block": _TREES_A_BLOCK,
+        "sure": SURE,
+        "reasons": dict(TreeReader.REASONS),
+    }
+    columns = {name: index[name].to_list() for name in index.columns}
+    page = Page(
+        "forest", title or forest.folder.resolve().name, facts, [pack(columns), *blocks], len(ids)
+    )
+    return page, len(shown)
+
+
+def _blocks(
+    forest: Forest, ids: list[str], budget: int, on_progress: OnProgress
+) -> tuple[list[bytes], list[str], int]:
+    """Return blocks of trees that fit the budget, their ids, and how many trees were too large.
+
+    A tree is too large if it would take more than a quarter of the budget.
+    """
+    blocks: list[bytes] = []
+    shown: list[str] = []
+    left, large = budget, 0
+    pending: list[tuple[str, Any]] = []
+    for name, tree, size in _sized(forest, ids):
+        if size > budget // 4:
+            large += 1
+            continue
+        pending.append((name, tree))
+        if len(pending) == _TREES_A_BLOCK:
+            block = pack([tree for _, tree in pending])
+            if len(block) > left:
+                break
+            blocks.append(block)
+            shown += [name for name, _ in pending]
+            left, pending = left - len(block), []
+            on_progress(len(shown), len(ids))
+    while pending:  # the rest, or as many of a last block as fit
+        block = pack([tree for _, tree in pending])
+        if len(block) <= left:
+            return [*blocks, block], [*shown, *(name for name, _ in pending)], large
+        pending = pending[: len(pending) // 2]
+    return blocks, shown, large
+
+
+def _sized(forest: Forest, ids: list[str]) -> Iterator[tuple[str, Any, int]]:
+    """Yield (id, tree, its packed bytes) by id. The trees are read in batches."""
+    with TreeReader(forest) as reader:
+        for start in range(0, len(ids), _READ_AT_ONCE):
+            for name, tree in reader.read(ids[start : start + _READ_AT_ONCE]):
+                texts = sum(len(node[0]) + len(node[1] or "") for node in tree["nodes"])
+                yield name, tree, len(pack(tree)) if texts > 1_000_000 else 0
+
+
+def _unsure(forest: Forest, last: str) -> pl.DataFrame:
+    """Return how many labels of each tree up to `last` are unsure."""
+    return forest.sql(
+        "SELECT question_id AS id, count(*) FILTER (confidence < $2) AS unsure FROM confidence "
+        "WHERE question_id <= $1 GROUP BY question_id",
+        [last, SURE],
+    )
+
+
+def _tables(forest: Forest, ids: list[str]) -> list[dict[str, Any]]:
+    fitted = ids[:FITTED_TREES][-1]
+    return [
+        section(forest, "forest", "Trees", "FROM forest_stats"),
+        section(forest, "roles", "Roles", "FROM role_stats"),
+        section(forest, "values", "Values", query("values")),
+        section(forest, "verdicts", "Verdicts", "FROM verdicts"),
+        section(forest, "lengths", "Lengths of pairs", query("lengths")),
+        section(forest, "confidence", "Confidence", _SURE.format(last=fitted)),
+    ]
+
+
+def _settings(forest: Forest) -> list[tuple[str, str]]:
+    """Return the settings of the build and of the labels."""
+    spec = forest.manifest.spec.model_dump(mode="json", exclude={"prompts", "pipeline"})
+    turns = forest.manifest.spec.pipeline.turns
+    return listed(
+        {
+            "pipeline": " → ".join(f"{turn.role} × {turn.n}" for turn in turns),
+            **spec,
+            **forest.manifest.labels.model_dump(mode="json"),
+            "created": forest.manifest.created.isoformat(timespec="seconds"),
+            "malt-data": forest.manifest.malt_data,
+        }
+    )
+
+
+def _exports(forest: Forest) -> dict[str, Any]:
+    """Return a table of the exports: rows, and what each left out by reason."""
+    reports = {} if forest.origin else exports_of(forest)
+    rows = [
+        {"export": name, **report.rows, "left out": sum(report.dropped.values()),
+         "why": ", ".join(f"{reason}: {count}" for reason, count in report.dropped.items())}
+        for name, report in reports.items()
+    ]  # fmt: skip
+    return table("exports", "Exports", pl.DataFrame(rows))

@@ -1,0 +1,88 @@
+"""Write one self-contained HTML page: the script and style of `bundle/`, and the data they show.
+
+    write_page(Path("report.html"), Page("forest", "gsm8k", facts, [index, *trees], 100))
+
+The data lies in the page as blocks of deflated JSON in base64, which no text of a model can break
+out of, whatever it contains; the script decodes a block when it is needed. The page's own policy
+lets it load nothing: it works from disk, and nothing leaves it.
+"""
+
+import base64
+import hashlib
+import json
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from malt_data import __version__
+from malt_data.storage.files import atomic_write
+
+OnProgress = Callable[[int, int], None]
+"""Called with what is done and what is to do."""
+BUDGET = 24_000_000
+"""Bytes of texts in a page, by default."""
+_OURS = b'<meta name="generator" content="malt-data">'
+_BUNDLE = resources.files(__package__) / "bundle"
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a page shows.
+
+    kind: forest or results, which views there are. facts: what the page needs at once. blocks:
+    more, each as `pack` returns it, decoded when it is looked at. total: all trees or questions,
+    also those whose texts are left out.
+    """
+
+    kind: str
+    title: str
+    facts: dict[str, Any]
+    blocks: Sequence[bytes]
+    total: int
+
+
+def is_page(path: Path) -> bool:
+    """Return whether a file is a page of ours."""
+    with path.open("rb") as file:
+        return _OURS in file.read(2_000)
+
+
+def pack(value: Any) -> bytes:
+    """Return JSON, deflated, in base64."""
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return base64.b64encode(zlib.compress(text.encode("ascii"), 9))
+
+
+def write_page(path: Path, page: Page) -> int:
+    """Write the page, whole or not at all; return its size in bytes."""
+    import jinja2
+
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
+        _read("page.html.j2")
+    )
+    script, style = _read("page.js"), _read("page.css")
+    facts = {"kind": page.kind, "title": page.title, "malt_data": __version__, **page.facts}
+    html = template.stream(
+        title=page.title,
+        script=script,
+        script_hash=_hash(script),
+        style=style,
+        notices=base64.b64encode(_read("NOTICES.txt").encode()).decode(),
+        facts=pack(facts).decode(),
+        blocks=(block.decode() for block in page.blocks),
+    )
+    with atomic_write(path) as temporary:
+        html.dump(str(temporary), encoding="utf-8")
+        return temporary.stat().st_size
+
+
+def _read(name: str) -> str:
+    return (_BUNDLE / name).read_text("utf-8")
+
+
+def _hash(text: str) -> str:
+    """Return what the policy calls a script by."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,147 @@
+// Questions on which two settings differ, with the transcripts of both.
+
+import { useEffect, useMemo, useState } from "preact/hooks";
+import { read } from "./data.js";
+import { List, useList } from "./list.jsx";
+import { shown } from "./numbers.jsx";
+import { address, go } from "./route.js";
+import { short, Text } from "./text.jsx";
+import { useIndex } from "./trees.jsx";
+
+const FIELDS = "role adapter text thinking answer verdict finish".split(" ");
+const SORTS = { "": ["id", null] };
+
+export function Compare({ facts, route }) {
+  const items = useIndex();
+  return items ? <Explorer facts={facts} route={route} items={items} /> : <p class="loading">Reading the questions …</p>;
+}
+
+// The share of seeds in which a setting was right; null where it was not asked.
+const share = (item, setting) => {
+  const found = item.outcomes[setting];
+  return found ? found[0] / found[1] : null;
+};
+
+function Explorer({ facts, route, items }) {
+  const { query } = route;
+  const [, id] = route.path;
+  const known = (name, other) => (facts.played.includes(name) ? name : other);
+  const one = known(query.one, facts.played[0]);
+  const two = known(query.two, facts.against === one ? facts.played.at(-1) : facts.against);
+  const filters = useMemo(() => {
+    const differ = (item) => Math.sign((share(item, two) ?? 0) - (share(item, one) ?? 0));
+    return {
+      differ: ["differ", (item) => differ(item) !== 0],
+      two: [`${two} better`, (item) => differ(item) > 0],
+      one: [`${one} better`, (item) => differ(item) < 0],
+      wrong: ["both wrong", (item) => !share(item, one) && !share(item, two)],
+      all: ["all", () => true],
+    };
+  }, [one, two]);
+  const asked = { ...query, filter: query.filter ?? "differ" };
+  const list = useList({ items, filters, sorts: SORTS, query: asked });
+  const chosen = useMemo(() => items.find((item) => item.id === id), [items, id]);
+  const change = (changes) => go(route.path, { ...query, ...changes }, { replace: true });
+  const setting = (name, label, value) => (
+    <label>
+      {label}
+      <select value={value} onChange={(event) => change({ [name]: event.currentTarget.value, page: "" })}>
+        {facts.played.map((played) => <option value={played}>{played}</option>)}
+      </select>
+    </label>
+  );
+  const row = (item) => [one, two].map((name) => <span>{name} {right(item.outcomes[name])}</span>);
+  return (
+    <div class={`explorer ${id ? "chosen" : ""}`}>
+      <div class="left">
+        <h2>Questions</h2>
+        <List list={list} query={asked} filters={filters} sorts={SORTS} current={id} row={row} change={(changes) =>
+          change("filter" in changes ? { ...changes, filter: changes.filter || "all" } : changes)}
+          href={(name) => address(["compare", name], { ...query, page: "" })}>
+          {setting("one", "Compare", one)}
+          {setting("two", "with", two)}
+        </List>
+      </div>
+      <div class="right">
+        {!id && <p class="note wide-only">Choose a question from the list.</p>}
+        {id && !chosen && <p role="alert">There is no question {id} in these results.</p>}
+        {chosen && <Question key={id} facts={facts} item={chosen} settings={[one, two]} back={address(["compare"], query)} />}
+      </div>
+    </div>
+  );
+}
+
+function right(outcome) {
+  if (!outcome) return "–";
+  const [count, seeds, answer] = outcome;
+  if (seeds === 1) return `${count ? "✓" : "✗"} ${answer == null ? "no answer" : short(answer, 20)}`;
+  return `${count} of ${seeds} right`;
+}
+
+function Question({ facts, item, settings, back }) {
+  const [played, setPlayed] = useState(null);
+  const missing = item.place >= facts.sample.shown;
+  useEffect(() => {
+    if (missing) return;
+    const size = facts.questions_a_block;
+    read(`block-${1 + Math.floor(item.place / size)}`).then((block) => setPlayed(block[item.place % size]));
+  }, [item]);
+  return (
+    <article class="tree">
+      <nav class="steps" aria-label="Questions"><a class="narrow-only" href={back}>All questions</a><span class="id"><code>{item.id}</code></span></nav>
+      <h2 class="question"><Text>{item.question}</Text></h2>
+      <p class="facts"><span>gold <b><Text>{item.gold}</Text></b></span></p>
+      {missing && <p role="alert">Its transcripts are not in this page, which has those of {facts.sample.shown} of {facts.sample.questions} questions.</p>}
+      <div class="sides">
+        {played && [...new Set(settings)].map((name) => <Setting name={name} seeds={played[name] ?? {}} outcome={item.outcomes[name]} />)}
+      </div>
+    </article>
+  );
+}
+
+function Setting({ name, seeds, outcome }) {
+  const names = Object.keys(seeds).sort((a, b) => a - b);
+  const [seed, setSeed] = useState(names[0]);
+  const passes = Object.entries(seeds[seed] ?? {});
+  return (
+    <section aria-label={`Setting ${name}`}>
+      <h3>{name}: {right(outcome)}</h3>
+      {names.length > 1 && (
+        <label>
+          Seed
+          <select value={seed} onChange={(event) => setSeed(event.currentTarget.value)}>
+            {names.map((each) => <option value={each}>{each}</option>)}
+          </select>
+        </label>
+      )}
+      {passes.length === 0 && <p class="note">It has no completions here.</p>}
+      {passes.map(([number, turns]) => (
+        <section>
+          {passes.length > 1 && <h4>Pass {Number(number) + 1}</h4>}
+          {turns.map((values, turn) => <Said turn={turn} said={Object.fromEntries(FIELDS.map((field, index) => [field, values[index]]))} />)}
+        </section>
+      ))}
+    </section>
+  );
+}
+
+const VERDICTS = { right: "✓ right", wrong: "✗ wrong", unanswered: "no answer", timeout: "? not graded" };
+
+function Said({ turn, said }) {
+  return (
+    <article class={`turn ${said.verdict === "right" ? "positive" : "negative"}`}>
+      <header><b>{turn + 1}. {said.role}</b>{said.adapter && <small>with its adapter</small>}</header>
+      <dl>
+        <div><dt>answer</dt><dd><bdi>{said.answer == null ? "none" : short(said.answer, 80)}</bdi>, {VERDICTS[said.verdict] ?? said.verdict}</dd></div>
+        {said.finish === "length" && <div><dt>cut off</dt><dd>at the token limit</dd></div>}
+      </dl>
+      {said.thinking && (
+        <details>
+          <summary>thinking ({shown(said.thinking.length)} characters)</summary>
+          <pre class="text thinking" tabIndex={0}><Text>{said.thinking}</Text></pre>
+        </details>
+      )}
+      <pre class="text" tabIndex={0}><Text>{said.text}</Text></pre>
+    </article>
+  );
+}
