@@ -15,14 +15,14 @@ VLLM = .venv-vllm/bin
 # A thread each, below: more would spin while they wait for the core that the others have.
 WORKERS = -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast test-python lint fix bench clean
+.PHONY: browser demo test test-fast test-python lint fix bench clean
 
 demo: .venv/local
 	$(BIN)/malt-data build --n 3
 	$(BIN)/malt-data stats
 	$(BIN)/malt-data show
 
-test: .venv/dev .venv-vllm/dev
+test: .venv/dev .venv-vllm/dev browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not vllm" $(WORKERS)
 	OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind $(VLLM)/python -m pytest -m vllm \
 		$(WORKERS)
@@ -45,6 +45,12 @@ lint: .venv/dev
 fix: .venv/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The tests of the report drive Chromium. Where it cannot be installed they are skipped.
+browser:
+	@command -v chromium >/dev/null || { apt-get update -qq && \
+		apt-get install -qqy --no-install-recommends chromium fonts-dejavu-core >/dev/null; } || \
+		echo 'No chromium: the tests of the report in a browser are skipped.'
 
 bench: .venv/dev
 	PYTHONPATH=tests $(BIN)/python benchmarks/all.py

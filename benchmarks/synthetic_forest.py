@@ -29,8 +29,13 @@ _TREES_A_PART = 2_500
 MALT = shipped()
 
 
-def synthetic_forest(folder: Path, nodes: int, seed: int = 0) -> Forest:
-    """Write a forest of about `nodes` nodes at n = 3, leaves right half the time."""
+def synthetic_forest(
+    folder: Path, nodes: int, seed: int = 0, *, sentences_a_tree: int | None = None
+) -> Forest:
+    """Write a forest of about `nodes` nodes at n = 3, leaves right half the time.
+
+    sentences_a_tree: how many its texts are drawn from; None: all. Real siblings share sentences.
+    """
     source = np.random.default_rng(seed)
     pool = _sentences(source)
     trees = max(1, nodes // NODES_A_TREE)
@@ -43,7 +48,7 @@ def synthetic_forest(folder: Path, nodes: int, seed: int = 0) -> Forest:
     forest = create_forest(folder, spec, questions, {})
     ids = [q.question_id for q in questions]
     for start in range(0, trees, _TREES_A_PART):
-        frame = _part(sorted(ids[start : start + _TREES_A_PART]), source, pool)
+        frame = _part(sorted(ids[start : start + _TREES_A_PART]), source, pool, sentences_a_tree)
         forest.parts.write(stamped(frame, forest.manifest.labels))
     return forest
 
@@ -57,10 +62,17 @@ def _sentences(source: np.random.Generator, count: int = 200_000) -> pa.Array:
     return pa.array([" ".join(row) + "." for row in picked])
 
 
-def _part(ids: list[str], source: np.random.Generator, pool: pa.Array) -> pl.DataFrame:
+def _part(
+    ids: list[str], source: np.random.Generator, pool: pa.Array, sentences_a_tree: int | None
+) -> pl.DataFrame:
     tree = _one_tree()
     rows = len(ids) * NODES_A_TREE
-    parts = [pool.take(pa.array(source.integers(0, len(pool), rows))) for _ in range(6)]
+    drawn = source.integers(0, len(pool), (6, rows))
+    if sentences_a_tree is not None:
+        own = source.integers(0, len(pool), (len(ids), sentences_a_tree))
+        trees = np.repeat(np.arange(len(ids)), NODES_A_TREE)
+        drawn = own[trees, drawn % sentences_a_tree]
+    parts = [pool.take(pa.array(places)) for places in drawn]
     reward = source.integers(0, 2, rows)
     frame = pl.concat([tree] * len(ids)).with_columns(
         question_id=pl.Series(ids).repeat_by(NODES_A_TREE).explode(),

@@ -1,7 +1,7 @@
 """Forests with known content, written with the same functions that a build uses."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def begin(forest: Forest, beginnings: list[str]) -> None:
     _change(forest, "text", lambda i, text: beginnings[i % len(beginnings)] + str(text))
 
 
-def think(forest: Forest, thoughts: list[str | None]) -> None:
+def think(forest: Forest, thoughts: Sequence[str | None]) -> None:
     """Give the nodes these thoughts, in rotation."""
     _change(forest, "thinking", lambda i, _: thoughts[i % len(thoughts)])
 

@@ -23,7 +23,7 @@ from malt_data.report.trees import TreeReader
 _TREES_A_BLOCK = 64
 _READ_AT_ONCE = 512
 """Trees whose texts are held in memory."""
-_SURE = f"""SELECT role, avg(confidence) AS mean_confidence,
+_SURE = f"""SELECT role, round(avg(confidence), 9) AS mean_confidence,
     avg((confidence < {SURE})::DOUBLE) AS share_unsure
 FROM confidence
 WHERE question_id <= '{{last}}'

@@ -18,7 +18,8 @@ export function Chart({ options, label, caption }) {
   }, []);
   useEffect(() => {
     if (!width) return;
-    const drawn = Plot.plot({ width, ...options(width) });
+    const { x, ...others } = options(width);
+    const drawn = Plot.plot({ width, marginBottom: 42, x: { labelOffset: 38, ...x }, ...others });
     for (const part of drawn.querySelectorAll("[aria-label]")) part.removeAttribute("aria-label");
     drawn.setAttribute("role", "img");
     drawn.setAttribute("aria-label", label);

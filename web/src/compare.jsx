@@ -1,20 +1,15 @@
 // Questions on which two settings differ, with the transcripts of both.
 
-import { useEffect, useMemo, useState } from "preact/hooks";
+import { useMemo, useState } from "preact/hooks";
 import { read } from "./data.js";
 import { List, useList } from "./list.jsx";
 import { shown } from "./numbers.jsx";
 import { address, go } from "./route.js";
 import { short, Text } from "./text.jsx";
-import { useIndex } from "./trees.jsx";
+import { readIndex } from "./trees.jsx";
 
 const FIELDS = "role adapter text thinking answer verdict finish".split(" ");
 const SORTS = { "": ["id", null] };
-
-export function Compare({ facts, route }) {
-  const items = useIndex();
-  return items ? <Explorer facts={facts} route={route} items={items} /> : <p class="loading">Reading the questions …</p>;
-}
 
 // The share of seeds in which a setting was right; null where it was not asked.
 const share = (item, setting) => {
@@ -22,7 +17,8 @@ const share = (item, setting) => {
   return found ? found[0] / found[1] : null;
 };
 
-function Explorer({ facts, route, items }) {
+export function Compare({ facts, route }) {
+  const items = useMemo(readIndex, []);
   const { query } = route;
   const [, id] = route.path;
   const known = (name, other) => (facts.played.includes(name) ? name : other);
@@ -79,13 +75,9 @@ function right(outcome) {
 }
 
 function Question({ facts, item, settings, back }) {
-  const [played, setPlayed] = useState(null);
   const missing = item.place >= facts.sample.shown;
-  useEffect(() => {
-    if (missing) return;
-    const size = facts.questions_a_block;
-    read(`block-${1 + Math.floor(item.place / size)}`).then((block) => setPlayed(block[item.place % size]));
-  }, [item]);
+  const size = facts.questions_a_block;
+  const played = missing ? null : read(`block-${1 + Math.floor(item.place / size)}`)[item.place % size];
   return (
     <article class="tree">
       <nav class="steps" aria-label="Questions"><a class="narrow-only" href={back}>All questions</a><span class="id"><code>{item.id}</code></span></nav>

@@ -1,24 +1,23 @@
-// The data of the page: blocks of deflated JSON in base64, decoded when they are needed.
+// The data of the page: blocks of JSON, compressed with zstd, in base64; decoded when needed.
 
-async function decode(id) {
+import { decompress } from "fzstd";
+
+function bytesOf(id) {
   const binary = atob(document.getElementById(id).textContent.trim());
-  const bytes = Uint8Array.from(binary, (character) => character.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return JSON.parse(await new Response(stream).text());
+  return Uint8Array.from(binary, (character) => character.charCodeAt(0));
 }
+
+const text = new TextDecoder();
 
 const decoded = new Map();
 
-// Return a promise of a block's content; a block is decoded once.
+// Return the content of a block, which is decoded once.
 export function read(id) {
-  if (!decoded.has(id)) decoded.set(id, decode(id));
+  if (!decoded.has(id)) decoded.set(id, JSON.parse(text.decode(decompress(bytesOf(id)))));
   return decoded.get(id);
 }
 
-export function notices() {
-  const binary = atob(document.getElementById("notices").textContent.trim());
-  return new TextDecoder().decode(Uint8Array.from(binary, (character) => character.charCodeAt(0)));
-}
+export const notices = () => text.decode(bytesOf("notices"));
 
 // Return the rows of a table of the facts as objects.
 export function rowsOf(table) {

@@ -1,6 +1,6 @@
 // The list at the left: search, filters, sorting, and a page of what is left.
 
-import { useEffect, useMemo, useRef } from "preact/hooks";
+import { useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import { short } from "./text.jsx";
 
 const A_PAGE = 50;
@@ -31,7 +31,7 @@ export function useList({ items, filters, sorts, query }) {
 export function List({ list, query, filters, sorts, current, href, change, row, children }) {
   const { kept, counts, total } = list;
   const input = useRef(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const focus = (event) => {
       if (event.key !== "/" || typing(event)) return;
       event.preventDefault();

@@ -37,9 +37,19 @@ function App({ facts }) {
       </main>
       <footer>
         <p>Made by malt-data {facts.malt_data}. This page is one file and loads nothing.</p>
-        <details><summary>Licences of its libraries</summary><pre tabIndex={0}>{notices()}</pre></details>
+        <Licences />
       </footer>
     </>
+  );
+}
+
+function Licences() {
+  const [open, setOpen] = useState(false);
+  return (
+    <details onToggle={(event) => setOpen(event.currentTarget.open)}>
+      <summary>Licences of its libraries</summary>
+      {open && <pre tabIndex={0}>{notices()}</pre>}
+    </details>
   );
 }
 
@@ -58,8 +68,6 @@ function Theme() {
   );
 }
 
-read("facts").then((facts) => {
-  const place = document.getElementById("app");
-  place.replaceChildren();
-  render(<App facts={facts} />, place);
-});
+const place = document.getElementById("app");
+place.replaceChildren();
+render(<App facts={read("facts")} />, place);

@@ -103,7 +103,7 @@ function Outcomes({ table }) {
     { name: "all right", trees: forest.all_right, colour: POSITIVE },
   ];
   const options = useMemo(() => (width) => ({
-    height: 70,
+    height: 84,
     marginLeft: 10,
     x: { label: "trees", tickFormat: "d" },
     marks: [
@@ -128,7 +128,7 @@ function Labels({ table }) {
     { role, count: -negatives, colour: NEGATIVE },
   ]);
   const options = useMemo(() => () => ({
-    height: 40 + 34 * roles.length,
+    height: 54 + 34 * roles.length,
     marginLeft: 90,
     x: { label: "nodes, negatives to the left", tickFormat: (count) => Math.abs(count).toLocaleString("en") },
     y: { label: null, domain: roles.map((row) => row.role) },
@@ -187,7 +187,7 @@ function Verdicts({ table }) {
     JUDGED.map(([column, , colour]) => ({ name: judge.name, count: judge[column], colour })),
   );
   const options = useMemo(() => () => ({
-    height: 46 + 36 * judges.length,
+    height: 60 + 36 * judges.length,
     marginLeft: 110,
     x: { label: "judgements", tickFormat: "d" },
     y: { label: null },
@@ -215,7 +215,7 @@ function Lengths({ table }) {
     })),
   );
   const options = useMemo(() => () => ({
-    height: 46 + 24 * sides.length,
+    height: 60 + 24 * sides.length,
     marginLeft: 130,
     x: { label: "characters", zero: true, grid: true },
     y: { label: null, domain: sides.map((side) => side.name) },

@@ -36,7 +36,7 @@ export function Results({ facts }) {
 function Accuracy({ table }) {
   const rows = rowsOf(table);
   const options = useMemo(() => () => ({
-    height: 46 + 24 * rows.length,
+    height: 60 + 24 * rows.length,
     marginLeft: 110,
     x: { label: "accuracy, %", grid: true, zero: true, tickFormat: PERCENT },
     y: { label: null, domain: rows.map((row) => row.setting) },
@@ -85,7 +85,7 @@ function Flips({ table }) {
     { setting: row.setting, share: -row.right_to_wrong, colour: NEGATIVE },
   ]);
   const options = useMemo(() => () => ({
-    height: 46 + 26 * inside.length,
+    height: 60 + 26 * inside.length,
     marginLeft: 110,
     x: { label: "of all answers, %", grid: true, tickFormat: (share) => PERCENT(Math.abs(share)) },
     y: { label: null },

@@ -1,6 +1,6 @@
 // One tree: its turns in columns or as branches, the texts of a path side by side, sibling pairs.
 
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { read } from "./data.js";
 import { typing } from "./list.jsx";
 import { percent, shown } from "./numbers.jsx";
@@ -11,9 +11,9 @@ const FIELDS = "text thinking parent depth id answer verdict value label reward 
 const VERDICTS = { right: "✓ right", wrong: "✗ wrong", unanswered: "no answer", timeout: "? not graded" };
 const UNFOLDED = 80; // nodes of a tree whose branches are all open
 
-async function readTree(facts, item) {
+function readTree(facts, item) {
   const size = facts.trees_a_block;
-  const block = await read(`block-${1 + Math.floor(item.place / size)}`);
+  const block = read(`block-${1 + Math.floor(item.place / size)}`);
   const { nodes, pairs } = block[item.place % size];
   const found = nodes.map((node, place) => {
     const named = { place, children: [] };
@@ -25,8 +25,7 @@ async function readTree(facts, item) {
 }
 
 export function Tree({ facts, item, node, query, back, previous, next }) {
-  const [tree, setTree] = useState(null);
-  useEffect(() => { readTree(facts, item).then(setTree); }, [item]);
+  const tree = useMemo(() => readTree(facts, item), [item]);
   const title = useRef(null);
   useEffect(() => { if (!node) title.current?.focus({ preventScroll: true }); }, []);
   const link = (id) => address(["trees", item.id, ...id.split("/")], query);
@@ -35,7 +34,7 @@ export function Tree({ facts, item, node, query, back, previous, next }) {
     go(["trees", item.id, ...chosen.id.split("/")], query, { replace: true });
     if (focus) requestAnimationFrame(() => document.getElementById(`node-${chosen.place}`)?.focus());
   };
-  const path = tree ? pathTo(tree, node) : [];
+  const path = pathTo(tree, node);
   useArrows(tree, path, select);
   return (
     <article class="tree">
@@ -68,15 +67,11 @@ export function Tree({ facts, item, node, query, back, previous, next }) {
         ))}
         <small class="note"><kbd>↑</kbd> <kbd>↓</kbd> siblings, <kbd>←</kbd> <kbd>→</kbd> turns</small>
       </p>
-      {!tree ? <p class="loading">Reading the tree …</p> : (
-        <>
-          {branches
-            ? <Branches tree={tree} path={path} link={link} />
-            : <Columns facts={facts} tree={tree} path={path} link={link} />}
-          <Transcript facts={facts} path={path} link={link} />
-          <Pairs facts={facts} tree={tree} node={path.at(-1)} link={link} />
-        </>
-      )}
+      {branches
+        ? <Branches tree={tree} path={path} link={link} />
+        : <Columns facts={facts} tree={tree} path={path} link={link} />}
+      <Transcript facts={facts} path={path} link={link} />
+      <Pairs facts={facts} tree={tree} node={path.at(-1)} link={link} />
     </article>
   );
 }
@@ -96,9 +91,9 @@ function pathTo(tree, id) {
 }
 
 function useArrows(tree, path, select) {
-  useEffect(() => {
+  useLayoutEffect(() => {
     const press = (event) => {
-      if (!tree || typing(event) || event.shiftKey) return;
+      if (typing(event) || event.shiftKey) return;
       const node = path.at(-1);
       const siblings = node.parent == null ? tree.roots : tree.nodes[node.parent].children;
       const at = siblings.indexOf(node);

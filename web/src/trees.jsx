@@ -1,6 +1,6 @@
 // The trees of a forest: a list with search and filters, and the tree that is chosen.
 
-import { useEffect, useMemo, useState } from "preact/hooks";
+import { useLayoutEffect, useMemo } from "preact/hooks";
 import { read } from "./data.js";
 import { List, typing, useList } from "./list.jsx";
 import { shown } from "./numbers.jsx";
@@ -30,30 +30,21 @@ const SORTS = {
 };
 const MARKS = { "all right": "+", "all wrong": "−", mixed: "±" };
 
-export function useIndex() {
-  const [items, setItems] = useState(null);
-  useEffect(() => {
-    read("block-0").then((columns) => {
-      const { outcomes, ...plain } = columns;
-      const names = Object.keys(plain);
-      setItems(columns.id.map((id, place) => {
-        const item = { place };
-        for (const name of names) item[name] = plain[name][place];
-        item.searched = `${id}\n${item.question}\n${item.gold}`.toLowerCase();
-        if (outcomes) item.outcomes = Object.fromEntries(Object.entries(outcomes).map(([name, each]) => [name, each[place]]));
-        return item;
-      }));
-    });
-  }, []);
-  return items;
+// Return the items of the list, from the columns of the first block.
+export function readIndex() {
+  const { outcomes, ...columns } = read("block-0");
+  const names = Object.keys(columns);
+  return columns.id.map((id, place) => {
+    const item = { place };
+    for (const name of names) item[name] = columns[name][place];
+    item.searched = `${id}\n${item.question}\n${item.gold}`.toLowerCase();
+    if (outcomes) item.outcomes = Object.fromEntries(Object.entries(outcomes).map(([name, each]) => [name, each[place]]));
+    return item;
+  });
 }
 
 export function Trees({ facts, route }) {
-  const items = useIndex();
-  return items ? <Explorer facts={facts} route={route} items={items} /> : <p class="loading">Reading the trees …</p>;
-}
-
-function Explorer({ facts, route, items }) {
+  const items = useMemo(readIndex, []);
   const { query } = route;
   const [, id, ...node] = route.path;
   const list = useList({ items, filters: FILTERS, sorts: SORTS, query });
@@ -65,7 +56,7 @@ function Explorer({ facts, route, items }) {
     const next = list.kept[at + by];
     if (next) go(["trees", next.id], { ...query, page: "" });
   };
-  useEffect(() => {
+  useLayoutEffect(() => {
     const press = (event) => {
       if (typing(event)) return;
       if (event.key === "n") step(1);
