@@ -35,7 +35,7 @@ def report(
     source: str | None, out: Path, title: str | None, max_mb: float, against: str | None,
     repo: str | None, private: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Write one HTML page that shows a forest, or the results of an evaluation.
+    """Show a forest, or the results of an evaluation, as one HTML page.
 
     The page is one file without network: open it from disk, send it, or push
     it to a static Space. It has the numbers of stats as tables and charts,

@@ -14,15 +14,13 @@ import polars as pl
 
 from malt_data.errors import ForestError
 from malt_data.exporters.export import exports_of
-from malt_data.forests.confidence import FITTED_TREES, SURE
+from malt_data.forests.confidence import FITTED_TREES, SURE, confidence_by_role
 from malt_data.forests.forest import Forest
 from malt_data.report.page import BUDGET, OnProgress, Page, pack
 from malt_data.report.sections import listed, query, section, table
-from malt_data.report.trees import TreeReader
+from malt_data.report.trees import NODE, TreeReader
 
 _TREES_A_BLOCK = 64
-_READ_AT_ONCE = 512
-"""Trees whose texts are held in memory."""
 _SURE = f"""SELECT role, round(avg(confidence), 9) AS mean_confidence,
     avg((confidence < {SURE})::DOUBLE) AS share_unsure
 FROM confidence
@@ -47,11 +45,9 @@ def forest_page(
     if not ids:
         raise ForestError(f"{forest.folder} has no trees yet. Grow some: malt-data build")
     blocks, shown, large = _blocks(forest, ids, budget, on_progress)
-    last = shown[-1] if shown else ""
-    chosen = set(shown)
-    index = forest.sql(query("index"), [last]).filter(pl.col("id").is_in(chosen))
-    sure = _unsure(forest, last)
-    index = index.join(sure, on="id", how="left", maintain_order="left")
+    last = max(shown, default="")
+    index = forest.sql(query("index"), [last]).filter(pl.col("id").is_in(list(shown)))
+    index = index.with_columns(unsure=pl.col("id").replace_strict(shown, return_dtype=pl.Int64))
     facts = {
         "tables": _tables(forest, ids),
         "settings": _settings(forest),
@@ -73,16 +69,15 @@ def forest_page(
 
 def _blocks(
     forest: Forest, ids: list[str], budget: int, on_progress: OnProgress
-) -> tuple[list[bytes], list[str], int]:
-    """Return blocks of trees that fit the budget, their ids, and how many trees were too large.
-
-    A tree is too large if it would take more than a quarter of the budget.
+) -> tuple[list[bytes], dict[str, int], int]:
+    """Return blocks of trees that fit the budget, their id → number of unsure labels, and how many
+    trees were too large: would take more than a quarter of the budget.
     """
     blocks: list[bytes] = []
-    shown: list[str] = []
+    shown: dict[str, int] = {}
     left, large = budget, 0
     pending: list[tuple[str, Any]] = []
-    for name, tree, size in _sized(forest, ids):
+    for name, tree, size in _sized(forest, ids, budget):
         if size > budget // 4:
             large += 1
             continue
@@ -92,44 +87,58 @@ def _blocks(
             if len(block) > left:
                 break
             blocks.append(block)
-            shown += [name for name, _ in pending]
+            shown |= {name: _unsure(tree) for name, tree in pending}
             left, pending = left - len(block), []
             on_progress(len(shown), len(ids))
     while pending:  # the rest, or as many of a last block as fit
         block = pack([tree for _, tree in pending])
         if len(block) <= left:
-            return [*blocks, block], [*shown, *(name for name, _ in pending)], large
+            shown |= {name: _unsure(tree) for name, tree in pending}
+            return [*blocks, block], shown, large
         pending = pending[: len(pending) // 2]
     return blocks, shown, large
 
 
-def _sized(forest: Forest, ids: list[str]) -> Iterator[tuple[str, Any, int]]:
-    """Yield (id, tree, its packed bytes) by id. The trees are read in batches."""
+def _sized(forest: Forest, ids: list[str], budget: int) -> Iterator[tuple[str, Any, int]]:
+    """Yield (id, tree, its packed bytes) by id; 0 bytes for one too small to matter.
+
+    Trees are read in batches, each in one pass over the parts: as many as would fill the budget
+    twice at their stored size.
+    """
+    stored = sum(path.stat().st_size for path in forest.parts.paths()) // len(ids)
+    batch = max(_TREES_A_BLOCK, 2 * budget // max(1, stored))
     with TreeReader(forest) as reader:
-        for start in range(0, len(ids), _READ_AT_ONCE):
-            for name, tree in reader.read(ids[start : start + _READ_AT_ONCE]):
+        for start in range(0, len(ids), batch):
+            for name, tree in reader.read(ids[start : start + batch]):
                 texts = sum(len(node[0]) + len(node[1] or "") for node in tree["nodes"])
-                yield name, tree, len(pack(tree)) if texts > 1_000_000 else 0
+                yield name, tree, len(pack(tree)) if 4 * texts > budget // 4 else 0
 
 
-def _unsure(forest: Forest, last: str) -> pl.DataFrame:
-    """Return how many labels of each tree up to `last` are unsure."""
-    return forest.sql(
-        "SELECT question_id AS id, count(*) FILTER (confidence < $2) AS unsure FROM confidence "
-        "WHERE question_id <= $1 GROUP BY question_id",
-        [last, SURE],
-    )
+def _unsure(tree: dict[str, Any]) -> int:
+    """Return how many labels of a tree are unsure."""
+    sure = (node[NODE.index("confidence")] for node in tree["nodes"])
+    return sum(confidence is not None and confidence < SURE for confidence in sure)
+
+
+def _confidence(forest: Forest, last: str) -> dict[str, Any]:
+    """Return what `_SURE` gives, without the confidence of all trees."""
+    sure = confidence_by_role(forest)
+    rows = [
+        {"role": role, **sure[role], "mean_confidence": round(sure[role]["mean_confidence"], 9)}
+        for role in forest.manifest.spec.pipeline.roles
+        if role in sure
+    ]
+    return table("confidence", "Confidence", pl.DataFrame(rows), query=_SURE.format(last=last))
 
 
 def _tables(forest: Forest, ids: list[str]) -> list[dict[str, Any]]:
-    fitted = ids[:FITTED_TREES][-1]
     return [
         section(forest, "forest", "Trees", "FROM forest_stats"),
         section(forest, "roles", "Roles", "FROM role_stats"),
         section(forest, "values", "Values", query("values")),
         section(forest, "verdicts", "Verdicts", "FROM verdicts"),
         section(forest, "lengths", "Lengths of pairs", query("lengths")),
-        section(forest, "confidence", "Confidence", _SURE.format(last=fitted)),
+        _confidence(forest, ids[:FITTED_TREES][-1]),
     ]
 
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from malt_data.exporters.export import exports_of
 from malt_data.exporters.rows import COLUMNS as LEDGER
@@ -71,12 +72,14 @@ class TreeReader:
     def _nodes(self, ids: Sequence[str]) -> pl.DataFrame:
         wanted = [*dict.fromkeys([*LEDGER, *CONFIDENCE, "role", *NODE])]
         columns = [name for name in wanted if name in NODES.names]
-        low, high = ids[0], ids[-1]
-        found = self._forest.nodes().filter(
-            pl.col("question_id").is_between(pl.lit(low), pl.lit(high))
+        chosen = pa.array(ids)
+        parts = (self._forest.parts.read(path, columns) for path in self._forest.parts.paths())
+        found = [part.filter(pc.is_in(part["question_id"], chosen)) for part in parts]
+        nodes = pl.concat(
+            pl.DataFrame(part).with_columns(pl.col("question_id", "role").cast(pl.String))
+            for part in found
         )
-        nodes = found.select(columns).collect()
-        return nodes.filter(pl.col("question_id").is_in(set(ids))).sort("question_id", "node")
+        return nodes.sort("question_id", "node")
 
     def _judged(self, ids: Sequence[str]) -> pl.DataFrame:
         return self._forest.sql(

@@ -1,15 +1,16 @@
 -- Characters of the chosen and the rejected text of all pairs: mean, quartiles, and how often the
 -- chosen one is longer, which is what a model may learn in place of what it should.
 WITH sizes AS (
-    SELECT question_id, node_id, depth, length(text) AS size FROM nodes
+    SELECT role::VARCHAR AS role, question_id, parent, depth, label, length(text) AS size FROM nodes
 ),
+-- The pairs of the view `pairs`, which would have to be joined by their ids.
 compared AS (
-    SELECT pairs.role, chosen.depth, chosen.size AS chosen, rejected.size AS rejected
-    FROM pairs
-    JOIN sizes AS chosen
-        ON chosen.question_id = pairs.question_id AND chosen.node_id = pairs.chosen_id
+    SELECT chosen.role, chosen.depth, chosen.size AS chosen, rejected.size AS rejected
+    FROM sizes AS chosen
     JOIN sizes AS rejected
-        ON rejected.question_id = pairs.question_id AND rejected.node_id = pairs.rejected_id
+        ON rejected.question_id = chosen.question_id
+        AND coalesce(rejected.parent, -1) = coalesce(chosen.parent, -1)
+    WHERE chosen.label AND NOT rejected.label
 )
 SELECT
     role,
