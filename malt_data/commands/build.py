@@ -331,7 +331,7 @@ def relabel(
             regrade=options["grader"] is not None,
             out=out,
             dry_run=dry_run,
-            on_progress=progress.update,
+            on_progress=progress.of("parts"),
             note=progress.note,
         )
     if as_json:
@@ -351,7 +351,7 @@ def _sweep(forest: str | None, figure: Path | None, as_json: bool) -> None:
         require_figure(figure)  # before the work
     opened = open_forest(forest)
     with Progress("sweep") as progress:
-        rows = sweep(opened, on_progress=progress.update)
+        rows = sweep(opened, on_progress=progress.of("settings"))
     if figure:
         draw_sweep(rows, figure)
     if as_json:

@@ -296,7 +296,8 @@ def _run(plans: "list[Plan]") -> list[dict[str, Any]]:
     reports = []
     for plan in plans:
         with Progress("eval" if len(plans) == 1 else f"eval {plan.out.name}") as progress:
-            reports.append(run_evaluation(plan, on_progress=progress.update, note=progress.note))
+            told = progress.of("answers")
+            reports.append(run_evaluation(plan, on_progress=told, note=progress.note))
     return reports
 
 

@@ -212,9 +212,9 @@ def _export(
     reports = []
     for item in requested:
         with Progress(item.name) as progress:
-            update = progress.update
+            told = progress.of("trees")
             reports.append(
-                exporting.export(forest, item, selection, out, layout=layout, on_progress=update)
+                exporting.export(forest, item, selection, out, layout=layout, on_progress=told)
             )
     return reports
 

@@ -70,7 +70,7 @@ def import_(
             spec,
             prompts_file=prompts_file,
             dry_run=dry_run,
-            on_progress=lambda done, total: progress.update(done, total, unit=" trees"),
+            on_progress=progress.of("trees"),
             note=progress.note,
         )
     if as_json:

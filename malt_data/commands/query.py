@@ -212,7 +212,7 @@ def _verify_forest(folder: str | None, grader: str | None) -> tuple[str, list[st
 
     forest = open_for_command(folder)
     with Progress("verify") as progress:
-        problems = verify_forest(forest, progress.update, grader=grader, note=progress.note)
+        problems = verify_forest(forest, progress.of("parts"), grader=grader, note=progress.note)
     exports = {} if forest.origin else exports_of(forest)
     for name in exports:
         found = verify_export(forest.folder / layout.EXPORTS / name)

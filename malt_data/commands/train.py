@@ -114,7 +114,7 @@ def train(
             stage=stage,
             adapter=adapter,
             recipe=chosen,
-            on_progress=progress.update,
+            on_progress=progress.of("steps"),
             note=progress.note,
             **options,
         )

@@ -62,7 +62,12 @@ def test_a_budget_ends_a_build_with_success(asked: list[str], tmp_path: Path) ->
     stopped = facts(*asked, "--max-tokens-total", str(most), cwd=tmp_path)
     assert (stopped["grown"], stopped["stopped"]) == (0, "max_tokens_total")
     assert 10 < stopped["before"] < 20
-    assert facts(*asked, cwd=tmp_path)["grown"] == QUESTIONS - stopped["before"]
+    rest = facts(*asked, cwd=tmp_path)
+    assert rest["grown"] == QUESTIONS - stopped["before"]
+    roles = facts("stats", cwd=tmp_path)["roles"]
+    assert rest["earlier"]["trees"] == stopped["before"]
+    for name, column in ("pairs", "usable_pairs"), ("completion_tokens", "completion_tokens"):
+        assert rest["earlier"][name] + rest[name] == sum(row[column] for row in roles)
 
 
 def test_a_budget_in_a_config_file_is_no_part_of_the_forest(
