@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from malt_data.commands import completion
 from malt_data.commands.options import (
     FILE,
     LazyChoice,
@@ -130,7 +131,11 @@ def ask(
 
 @click.command(name="eval")
 @click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
-@setting("--questions", help="Question source, as for build.  [default: embedded]")
+@setting(
+    "--questions",
+    shell_complete=completion.questions,
+    help="Question source, as for build.  [default: embedded]",
+)
 @setting("--split", help="Split of the question source.  [default: test]")
 @click.option(
     "--settings", default="sa,sa+mv,ma,ma+mv", show_default=True, help="Settings to compare."

@@ -12,6 +12,7 @@ from malt_data.commands.options import (
     FILE,
     LazyChoice,
     NewFolder,
+    args_argument,
     drop_unset,
     forest_argument,
     json_option,
@@ -239,7 +240,7 @@ def _checker(forest: "Forest", selection: "Selection") -> Callable[[Path], dict[
 
 
 @click.command()
-@click.argument("args", nargs=-1, required=True, metavar="[FOREST] USER/NAME")
+@args_argument("[FOREST] USER/NAME", required=True)
 @click.option(
     "--exports",
     help="Exports to send, e.g. refiner_dpo,verifier_sft, or none.  "

@@ -57,8 +57,8 @@ def import_(
     malt-data import logs/a.eval logs/b.eval --split test --out forest
     """
     from malt_data.commands.progress import Progress
-    from malt_data.forests.forest import default_folder
     from malt_data.importers.importing import import_forest
+    from malt_data.schemas.layout import default_folder
     from malt_data.schemas.spec import ImportSpec
 
     folder = out or default_folder()

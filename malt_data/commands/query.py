@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from malt_data.commands.arguments import forest_and_ids, open_for_command
-from malt_data.commands.options import forest_argument, grader_option, json_option
+from malt_data.commands.options import args_argument, forest_argument, grader_option, json_option
 from malt_data.commands.output import console, note, paged, print_json, say
 from malt_data.display import clean
 from malt_data.errors import ForestError, SpecError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("args", nargs=-1, required=True, metavar="[FOREST] QUERY")
+@args_argument("[FOREST] QUERY", required=True)
 @click.option(
     "--format",
     "form",
@@ -97,7 +97,7 @@ def stats(forest: str | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("args", nargs=-1, metavar="[FOREST] [ID]")
+@args_argument("[FOREST] [ID]")
 @click.option("--full", is_flag=True, help="Fold nothing, and show whole texts.")
 @json_option
 def show(args: tuple[str, ...], full: bool, as_json: bool) -> None:
@@ -132,8 +132,8 @@ def show(args: tuple[str, ...], full: bool, as_json: bool) -> None:
 def _instructive_tree(forest: "Forest") -> "pl.DataFrame":
     """Return the tree to show if none is named, and say on stderr which one and why."""
     from malt_data.forests.facts import find_tree
-    from malt_data.forests.forest import default_folder
     from malt_data.forests.instructive import instructive_tree
+    from malt_data.schemas.layout import default_folder
 
     choice = instructive_tree(forest)
     if choice is None:
@@ -147,7 +147,7 @@ def _instructive_tree(forest: "Forest") -> "pl.DataFrame":
 
 
 @click.command()
-@click.argument("args", nargs=-1, required=True, metavar="[FOREST] ID [ID]")
+@args_argument("[FOREST] ID [ID]", required=True)
 @json_option
 def explain(args: tuple[str, ...], as_json: bool) -> None:
     """Trace a label back to the samples and values behind it.
