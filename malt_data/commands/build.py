@@ -165,6 +165,8 @@ def build(
     malt-data build --questions mine.jsonl \\
         --engine openai --base-url http://127.0.0.1:8000/v1
     malt-data build --questions tasks.jsonl --grader rewards.py:grade
+    malt-data build --config build.toml --prompts prompts.toml --shard 1/4
+    malt-data build --team team/team.toml --out round-2
     """
     from malt_data.builders.build import build_forest
     from malt_data.builders.plan import plan_build

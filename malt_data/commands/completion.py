@@ -38,6 +38,8 @@ def forests(ctx: click.Context, param: Parameter, incomplete: str) -> Items:
 def roles(ctx: click.Context, param: Parameter, incomplete: str) -> Items:
     """Return the roles of the forest named so far, or of the default one; and `all`."""
     named = ctx.params.get("forest") or ctx.params.get("dataset")
+    if named is None and ctx.args:  # while an option lacks its value, click names no argument
+        named = ctx.args[0]
     try:
         manifest = json.loads(
             Path(named or layout.default_folder(), layout.MANIFEST).read_text("utf-8")

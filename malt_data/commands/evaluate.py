@@ -93,6 +93,7 @@ def ask(
     \b
     malt-data ask "What is 12 + 30?" --team team/team.toml
     malt-data ask "Which one barks?" --choice "a cat" --choice "a dog"
+    malt-data ask "What is 12 + 30?" --config base.toml --pipeline refine
     """
     from malt_data.evaluation.ask import ask as ask_team
     from malt_data.evaluation.settings import find_settings
@@ -206,6 +207,8 @@ def evaluate(
     malt-data eval --settings sa,sa+mv,ma+mv --limit 50
     malt-data eval --settings sa+mv,malt+mv --team team/team.toml
     malt-data eval --settings malt+mv --team a/team.toml --team b/team.toml
+    malt-data eval --settings sa,own --settings-file own.toml --against sa
+    malt-data eval --config eval.toml
     malt-data eval --table results other-results --markdown
     """
     from malt_data.evaluation.results import open_results

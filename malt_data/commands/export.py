@@ -133,6 +133,7 @@ def export(
     malt-data export --check
     malt-data export --format sft --layout axolotl
     malt-data export --role verifier --format dpo --strategy one --push me/t
+    malt-data export --config export.toml --tokenizer Qwen/Qwen3-4B
     """
     from malt_data.exporters import export as exporting
     from malt_data.exporters.selection import Selection

@@ -55,6 +55,8 @@ def import_(
     malt-data import rollouts.jsonl --out forest
     malt-data import run/traces.jsonl --pipeline critic.toml --out forest
     malt-data import logs/a.eval logs/b.eval --split test --out forest
+    malt-data import rows.jsonl --config fields.toml --prompts prompts.toml \\
+        --model Qwen/Qwen3-4B
     """
     from malt_data.commands.progress import Progress
     from malt_data.importers.importing import import_forest

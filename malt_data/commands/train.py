@@ -96,6 +96,7 @@ def train(
     malt-data train --role all --dataset me/trees@v1 --out team
     malt-data train --role all --recipe dpo-nll --seed 1 --out team-1
     malt-data train --role verifier --stage dpo --adapter v_sft --out v_dpo
+    malt-data train --role refiner --out r --config lora.toml --push me/refiner
     """
     from malt_data.commands.progress import Progress
     from malt_data.schemas.layout import default_folder
