@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from malt_data.builders.build import BuildReport
 
 _SECONDS_BETWEEN_LINES = 15.0
+_SECONDS_BETWEEN_FRAMES = 0.1
 _WINDOW = 60.0
 """Seconds over which a rate is measured."""
 _NARROWEST_BAR = 4
@@ -136,12 +137,26 @@ class BuildProgress(Progress):
         super().__init__("build")
         self._adaptive = adaptive
         self._nodes_per_tree = nodes_per_tree
-        self._completions: Pace | None = None
+        self._completions = Pace()
+        self._shown: float | None = None
+        self._report: BuildReport | None = None
+
+    def __exit__(self, *error: object) -> None:
+        if self._report is not None and self._bar is not None:
+            self._show(self._report)  # the last state, whenever the last frame was
+        super().__exit__(*error)
 
     def on_progress(self, report: "BuildReport") -> None:
-        if self._completions is None:
-            self._completions = Pace()
+        """Show the report if it is time; called with every completion, so it must be quick."""
+        now = time.monotonic()
+        if self._shown is None:
             self._note_earlier(report)
+        elif now - self._shown < _SECONDS_BETWEEN_FRAMES:
+            return
+        self._shown, self._report = now, report
+        self._show(report)
+
+    def _show(self, report: "BuildReport") -> None:
         self._completions.add(report.completions, time.monotonic())
         trees = report.asked - report.before - report.elsewhere
         done, total, unit = report.completions, trees * self._nodes_per_tree, "completions"
