@@ -90,7 +90,16 @@ def _printable_usage_errors() -> Iterator[None]:
         raise click.UsageError(printable(error.format_message()), error.ctx) from None
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+_COMPLETION = """
+\b
+Completion with TAB in bash; the README has zsh and fish:
+  eval "$(_MALT_DATA_COMPLETE=bash_source malt-data)"
+"""
+
+
+@click.group(
+    cls=_Group, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_COMPLETION
+)
 @click.version_option(package_name="malt-data", prog_name="malt-data")
 def main() -> None:
     """Grow, grade, query and share multi-agent reasoning trees (MALT) as data.

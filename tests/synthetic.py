@@ -67,6 +67,19 @@ def think(forest: Forest, thoughts: Sequence[str | None]) -> None:
     _change(forest, "thinking", lambda i, _: thoughts[i % len(thoughts)])
 
 
+def answer(forest: Forest, answers: Callable[[str], str | None]) -> None:
+    """Give each node another answer, by its node_id; golds stay as they are, labels follow."""
+    golds = dict(forest.questions().select("question_id", "gold").collect().iter_rows())
+    for path in forest.parts.paths():
+        rows = pq.read_table(path, partitioning=None).to_pylist()
+        for row in rows:
+            given = answers(row["node_id"])
+            verdict = "right" if given == golds[row["question_id"]] else "wrong"
+            row |= grade_columns(given, verdict, leaf=row["reward"] is not None)
+        path.unlink()
+        forest.parts.write(node_table(rows, forest.manifest.labels))
+
+
 def _change(forest: Forest, column: str, change: Callable[[int, str | None], str | None]) -> None:
     """Replace a column of strings; `change` gets the index in the part and the value."""
     for path in forest.parts.paths():

@@ -38,6 +38,29 @@ def test_every_option_has_a_help_text(name: str) -> None:
             assert not help.startswith("["), f"{parameter.opts[0]} only has a default"
 
 
+WITH_EXAMPLES = [
+    pytest.param(command, parameter, id=f"{name} {parameter.opts[0]}")
+    for name, command in sorted(cli.main.commands.items())
+    for parameter in command.params
+    if isinstance(parameter, click.Option)
+    if isinstance(parameter.type, click.Path | click.types.StringParamType)
+]
+
+
+@pytest.mark.parametrize(("command", "option"), WITH_EXAMPLES)
+def test_every_option_of_free_text_has_an_example(
+    command: click.Command, option: click.Option
+) -> None:
+    """In the examples of its command, or in its own help; a default is one too."""
+    examples = (command.help or "").partition("\b\n")[2]
+    help = option.help or ""
+    assert (
+        re.search(rf"{re.escape(option.opts[0])}\b", examples)
+        or re.search(r"e\.g\. |\[default: ", help)
+        or option.show_default
+    )
+
+
 @pytest.mark.parametrize("arguments", [[], *([name] for name in COMMANDS)], ids=" ".join)
 def test_help_fits_80_columns_and_cuts_nothing_off(arguments: list[str]) -> None:
     run = malt(*arguments, "--help", env={**os.environ, "COLUMNS": "80"})
@@ -50,7 +73,8 @@ def test_help_fits_80_columns_and_cuts_nothing_off(arguments: list[str]) -> None
 
 def test_the_list_of_commands_shows_each_summary_whole_and_on_one_line() -> None:
     run = malt("--help", env={**os.environ, "COLUMNS": "80"})
-    rows = dict(line.split(maxsplit=1) for line in run.stdout.splitlines() if line[:2] == "  ")
+    indented = [line for line in run.stdout.splitlines() if re.match("  [^ ]", line)]
+    rows = dict(line.split(maxsplit=1) for line in indented)
     for name in COMMANDS:
         summary = (cli.main.commands[name].help or "").strip().splitlines()[0]
         assert summary.endswith("."), "the summary goes over several lines"

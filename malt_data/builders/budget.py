@@ -1,6 +1,6 @@
 """Stop a build at a budget: start no tree that would probably exceed it, and finish the others.
 
-limit = Limit(Budget(max_tokens_total=100_000), forest, spec)
+limit = Limit(Budget(max_tokens_total=100_000), spec, totals(forest))
 limit.reached(growing=12)       # None, or the budget that one more tree would exceed
 """
 
@@ -10,24 +10,22 @@ from collections.abc import Sequence
 
 from malt_data.builders.tree import Node
 from malt_data.engines import Completion
-from malt_data.forests.forest import Forest
 from malt_data.forests.labels import tree_labels
+from malt_data.forests.totals import Totals
 from malt_data.schemas.spec import Budget, BuildSpec
 
 
 class Limit:
     """What a build may still spend. A tree is taken to be like those before it, on average."""
 
-    def __init__(self, budget: Budget, forest: Forest, spec: BuildSpec) -> None:
+    def __init__(self, budget: Budget, spec: BuildSpec, earlier: Totals) -> None:
+        """earlier: of the trees that are there."""
         self._budget = budget
         self._spec = spec
         self._deadline = time.monotonic() + 3600 * (budget.max_hours or 0)
         self._sampled = self._completions = 0
-        self._trees = self._tokens = self._pairs = 0
-        if self._counts:
-            self._trees = len(forest.done)
-            self._tokens, self._pairs = _totals(forest)
-        self._before = self._tokens
+        self._trees, self._pairs = earlier.trees, earlier.pairs
+        self._tokens = self._before = earlier.prompt_tokens + earlier.completion_tokens
 
     @property
     def _counts(self) -> bool:
@@ -86,11 +84,3 @@ def _pairs(labels: dict[tuple[int, ...], bool]) -> int:
     positive = Counter(path[:-1] for path, label in labels.items() if label)
     children = Counter(path[:-1] for path in labels)
     return sum(count * (children[parent] - count) for parent, count in positive.items())
-
-
-def _totals(forest: Forest) -> tuple[int, int]:
-    """Return the tokens of all trees, prompts included, as the engine counted them; and pairs."""
-    found = forest.sql(
-        "SELECT sum(prompt_tokens + completion_tokens), sum(usable_pairs) FROM role_stats"
-    ).row(0)
-    return int(found[0] or 0), int(found[1] or 0)

@@ -32,6 +32,7 @@ from malt_data.forests.create import create_forest, remove_empty, stored_questio
 from malt_data.forests.forest import Forest
 from malt_data.forests.manifest import update_manifest
 from malt_data.forests.parts import NodeParts
+from malt_data.forests.totals import Totals, totals
 from malt_data.graders import Grader
 from malt_data.prompts.resolve import resolve_sampling
 from malt_data.prompts.templates import Script
@@ -52,6 +53,8 @@ class BuildReport(Usage):
 
     stopped: the budget that ended it, `max_tokens_total`, `max_pairs` or `max_hours`; None: no one.
     asked: trees requested. before: grown by earlier runs. elsewhere: left to another process.
+    pairs: usable ones in the trees grown and written. earlier: of the trees that were there; None
+      if there was nothing to do.
     prompt_computed, prompt_least: prompt tokens that the engine computed for the trees grown, and
       the fewest that they can take (builders/prefixes.py); None if the engine does not say.
     """
@@ -62,6 +65,8 @@ class BuildReport(Usage):
     elsewhere: int = 0
     interrupted: bool = False
     stopped: str | None = None
+    pairs: int = 0
+    earlier: Totals | None = None
     failed: dict[str, str] = field(default_factory=dict)
     refused: dict[str, int] = field(default_factory=dict)
     prompt_computed: int | None = None
@@ -190,7 +195,8 @@ async def _grow_into(
         parts = NodeParts(folder / layout.NODES)
         with parts.reading():  # blocks relabelling while trees are added
             forest = create_forest(folder, spec, loaded.questions, loaded.report())
-            limit = Limit(budget, forest, spec)
+            report.earlier = totals(forest)
+            limit = Limit(budget, spec, report.earlier)
             asked = stored_questions(forest, todo)
             await grow_all(forest, spec, asked, engine, grader, report, on_progress, limit)
         parts.compact()
@@ -243,15 +249,18 @@ async def grow_all(
     limit: a budget, at which no further tree is started.
     """
     started = time.monotonic()
-    limit = limit or Limit(Budget(), forest, spec)
+    limit = limit or Limit(Budget(), spec, Totals())
     with Writer(forest) as writer, _cancel_on_sigterm():
         build = _Build(forest, spec, engine, grader, writer, report, on_progress, limit)
         try:
+            on_progress(report)  # from here on time counts
             await build.run(questions)
         except asyncio.CancelledError:
             report.interrupted = True
         finally:
             report.seconds = time.monotonic() - started
+    report.pairs = writer.pairs
+    on_progress(report)
 
 
 @dataclass
@@ -327,18 +336,22 @@ class _Build:
         self.failures_in_a_row = 0
         self.limit.add_tree(nodes, [row["reward"] for row in rows])
         self.report.add_tree((node.request, node.completion) for node in nodes)
-        self.on_progress(self.report)
+        self._tell()
 
     def _on_completion(self, completion: Completion) -> None:
         self.report.add(completion)
         self.limit.add(completion)
+        self._tell()
+
+    def _tell(self) -> None:
+        self.report.pairs = self.writer.pairs
         self.on_progress(self.report)
 
     def _on_failure(self, question_id: str, error: EngineError) -> None:
         self.writer.claims.release(question_id)
         self.report.failed[question_id] = str(error)
         self.failures_in_a_row += 1
-        self.on_progress(self.report)
+        self._tell()
         if self.failures_in_a_row >= _FAILURES_IN_A_ROW:
             raise EngineDown(
                 f"{self.failures_in_a_row} trees failed in a row, most recently: {error} "

@@ -13,6 +13,7 @@ from malt_data.builders.claims import Claims
 from malt_data.forests.forest import Forest
 from malt_data.forests.labels import node_table
 from malt_data.forests.parts import TREES_PER_PART
+from malt_data.forests.totals import table_pairs
 
 _FLUSH_SECONDS = 1.0
 
@@ -23,6 +24,8 @@ class Writer:
     def __init__(self, forest: Forest) -> None:
         self.forest = forest
         self.claims = Claims(forest.parts.folder)
+        self.pairs = 0
+        """Usable pairs in the trees written."""
         self._queue: queue.SimpleQueue[tuple[str, list[dict[str, Any]]] | None]
         self._queue = queue.SimpleQueue()
         self._error: BaseException | None = None
@@ -72,6 +75,8 @@ class Writer:
 
     def _write(self, trees: dict[str, list[dict[str, Any]]]) -> None:
         rows = [row for tree in trees.values() for row in tree]
-        self.forest.parts.write(node_table(rows, self.forest.manifest.labelled))
+        table = node_table(rows, self.forest.manifest.labelled)
+        self.forest.parts.write(table)
+        self.pairs += table_pairs(table)
         for question_id in trees:
             self.claims.release(question_id)

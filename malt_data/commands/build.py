@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from malt_data.commands import completion
 from malt_data.commands.options import (
     FILE,
     Decorator,
@@ -69,6 +70,8 @@ class _BuildCommand(click.Command):
                 continue
             option, role, value = found.groups()
             value = next(left, "") if value is None else value
+            if ctx.resilient_parsing and not value.isdecimal():
+                continue  # the shell completes a call that is not finished
             if not re.fullmatch("-?[0-9]{1,18}", value):  # here, where the option has its name
                 raise click.BadParameter(f"{value!r} is not a number.", ctx, param_hint=option)
             split += ["--n-ROLE", role.replace("-", "_"), value]
@@ -100,6 +103,7 @@ def _question_options() -> Decorator:
     return combine(
         setting(
             "--questions",
+            shell_complete=completion.questions,
             help="Question source: embedded, a benchmark (gsm8k, math, csqa, …), "
             "reasoning-gym:TASK, a JSONL, Parquet or CSV file, or a Hub dataset.  "
             "[default: embedded]",
@@ -161,11 +165,13 @@ def build(
     malt-data build --questions mine.jsonl \\
         --engine openai --base-url http://127.0.0.1:8000/v1
     malt-data build --questions tasks.jsonl --grader rewards.py:grade
+    malt-data build --config build.toml --prompts prompts.toml --shard 1/4
+    malt-data build --team team/team.toml --out round-2
     """
     from malt_data.builders.build import build_forest
     from malt_data.builders.plan import plan_build
     from malt_data.commands.progress import BuildProgress
-    from malt_data.forests.forest import default_folder
+    from malt_data.schemas.layout import default_folder
     from malt_data.schemas.spec import Budget
 
     folder = out or default_folder()
@@ -331,7 +337,7 @@ def relabel(
             regrade=options["grader"] is not None,
             out=out,
             dry_run=dry_run,
-            on_progress=progress.update,
+            on_progress=progress.of("parts"),
             note=progress.note,
         )
     if as_json:
@@ -351,7 +357,7 @@ def _sweep(forest: str | None, figure: Path | None, as_json: bool) -> None:
         require_figure(figure)  # before the work
     opened = open_forest(forest)
     with Progress("sweep") as progress:
-        rows = sweep(opened, on_progress=progress.update)
+        rows = sweep(opened, on_progress=progress.of("settings"))
     if figure:
         draw_sweep(rows, figure)
     if as_json:

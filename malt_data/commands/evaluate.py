@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from malt_data.commands import completion
 from malt_data.commands.options import (
     FILE,
     LazyChoice,
@@ -92,6 +93,7 @@ def ask(
     \b
     malt-data ask "What is 12 + 30?" --team team/team.toml
     malt-data ask "Which one barks?" --choice "a cat" --choice "a dog"
+    malt-data ask "What is 12 + 30?" --config base.toml --pipeline refine
     """
     from malt_data.evaluation.ask import ask as ask_team
     from malt_data.evaluation.settings import find_settings
@@ -130,7 +132,11 @@ def ask(
 
 @click.command(name="eval")
 @click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
-@setting("--questions", help="Question source, as for build.  [default: embedded]")
+@setting(
+    "--questions",
+    shell_complete=completion.questions,
+    help="Question source, as for build.  [default: embedded]",
+)
 @setting("--split", help="Split of the question source.  [default: test]")
 @click.option(
     "--settings", default="sa,sa+mv,ma,ma+mv", show_default=True, help="Settings to compare."
@@ -201,6 +207,8 @@ def evaluate(
     malt-data eval --settings sa,sa+mv,ma+mv --limit 50
     malt-data eval --settings sa+mv,malt+mv --team team/team.toml
     malt-data eval --settings malt+mv --team a/team.toml --team b/team.toml
+    malt-data eval --settings sa,own --settings-file own.toml --against sa
+    malt-data eval --config eval.toml
     malt-data eval --table results other-results --markdown
     """
     from malt_data.evaluation.results import open_results
@@ -296,7 +304,8 @@ def _run(plans: "list[Plan]") -> list[dict[str, Any]]:
     reports = []
     for plan in plans:
         with Progress("eval" if len(plans) == 1 else f"eval {plan.out.name}") as progress:
-            reports.append(run_evaluation(plan, on_progress=progress.update, note=progress.note))
+            told = progress.of("answers")
+            reports.append(run_evaluation(plan, on_progress=told, note=progress.note))
     return reports
 
 

@@ -12,6 +12,7 @@ from malt_data.commands.options import (
     FILE,
     LazyChoice,
     NewFolder,
+    args_argument,
     drop_unset,
     forest_argument,
     json_option,
@@ -132,6 +133,7 @@ def export(
     malt-data export --check
     malt-data export --format sft --layout axolotl
     malt-data export --role verifier --format dpo --strategy one --push me/t
+    malt-data export --config export.toml --tokenizer Qwen/Qwen3-4B
     """
     from malt_data.exporters import export as exporting
     from malt_data.exporters.selection import Selection
@@ -212,9 +214,9 @@ def _export(
     reports = []
     for item in requested:
         with Progress(item.name) as progress:
-            update = progress.update
+            told = progress.of("trees")
             reports.append(
-                exporting.export(forest, item, selection, out, layout=layout, on_progress=update)
+                exporting.export(forest, item, selection, out, layout=layout, on_progress=told)
             )
     return reports
 
@@ -239,7 +241,7 @@ def _checker(forest: "Forest", selection: "Selection") -> Callable[[Path], dict[
 
 
 @click.command()
-@click.argument("args", nargs=-1, required=True, metavar="[FOREST] USER/NAME")
+@args_argument("[FOREST] USER/NAME", required=True)
 @click.option(
     "--exports",
     help="Exports to send, e.g. refiner_dpo,verifier_sft, or none.  "

@@ -55,10 +55,12 @@ def import_(
     malt-data import rollouts.jsonl --out forest
     malt-data import run/traces.jsonl --pipeline critic.toml --out forest
     malt-data import logs/a.eval logs/b.eval --split test --out forest
+    malt-data import rows.jsonl --config fields.toml --prompts prompts.toml \\
+        --model Qwen/Qwen3-4B
     """
     from malt_data.commands.progress import Progress
-    from malt_data.forests.forest import default_folder
     from malt_data.importers.importing import import_forest
+    from malt_data.schemas.layout import default_folder
     from malt_data.schemas.spec import ImportSpec
 
     folder = out or default_folder()
@@ -70,7 +72,7 @@ def import_(
             spec,
             prompts_file=prompts_file,
             dry_run=dry_run,
-            on_progress=lambda done, total: progress.update(done, total, unit=" trees"),
+            on_progress=progress.of("trees"),
             note=progress.note,
         )
     if as_json:

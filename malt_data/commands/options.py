@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
+
+from malt_data.commands import completion
 
 if TYPE_CHECKING:
     from malt_data.schemas.pipeline import Pipeline
@@ -15,7 +18,14 @@ Decorator = Callable[[Any], Any]
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-forest_argument = click.argument("forest", required=False)
+forest_argument = click.argument("forest", required=False, shell_complete=completion.forests)
+
+
+def args_argument(metavar: str, **attributes: Any) -> Decorator:
+    """Return `args`, which are [FOREST] and more."""
+    return click.argument(
+        "args", nargs=-1, metavar=metavar, shell_complete=completion.forests, **attributes
+    )
 
 
 class LazyChoice(click.Choice[str]):
@@ -29,6 +39,11 @@ class LazyChoice(click.Choice[str]):
     def choices(self) -> tuple[str, ...]:  # type: ignore[override]
         return tuple(self._load())
 
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if ctx is not None and ctx.resilient_parsing:  # the shell completes another option
+            return value
+        return super().convert(value, param, ctx)
+
 
 class GraderName(LazyChoice):
     """A grader: `auto`, a kind, or a function of the user's own."""
@@ -40,6 +55,12 @@ class GraderName(LazyChoice):
         from malt_data.graders import is_own
 
         return value if is_own(value) else super().convert(value, param, ctx)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        found = super().shell_complete(ctx, param, incomplete)
+        return [item for item in found if ":" not in item.value]  # FILE.py:function is no name
 
 
 class NewFolder(click.Path):
@@ -161,13 +182,14 @@ def pipeline_option(
     return setting(
         "--pipeline",
         metavar="NAME|FILE.toml",
+        shell_complete=completion.pipelines,
         callback=lambda ctx, param, name: name and _pipeline(name),
         help=help,
     )
 
 
 def role_option(help: str, **attributes: Any) -> Decorator:
-    return click.option("--role", help=help, **attributes)
+    return click.option("--role", help=help, shell_complete=completion.roles, **attributes)
 
 
 def team_option(help: str, **attributes: Any) -> Decorator:

@@ -1,7 +1,11 @@
 """Command output: results to stdout, notes to stderr, with control characters escaped."""
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -53,3 +57,25 @@ def console() -> "Console":
     from rich.console import Console
 
     return Console(highlight=False, soft_wrap=False)
+
+
+@contextmanager
+def paged(console: "Console") -> Iterator["Console"]:
+    """Send what is printed within to $PAGER if it is longer than the screen; never without one."""
+    if not sys.stdout.isatty():
+        yield console
+        return
+    with console.capture() as captured:
+        yield console
+    text = captured.get()
+    lengths = map(len, click.unstyle(text).splitlines())
+    lines = sum(max(1, -(-length // console.width)) for length in lengths)
+    if lines < console.height or shutil.which(_pager()) is None:
+        click.echo(text, nl=False, color=True)
+    else:
+        click.echo_via_pager(text)
+
+
+def _pager() -> str:
+    """Return the program that click will choose."""
+    return (os.environ.get("PAGER") or "less").split()[0]

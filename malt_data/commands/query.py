@@ -1,6 +1,7 @@
 """Inspect a forest: `stats`, `show`, `sql`, `explain`, `verify`."""
 
 import io
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,17 +9,20 @@ from typing import TYPE_CHECKING
 import click
 
 from malt_data.commands.arguments import forest_and_ids, open_for_command
-from malt_data.commands.options import forest_argument, grader_option, json_option
-from malt_data.commands.output import console, note, print_json, say
+from malt_data.commands.options import args_argument, forest_argument, grader_option, json_option
+from malt_data.commands.output import console, note, paged, print_json, say
 from malt_data.display import clean
 from malt_data.errors import ForestError, SpecError
 
 if TYPE_CHECKING:
+    import polars as pl
+
+    from malt_data.forests.forest import Forest
     from malt_data.storage.query import Source
 
 
 @click.command()
-@click.argument("args", nargs=-1, required=True, metavar="[FOREST] QUERY")
+@args_argument("[FOREST] QUERY", required=True)
 @click.option(
     "--format",
     "form",
@@ -93,32 +97,57 @@ def stats(forest: str | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("args", nargs=-1, metavar="[FOREST] [ID]")
-@click.option("--full", is_flag=True, help="Do not shorten long texts.")
+@args_argument("[FOREST] [ID]")
+@click.option("--full", is_flag=True, help="Fold nothing, and show whole texts.")
 @json_option
 def show(args: tuple[str, ...], full: bool, as_json: bool) -> None:
     """Show one tree with its values, labels and texts.
 
-    ID is the id of a question or node, or a prefix of one. The default is the first tree.
+    ID is the id of a question or node, or a prefix of one. The default is an
+    instructive tree: with both labels among siblings in every turn, if there
+    is one. In long trees, what repeats itself is folded. On a terminal, a
+    tree longer than the screen goes through $PAGER.
 
     \b
     malt-data show
     malt-data show 5f3a/g0/v2
+    malt-data show my-forest --full
     """
     from malt_data.forests.facts import find_tree
-    from malt_data.report.terminal import show as print_tree
+    from malt_data.report.tree import print_tree
 
     opened, ids = forest_and_ids(args, 1)
-    prefix = ids[0] if ids else None
+    marked = ids[0] if ids else None
+    tree = find_tree(opened, marked) if ids else _instructive_tree(opened)
     if as_json:
-        print_json(find_tree(opened, prefix).to_dicts())
-    else:
-        terminal = console()
-        print_tree(opened, prefix, terminal, 0 if full else max(20, terminal.width - 40))
+        print_json(tree.to_dicts())
+        return
+    with paged(console()) as terminal:
+        width = 0 if full else max(20, terminal.width - 40)
+        hidden = print_tree(opened, tree, terminal, marked=marked, width=width, folded=not full)
+    if hidden:
+        note(f"{hidden} of {len(tree)} nodes folded; --full shows them, and whole texts.")
+
+
+def _instructive_tree(forest: "Forest") -> "pl.DataFrame":
+    """Return the tree to show if none is named, and say on stderr which one and why."""
+    from malt_data.forests.facts import find_tree
+    from malt_data.forests.instructive import instructive_tree
+    from malt_data.schemas.layout import default_folder
+
+    choice = instructive_tree(forest)
+    if choice is None:
+        return find_tree(forest, None)  # which says what to do
+    note(f"Tree {choice.question_id}: {choice.reason()}.")
+    if choice.another is not None:
+        folder = forest.origin or str(forest.folder)
+        given = [] if folder == str(default_folder()) else [folder]
+        note(f"Another one: {shlex.join(['malt-data', 'show', *given, choice.another])}")
+    return forest.parts.tree(choice.part, choice.question_id).sort("node")
 
 
 @click.command()
-@click.argument("args", nargs=-1, required=True, metavar="[FOREST] ID [ID]")
+@args_argument("[FOREST] ID [ID]", required=True)
 @json_option
 def explain(args: tuple[str, ...], as_json: bool) -> None:
     """Trace a label back to the samples and values behind it.
@@ -183,7 +212,7 @@ def _verify_forest(folder: str | None, grader: str | None) -> tuple[str, list[st
 
     forest = open_for_command(folder)
     with Progress("verify") as progress:
-        problems = verify_forest(forest, progress.update, grader=grader, note=progress.note)
+        problems = verify_forest(forest, progress.of("parts"), grader=grader, note=progress.note)
     exports = {} if forest.origin else exports_of(forest)
     for name in exports:
         found = verify_export(forest.folder / layout.EXPORTS / name)

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from malt_data.commands import completion
 from malt_data.commands.options import (
     FILE,
     LazyChoice,
@@ -32,7 +33,11 @@ def _stages() -> tuple[str, ...]:
     type=LazyChoice(_stages),
     help="Training stage; with --role all, sft skips DPO.  [default: sft; all: both]",
 )
-@click.option("--dataset", help="A forest, an export or USER/NAME[@REVISION].  [default: ./forest]")
+@click.option(
+    "--dataset",
+    shell_complete=completion.forests,
+    help="A forest, an export or USER/NAME[@REVISION].  [default: ./forest]",
+)
 @click.option("--model", help="Base model.  [default: the one that sampled the data]")
 @click.option("--other-model", is_flag=True, help="Allow a --model that did not sample the data.")
 @click.option(
@@ -50,6 +55,7 @@ def _stages() -> tuple[str, ...]:
     "--recipe",
     default="malt",
     metavar="NAME|FILE",
+    shell_complete=completion.recipes,
     show_default=True,
     help="malt, dpo-nll, dpo-norm, dpo-anchored, or a TOML file.",
 )
@@ -90,9 +96,10 @@ def train(
     malt-data train --role all --dataset me/trees@v1 --out team
     malt-data train --role all --recipe dpo-nll --seed 1 --out team-1
     malt-data train --role verifier --stage dpo --adapter v_sft --out v_dpo
+    malt-data train --role refiner --out r --config lora.toml --push me/refiner
     """
     from malt_data.commands.progress import Progress
-    from malt_data.forests.forest import default_folder
+    from malt_data.schemas.layout import default_folder
     from malt_data.trainers.recipe import read_recipe
     from malt_data.trainers.train import train as train_role
 
@@ -114,7 +121,7 @@ def train(
             stage=stage,
             adapter=adapter,
             recipe=chosen,
-            on_progress=progress.update,
+            on_progress=progress.of("steps"),
             note=progress.note,
             **options,
         )

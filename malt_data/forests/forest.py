@@ -10,7 +10,6 @@ Nothing here writes to the folder: `create.py` creates a forest, a build adds tr
 
 import contextlib
 import hashlib
-import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -31,13 +30,6 @@ from malt_data.schemas.pipeline import roles_table
 from malt_data.schemas.spec import Labelled
 from malt_data.storage.hub import HUB, fetch_forest
 
-DEFAULT_FOLDER = "forest"
-
-
-def default_folder() -> Path:
-    """Return the default forest folder: $MALT_FOREST or ./forest."""
-    return Path(os.environ.get("MALT_FOREST") or DEFAULT_FOLDER)
-
 
 def open_forest(folder: str | Path | None = None) -> "Forest":
     """Open an existing forest; raise ForestError if it is missing or too new to read.
@@ -48,7 +40,7 @@ def open_forest(folder: str | Path | None = None) -> "Forest":
     if isinstance(folder, str) and folder.startswith(HUB):
         path = fetch_forest(folder.removeprefix(HUB))
         return Forest(path, read_manifest(path), folder)
-    path = default_folder() if folder is None else Path(folder)
+    path = layout.default_folder() if folder is None else Path(folder)
     return Forest(path, read_manifest(path))
 
 

@@ -132,6 +132,13 @@ def value_columns(columns: Columns, threshold: float, pooling: Pooling) -> Value
     return Values(value, label, leaves)
 
 
+def count_pairs(columns: Columns, label: Array) -> int:
+    """Return the number of pairs of siblings with different labels."""
+    siblings = columns.siblings()
+    children, positives = np.bincount(siblings), np.bincount(siblings, label).astype(np.int64)
+    return int((positives * (children - positives)).sum())
+
+
 def is_positive(values: Array, threshold: float) -> Array:
     """Return which values are strictly above the threshold, to nine decimals; of any shape.
 

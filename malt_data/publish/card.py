@@ -22,10 +22,10 @@ from malt_data.display import clean, fold
 from malt_data.errors import ExportError
 from malt_data.exporters.export import ExportReport, read_report
 from malt_data.exporters.selection import REASONS
-from malt_data.forests.facts import stats
+from malt_data.forests.facts import find_tree, stats
 from malt_data.forests.forest import Forest
 from malt_data.questions.benchmarks import BENCHMARKS
-from malt_data.report.terminal import show
+from malt_data.report.tree import print_tree
 from malt_data.schemas import layout
 from malt_data.schemas.exports import Config
 from malt_data.schemas.forest import NODES, QUESTIONS
@@ -174,7 +174,7 @@ def _tree(forest: Forest) -> str:
         return "(no tree yet)"
     stream = io.StringIO()
     console = Console(file=stream, width=_WIDTH, no_color=True, highlight=False)
-    show(forest, trees.item(), console, _WIDTH - 40)
+    print_tree(forest, find_tree(forest, trees.item()), console, width=_WIDTH - 40)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 

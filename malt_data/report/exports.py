@@ -9,6 +9,7 @@ from rich.text import Text
 from malt_data.display import clean, escape
 from malt_data.exporters.export import ExportReport
 from malt_data.exporters.selection import REASONS
+from malt_data.report.terminal import percent
 
 
 def print_export(
@@ -29,7 +30,7 @@ def print_export(
     if checked["max_length"] is not None:
         console.print(f"  longer than {checked['max_length']} tokens: {checked['too_long']}")
     if checked["chosen_longer"] is not None:
-        console.print(f"  chosen is longer than rejected in {100 * checked['chosen_longer']:.0f} %")
+        console.print(f"  chosen is longer than rejected in {percent(checked['chosen_longer'])}")
     if rows_with := checked["thinking"]["rows"]:
         kept = checked["thinking"]["kept"]
         console.print(f"  thinking: in {rows_with} rows, the chat template keeps that of {kept}")
@@ -61,9 +62,9 @@ def print_explained(facts: dict[str, Any], console: Console) -> None:
     if facts["confidence"] is not None and facts["low"] != facts["high"]:
         console.print(
             Text(
-                f"{100 * facts['confidence']:.0f} % sure: its true value is {facts['low']:.2f} to "
+                f"{percent(facts['confidence'])} sure: its true value is {facts['low']:.2f} to "
                 f"{facts['high']:.2f} (90 %); Hoeffding's bound at its value: "
-                f"{100 * facts['bound']:.0f} %"
+                f"{percent(facts['bound'])}"
             )
         )
     console.print(Text("\nexports", "bold"))

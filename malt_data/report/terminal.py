@@ -1,4 +1,4 @@
-"""Terminal output: statistics of the roles, one tree in colour, a table of rows.
+"""Terminal output: statistics of the roles, a table of rows. `tree.py` prints a tree.
 
 Texts come from models and may contain anything, so markup in them is not interpreted and control
 characters are escaped.
@@ -8,22 +8,20 @@ import json
 from typing import IO, Any
 
 import polars as pl
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from rich.tree import Tree
 
-from malt_data.display import clean, escape, fold
-from malt_data.forests.confidence import SURE
-from malt_data.forests.facts import find_tree, question_of, with_confidence
-from malt_data.forests.forest import Forest
+from malt_data.display import escape, fold
+from malt_data.forests.confidence import FITTED_TREES, SURE
 
 _MAX_ROWS = 100
 _WIDEST_NAME = 100
 
 
 def print_stats(facts: dict[str, Any], console: Console) -> None:
-    """Print the result of `stats` with one column per role, which fits 80 columns."""
+    """Print the result of `stats` with a column per role, in as many blocks as the width asks."""
     overall = facts["forest"]
     console.print(
         f"{overall['trees']} of {overall['questions']} questions have a tree: "
@@ -33,8 +31,8 @@ def print_stats(facts: dict[str, Any], console: Console) -> None:
     roles = facts["roles"]
     if len(roles) > 1:
         console.print(
-            f"The last turn fixes {_share(overall['fix_rate'])} of wrong first answers and breaks "
-            f"{_share(overall['break_rate'])} of right ones."
+            f"The last turn fixes {percent(overall['fix_rate'])} of wrong first answers and breaks "
+            f"{percent(overall['break_rate'])} of right ones."
         )
     if overall["prompt_least"]:
         times = overall["prompt_computed"] / overall["prompt_least"]
@@ -47,74 +45,49 @@ def print_stats(facts: dict[str, Any], console: Console) -> None:
             f"{extra} nodes were added where a label was lacking. All lines above, mean value and "
             "accuracy rest on the others; the remaining counts include them."
         )
+    for block in _blocks(roles, console.width):
+        console.print(_role_table(block))
+    if roles:
+        console.print(_on_confidence(overall["trees"]))
+
+
+def _on_confidence(trees: int) -> str:
+    basis = f" (here of the {FITTED_TREES:,} trees with the smallest ids)" * (trees > FITTED_TREES)
+    return (
+        f"Confidence{basis}: the probability that a label is right, given all leaves of its tree; "
+        f"unsure: below {percent(SURE)}. Of each node: malt-data sql 'FROM confidence'"
+    )
+
+
+def _blocks(roles: list[dict[str, Any]], width: int) -> list[list[dict[str, Any]]]:
+    """Split the rows of the roles into as few tables as fit `width`, at least one role each."""
+    blocks: list[list[dict[str, Any]]] = []
+    left = 0
+    for row in roles:
+        cells = (_role_cell(name, value) for name, value in row.items())
+        taken = 2 + max(cell_len(cell) for cell in cells)
+        if not blocks or taken > left:
+            blocks.append([])
+            left = width - max(map(len, row))
+        blocks[-1].append(row)
+        left -= taken
+    return blocks
+
+
+def _role_table(roles: list[dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for row in roles:
-        table.add_column(Text(escape(row["role"])), justify="right")
-    for name in roles[0] if roles else ():
+        table.add_column(Text(escape(row["role"]), overflow="fold"), justify="right")
+    for name in roles[0]:
         if name != "role":
-            table.add_row(name.replace("_", " "), *(_cell(row[name]) for row in roles))
-    console.print(table)
-    if roles:
-        console.print(
-            "Confidence: the probability that a label is right, given all leaves of its tree; "
-            f"unsure: below {SURE:g}. Of each node: malt-data sql 'FROM confidence'"
-        )
+            cells = (_role_cell(name, row[name]) for row in roles)
+            table.add_row(name.replace("_", " "), *cells)
+    return table
 
 
-def show(forest: Forest, name: str | None, console: Console, width: int = 100) -> None:
-    """Print the tree that `name`, a question or node id or a prefix of one, belongs to.
-
-    None: the first tree. width: characters to show of each text; 0 means all.
-    Raises ForestError if there is no such tree.
-    """
-    nodes = with_confidence(forest, find_tree(forest, name))
-    question = question_of(forest, nodes)
-    question_id = question["question_id"]
-    head = Text.assemble(
-        (escape(question_id), "bold"), "  gold ", (clean(question["gold"]), "bold"), "\n"
-    )
-    head.append(fold(question["question"], width))
-    for letter, choice in zip(
-        "ABCDEFGHIJKLMNOPQRSTUVWXYZ", question["choices"] or (), strict=False
-    ):
-        head.append(f"\n{letter}. {fold(choice or '', width)}")
-    root = Tree(head)
-    branches = {question_id: root}
-    for node in nodes.iter_rows(named=True):
-        parent = branches.get(node["parent_id"] or question_id, root)
-        branches[node["node_id"]] = parent.add(_line(node, name, width))
-    console.print(root, soft_wrap=not width)
-
-
-def _line(node: dict[str, Any], name: str | None, width: int) -> Text:
-    colour = "green" if node["label"] else "red"
-    node_name = escape(node["node_id"].rpartition("/")[2])
-    answer = "no answer" if node["answer"] is None else fold(node["answer"], 30)
-    mark = {"right": "✓", "wrong": "✗", "timeout": "?"}.get(node["verdict"], "–")
-    added = " extra" if node["extra"] else ""
-    cut = " cut off" if node["finish_reason"] == "length" else ""
-    line = Text.assemble(
-        (node_name, f"bold {colour}" + (" reverse" if node["node_id"] == name else "")),
-        (f" {node['value']:.2f} {'+' if node['label'] else '-'}", colour),
-        (_sure(node), "dim"),
-        f" {mark} ",
-        (answer, "bold"),
-        (added, "cyan"),
-        (cut, "yellow"),
-        "  ",
-        (fold(node["text"], width), "dim"),
-    )
-    if width:
-        line.no_wrap, line.overflow = True, "ellipsis"
-    return line
-
-
-def _sure(node: dict[str, Any]) -> str:
-    """Return the confidence of a label; nothing for a leaf, whose label is certain."""
-    if node["reward"] is not None or node["confidence"] is None:
-        return ""
-    return f" {100 * node['confidence']:.0f} %"
+def _role_cell(name: str, value: Any) -> str:
+    return percent(value) if name in ("mean_confidence", "share_unsure") else _cell(value)
 
 
 def print_rows(frame: pl.DataFrame, console: Console) -> int:
@@ -141,8 +114,18 @@ def _cell(value: Any) -> str:
     return fold(str(value), 200)
 
 
-def _share(value: float | None) -> str:
-    return "n/a" if value is None else f"{100 * value:.0f} %"
+def percent(share: float | None) -> str:
+    """Return a share as a whole percentage; 0 % and 100 % are exact.
+
+    >>> percent(0.996), percent(1), percent(0.004), percent(None)
+    ('>99 %', '100 %', '<1 %', 'n/a')
+    """
+    if share is None:
+        return "n/a"
+    shown = f"{100 * share:.0f} %"
+    if shown == "100 %" and share < 1:
+        return ">99 %"
+    return "<1 %" if shown == "0 %" and share > 0 else shown
 
 
 def write_rows(frame: pl.DataFrame, form: str, stream: IO[bytes]) -> None:

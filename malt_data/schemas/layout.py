@@ -18,6 +18,9 @@ results/
   predictions.parquet      PREDICTIONS
 """
 
+import os
+from pathlib import Path
+
 MANIFEST = "forest.json"
 QUESTIONS = "questions.parquet"
 NODES = "nodes"
@@ -32,3 +35,10 @@ PREDICTIONS = "predictions.parquet"
 
 TEAM = "team.toml"
 """A trained team: its base model and the adapter of each role."""
+
+DEFAULT_FOLDER = "forest"
+
+
+def default_folder() -> Path:
+    """Return the default forest folder: $MALT_FOREST or ./forest."""
+    return Path(os.environ.get("MALT_FOREST") or DEFAULT_FOLDER)

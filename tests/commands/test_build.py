@@ -1,13 +1,17 @@
 """`malt-data build` with a plan, a budget and adaptive trees, against a server."""
 
 import json
+import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from openai_server import OpenAIServer
 from shell import malt
+from terminal import on_terminal
 
 QUESTIONS = 30
 
@@ -62,7 +66,12 @@ def test_a_budget_ends_a_build_with_success(asked: list[str], tmp_path: Path) ->
     stopped = facts(*asked, "--max-tokens-total", str(most), cwd=tmp_path)
     assert (stopped["grown"], stopped["stopped"]) == (0, "max_tokens_total")
     assert 10 < stopped["before"] < 20
-    assert facts(*asked, cwd=tmp_path)["grown"] == QUESTIONS - stopped["before"]
+    rest = facts(*asked, cwd=tmp_path)
+    assert rest["grown"] == QUESTIONS - stopped["before"]
+    roles = facts("stats", cwd=tmp_path)["roles"]
+    assert rest["earlier"]["trees"] == stopped["before"]
+    for name, column in ("pairs", "usable_pairs"), ("completion_tokens", "completion_tokens"):
+        assert rest["earlier"][name] + rest[name] == sum(row[column] for row in roles)
 
 
 def test_a_budget_in_a_config_file_is_no_part_of_the_forest(
@@ -85,3 +94,24 @@ def test_adaptive_trees_from_the_command_line(asked: list[str], tmp_path: Path) 
     exported = facts("export", "--role", "refiner", "--format", "dpo", cwd=tmp_path)
     assert sum(exported["refiner_dpo"]["rows"].values()) > 0
     assert facts(*asked, cwd=tmp_path)["grown"] == 0  # resumed as what it is
+
+
+def test_the_last_frame_has_the_pairs_of_the_forest(tmp_path: Path) -> None:
+    def slowly(messages: list[dict[str, str]], seed: int | None, sample: int) -> str:
+        time.sleep(0.02)
+        return answer(messages, seed, sample)
+
+    rows = ({"question": f"What is {i} less {i - 7}?", "answer": "7"} for i in range(10))
+    (tmp_path / "sevens.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with OpenAIServer(slowly, models=("m",)) as server:
+        engine = ["--engine", "openai", "--base-url", server.base_url, "--model", "m"]
+        words = ["build", "--questions", "sevens.jsonl", "--n", "2", *engine]
+        shown = on_terminal(words, tmp_path)
+    assert shown.returncode == 0
+    lines = [line.rstrip() for line in re.split("[\r\n]", click.unstyle(shown.text))]
+    frames = [line for line in lines if "pairs" in line]
+    pairs = sum(row["usable_pairs"] for row in facts("stats", cwd=tmp_path)["roles"])
+    assert re.fullmatch(
+        rf"10/10 trees ━+ 100 %  .*completions/s  ETA 0:00  \d+ tokens  {pairs} pairs", frames[-1]
+    )
+    assert max(map(len, frames)) <= 79
