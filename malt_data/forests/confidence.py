@@ -10,6 +10,7 @@ to labels instead of rewards, for each turn anew.
     confidence_of(open_forest("forest")).of(nodes)     # nodes: whole trees, as they are stored
 """
 
+from base64 import b64encode
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Protocol
@@ -18,10 +19,21 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
+from pydantic import Base64Bytes
 
 from malt_data.errors import SpecError, StorageError
 from malt_data.forests.parts import NodeParts
-from malt_data.forests.rates import CELLS, EDGES, Floats, Places, Rates, Trees, fit
+from malt_data.forests.rates import (
+    CELLS,
+    EDGES,
+    Floats,
+    Places,
+    Rates,
+    Trees,
+    fit,
+    remember,
+    scatter,
+)
 from malt_data.schemas.forest import NODES
 from malt_data.schemas.manifest import Manifest
 from malt_data.schemas.model import Field, Model
@@ -93,7 +105,7 @@ def confidence_of(forest: Fittable) -> Confidence:
     """Return the model of a forest, as it is labelled; the fit is kept in the cache folder."""
     state = forest.fingerprint()
     path = cache() / "confidence" / f"{state}.json"
-    with suppress(OSError, ValueError, SpecError):
+    with suppress(OSError, ValueError, KeyError, SpecError):
         return _Fitted.model_validate(read_json(path)).confidence(forest.manifest.labels)
     fitted = fit_confidence(fitted_nodes(forest), forest.manifest.labels)
     with suppress(OSError, StorageError):  # a full disk, somebody else's folder
@@ -102,14 +114,11 @@ def confidence_of(forest: Fittable) -> Confidence:
     return fitted
 
 
-_Top = Annotated[
-    list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=CELLS, max_length=CELLS)
-]
-_Spread = Annotated[float, Field(gt=0, le=1e6)]
-
-
 class _Fitted(Model):
-    """The content of the file that keeps a fit."""
+    """The content of the file that keeps a fit.
+
+    scatters: of each concentration, in hexadecimal, the bytes of its table, in base 64.
+    """
 
     tops: list[
         Annotated[
@@ -117,13 +126,22 @@ class _Fitted(Model):
         ]
     ]
     spreads: list[list[Annotated[float, Field(gt=0, le=1e6)]]]
+    scatters: dict[str, Base64Bytes]
 
     @classmethod
     def of(cls, fitted: Confidence) -> "_Fitted":
         tops = [rates.top.tolist() for rates in fitted.rates]
-        return cls(tops=tops, spreads=[list(rates.spreads) for rates in fitted.rates])
+        spreads = [list(rates.spreads) for rates in fitted.rates]
+        tables = {s.hex(): b64encode(scatter(s).tobytes()) for row in spreads for s in row}
+        return cls(tops=tops, spreads=spreads, scatters=tables)
 
     def confidence(self, labels: Labels) -> Confidence:
+        """Return the model; raise ValueError or KeyError if a table is not one."""
+        for s in {s for row in self.spreads for s in row}:
+            table = np.frombuffer(self.scatters[s.hex()]).reshape(CELLS, CELLS)
+            if not ((table >= 0) & (table <= 1)).all():
+                raise ValueError("not chances")
+            remember(s, table)
         rates = zip(self.tops, self.spreads, strict=True)
         return Confidence(labels, tuple(Rates(np.array(top), tuple(s)) for top, s in rates))
 
