@@ -46,7 +46,7 @@ def _total(counts: list[int | None]) -> int | None:
 def question_of(forest: Forest, tree: pl.DataFrame) -> dict[str, Any]:
     """Return the row of `questions` that a tree answers; raise ForestError if there is none."""
     name = tree["question_id"][0]
-    found = forest.questions().filter(pl.col("question_id") == name).collect()
+    found = forest.question(name)
     if found.is_empty():
         raise ForestError(
             f"{forest.folder} has a tree of question {name}, which is not in questions.parquet. "
