@@ -13,6 +13,7 @@ to labels instead of rewards, for each turn anew.
 from base64 import b64encode
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Protocol
 
 import numpy as np
@@ -103,15 +104,23 @@ class Confidence:
 
 def confidence_of(forest: Fittable) -> Confidence:
     """Return the model of a forest, as it is labelled; the fit is kept in the cache folder."""
-    state = forest.fingerprint()
-    path = cache() / "confidence" / f"{state}.json"
+    path = _place(forest)
     with suppress(OSError, ValueError, KeyError, SpecError):
         return _Fitted.model_validate(read_json(path)).confidence(forest.manifest.labels)
     fitted = fit_confidence(fitted_nodes(forest), forest.manifest.labels)
+    _keep(path, _Fitted.of(fitted))
+    return fitted
+
+
+def _place(forest: Fittable, what: str = "") -> Path:
+    """Return the file that keeps what is known of this state of a forest."""
+    return cache() / "confidence" / f"{forest.fingerprint()}{what}.json"
+
+
+def _keep(path: Path, found: Model) -> None:
     with suppress(OSError, StorageError):  # a full disk, somebody else's folder
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, _Fitted.of(fitted).model_dump_json() + "\n")
-    return fitted
+        write_text(path, found.model_dump_json() + "\n")
 
 
 class _Fitted(Model):
@@ -175,14 +184,36 @@ def confidence_table(forest: Fittable) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def confidence_by_role(forest: Fittable) -> dict[str, dict[str, float]]:
-    """Return role → mean confidence and share of unsure labels, in the trees of the fit."""
+def confidence_by_role(forest: Fittable) -> dict[str, dict[str, float | None]]:
+    """Return role → mean confidence and share of unsure labels, in the trees of the fit.
+
+    They are kept like the fit.
+    """
+    path = _place(forest, "-roles")
+    with suppress(OSError, ValueError, SpecError):
+        return _ByRole.model_validate(read_json(path)).facts()
     nodes = confidence_of(forest).of(fitted_nodes(forest))
     facts = nodes.group_by("role").agg(
         mean_confidence=pl.col("confidence").mean(),
         share_unsure=(pl.col("confidence") < SURE).mean(),
     )
-    return {row.pop("role"): row for row in facts.to_dicts()}
+    found = _ByRole(roles={row.pop("role"): row for row in facts.to_dicts()})
+    _keep(path, found)
+    return found.facts()
+
+
+class _OfRole(Model):
+    mean_confidence: float | None = Field(ge=0, le=1)
+    share_unsure: float | None = Field(ge=0, le=1)
+
+
+class _ByRole(Model):
+    """The content of the file that keeps what `confidence_by_role` found."""
+
+    roles: dict[str, _OfRole]
+
+    def facts(self) -> dict[str, dict[str, float | None]]:
+        return {role: facts.model_dump() for role, facts in self.roles.items()}
 
 
 def _turns(nodes: pl.DataFrame) -> int:

@@ -116,6 +116,10 @@ class Forest:
         file = NodeParts(self.folder, QUESTIONS)
         return file.tree(self.folder / layout.QUESTIONS, name).select(QUESTIONS.names)
 
+    def question_count(self) -> int:
+        """Return how many questions there are, with or without a tree."""
+        return NodeParts(self.folder, QUESTIONS).rows(self.folder / layout.QUESTIONS)
+
     def nodes(self) -> pl.LazyFrame:
         """Return one row per node (`schemas.forest.NODES`), parts in name order."""
         return pl.scan_pyarrow_dataset(self.nodes_dataset())

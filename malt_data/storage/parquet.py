@@ -88,6 +88,15 @@ def read_table(
         raise corrupt(path, error) from error
 
 
+def count_rows(path: Path) -> int:
+    """Return the number of rows in a Parquet file; raise StorageError if it is corrupt."""
+    file_state(path)
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (OSError, pa.ArrowException) as error:
+        raise corrupt(path, error) from error
+
+
 def encoded(column: pa.ChunkedArray) -> pa.DictionaryArray:
     """Return strings as one dictionary array."""
     if not pa.types.is_dictionary(column.type):
