@@ -11,6 +11,7 @@ import click
 from malt_data.commands.arguments import forest_and_ids, open_for_command
 from malt_data.commands.options import args_argument, forest_argument, grader_option, json_option
 from malt_data.commands.output import console, note, paged, print_json, say
+from malt_data.commands.startup import start_quickly
 from malt_data.display import clean
 from malt_data.errors import ForestError, SpecError
 
@@ -45,16 +46,22 @@ def sql(args: tuple[str, ...], form: str | None, as_json: bool) -> None:
     malt-data sql my-forest "FROM pairs" --format parquet > pairs.parquet
     """
     from malt_data.commands.isolated import isolated
-    from malt_data.evaluation.results import open_results
     from malt_data.schemas import layout
 
     if len(args) > 2:
         raise click.UsageError("Give [FOREST] QUERY, with the SQL in quotes.")
+    start_quickly()
     folder = args[0] if len(args) == 2 else None
     is_results = folder is not None and (Path(folder) / layout.RESULTS).exists()
-    source: Source = open_results(str(folder)) if is_results else open_for_command(folder)
+    source = _open_results(str(folder)) if is_results else open_for_command(folder)
     chosen = "json" if as_json else form or ("table" if sys.stdout.isatty() else "csv")
     sys.exit(isolated(lambda: _print_query(source, args[-1], chosen)))
+
+
+def _open_results(folder: str) -> "Source":
+    from malt_data.evaluation.results import open_results
+
+    return open_results(folder)
 
 
 def _print_query(source: "Source", query: str, form: str) -> None:
@@ -86,6 +93,7 @@ def stats(forest: str | None, as_json: bool) -> None:
     \b
     malt-data stats
     """
+    start_quickly()
     from malt_data.forests.facts import stats as facts_of
     from malt_data.report.terminal import print_stats
 
@@ -113,6 +121,7 @@ def show(args: tuple[str, ...], full: bool, as_json: bool) -> None:
     malt-data show 5f3a/g0/v2
     malt-data show my-forest --full
     """
+    start_quickly()
     from malt_data.forests.facts import find_tree
     from malt_data.report.tree import print_tree
 
@@ -158,6 +167,7 @@ def explain(args: tuple[str, ...], as_json: bool) -> None:
     \b
     malt-data explain 5f5d63edee44763e/g0/v2
     """
+    start_quickly()
     from malt_data.exporters.explain import explain as explain_node
     from malt_data.report.exports import print_explained
 

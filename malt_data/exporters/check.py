@@ -14,8 +14,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from malt_data.exporters.export import read_report
-from malt_data.exporters.fit import SIDES, UNFIT, Fit, Measured
+from malt_data.exporters.fit import SIDES, Fit, Measured
 from malt_data.exporters.rendering import Rendering, parts_of
+from malt_data.exporters.selection import UNFIT
 from malt_data.forests.forest import Forest
 from malt_data.graders import Grader, extract_answer
 
@@ -70,7 +71,7 @@ def check(folder: str | Path, fit: Fit, leaks: Set[str] = frozenset()) -> dict[s
     """Return facts about the rows in `folder`: token lengths, length bias, problems.
 
     leaks: ids of questions that reveal their gold answer, see `gold_leaks`. In the result,
-    `max_length` is the limit of `fit`; rows that do not fit are counted by reason (`fit.UNFIT`).
+    `max_length` is the limit of `fit`; rows that do not fit are counted by reason (`UNFIT`).
     `thinking` and `example` say what the chat template makes of the rows, see `Rendering`.
     """
     folder = Path(folder)

@@ -15,12 +15,13 @@ import pyarrow as pa
 
 from malt_data.errors import ForestError
 from malt_data.exporters.export import exports_of
-from malt_data.exporters.rows import COLUMNS, Rows
+from malt_data.exporters.rows import COLUMNS, Rows, new_database
 from malt_data.exporters.selection import Selection
 from malt_data.forests.confidence import COLUMNS as CONFIDENCE
 from malt_data.forests.facts import find_tree, question_of, with_confidence
 from malt_data.forests.forest import Forest
 from malt_data.schemas.exports import Config, all_configs, config_named
+from malt_data.schemas.forest import QUESTIONS
 
 _QUESTION = ("question_id", "question", "choices", "gold")
 _COLUMNS = [*dict.fromkeys([*COLUMNS, "thinking", *CONFIDENCE])]
@@ -61,7 +62,7 @@ def explain(forest: Forest, node_id: str, other: str | None = None) -> dict[str,
         "leaves": leaves.select("node_id", "answer", "verdict", "reward").to_dicts(),
         "label_because": _because(forest, tree, node),
         **{name: node[name] for name in ("confidence", "low", "high", "bound")},
-        "exports": _exports(forest, tree, node, other),
+        "exports": _exports(forest, question, tree, node, other),
     }
 
 
@@ -84,8 +85,14 @@ def _because(forest: Forest, tree: pl.DataFrame, node: dict[str, Any]) -> str:
 
 
 def _exports(
-    forest: Forest, tree: pl.DataFrame, node: dict[str, Any], other: str | None
+    forest: Forest,
+    question: dict[str, Any],
+    tree: pl.DataFrame,
+    node: dict[str, Any],
+    other: str | None,
 ) -> dict[str, dict[str, Any]]:
+    one = pa.Table.from_pylist([question], QUESTIONS)
+    database = new_database()
     existing = {} if forest.origin else exports_of(forest)
     state = forest.fingerprint()
     chunk = tree.select(_COLUMNS).to_arrow().cast(pa.schema(_arrow_fields(tree)))
@@ -98,7 +105,8 @@ def _exports(
         if not trained or (other is not None and config.format.unit != "pair"):
             continue
         report = existing.get(name)
-        with Rows(forest, config, report.selection if report else Selection()) as rows:
+        selection = report.selection if report else Selection()
+        with Rows(forest, config, selection, questions=one, database=database) as rows:
             ledger = pl.DataFrame(rows.ledger(chunk))
         status = "not exported yet" if report is None else "exported"
         if report is not None and report.forest != state:

@@ -23,14 +23,6 @@ from malt_data.engines.thinking import opened_by
 from malt_data.errors import ExportError
 from malt_data.schemas.exports import VARIABLES
 
-UNFIT = {
-    "refused_by_template": "the chat template rejects its messages",
-    "not_a_prefix": "its prompt is not a prefix of prompt and text in the model's tokens; if the "
-    "chat template opens a thought, export with thinking = true",
-    "too_long": "longer than max_length or the model's context",
-}
-"""Reason → meaning; a row gets the first reason that applies."""
-
 SIDES = ("completion", "chosen", "rejected")
 _UNBOUNDED = 10**9
 """Tokenizers without a limit report some huge number."""
@@ -40,7 +32,7 @@ _TEMPLATE_ERRORS = (jinja2.TemplateError, ArithmeticError, LookupError, TypeErro
 
 @dataclass(frozen=True)
 class Measured:
-    """Token counts of a row. texts: side → tokens after the prompt; reason: see UNFIT.
+    """Token counts of a row. texts: side → tokens after the prompt; reason: see `selection.UNFIT`.
 
     opens_thought: whether a prompt that is not a prefix ends within a thought.
     """

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from importlib import resources
 from itertools import takewhile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import duckdb
 import polars as pl
@@ -22,9 +23,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from malt_data.errors import ExportError, SpecError
-from malt_data.exporters.fit import UNFIT, load_fit
 from malt_data.exporters.prompts import joins, prompts_query
-from malt_data.exporters.selection import Selection, rules
+from malt_data.exporters.selection import UNFIT, Selection, rules
 from malt_data.forests import confidence
 from malt_data.forests.forest import Forest
 from malt_data.prompts.templates import templates
@@ -33,6 +33,9 @@ from malt_data.schemas.manifest import CURRENT
 from malt_data.schemas.versions import stamp_of, upgrade
 from malt_data.storage.parquet import corrupt
 from malt_data.storage.query import lock_down
+
+if TYPE_CHECKING:
+    from malt_data.exporters.fit import Fit
 
 Counts = Counter[tuple[str, str | None]]
 """(split, reason) → candidates; reason None: exported."""
@@ -78,9 +81,21 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
 
 
 class Rows:
-    """A context manager for one DuckDB connection; use it once."""
+    """A context manager for one DuckDB connection; use it once.
 
-    def __init__(self, forest: Forest, config: Config, selection: Selection) -> None:
+    For some trees only: pass the rows of their `questions`. For several configs, which then share
+    it, a `new_database`.
+    """
+
+    def __init__(
+        self,
+        forest: Forest,
+        config: Config,
+        selection: Selection,
+        *,
+        questions: pa.Table | None = None,
+        database: duckdb.DuckDBPyConnection | None = None,
+    ) -> None:
         self.config = config
         self.counts: Counts = Counter()
         self._forest = forest
@@ -92,21 +107,17 @@ class Rows:
         self._variables = spec.chat_template.variables
         self.schema = config.schema_for(spec.chat_template, thinking=selection.thinking)
         self.selection = with_tokenizer(selection, forest)
-        self._fit = (
-            load_fit(self.selection.tokenizer, selection.max_length)
-            if self.selection.tokenizer
-            else None
-        )
+        self._fit = _fit_of(self.selection)
         asked = self.selection.min_confidence > 0
         self._confidence = confidence.confidence_of(forest) if asked else None
-        self._connection = duckdb.connect(":memory:", config=_CONFIG)
-        self._connection.register("stored_questions", forest.questions_dataset())
-        lock_down(self._connection)  # the prompts come from a manifest that anyone may have written
+        self._connection = (database or new_database()).cursor()
+        asked_for = forest.questions_dataset() if questions is None else questions
+        self._connection.register("stored_questions", asked_for)
         self._connection.execute(
             _query("questions"), {"seed": str(selection.seed), "border": selection.border}
         )
         said = _SAID[spec.chat_template.plain, selection.thinking]
-        self._connection.execute(f"CREATE MACRO said(text, thinking) AS {said}")
+        self._connection.execute(f"CREATE TEMP MACRO said(text, thinking) AS {said}")
         prompted = self._depths if config.role is not None else (1,)
         self._prompts, self._literals = prompts_query(spec, prompted, self._kinds(prompted))
 
@@ -256,6 +267,22 @@ class Rows:
         for name, text in filled.items():
             query = query.replace(name, text)
         return query
+
+
+def new_database() -> duckdb.DuckDBPyConnection:
+    """Return an empty database that can read nothing but what is registered."""
+    connection = duckdb.connect(":memory:", config=_CONFIG)
+    lock_down(connection)  # the prompts come from a manifest that anyone may have written
+    return connection
+
+
+def _fit_of(selection: Selection) -> "Fit | None":
+    """Return what fits the selection's tokenizer, if it has one."""
+    if not selection.tokenizer:
+        return None
+    from malt_data.exporters.fit import load_fit
+
+    return load_fit(selection.tokenizer, selection.max_length)
 
 
 def with_tokenizer(selection: Selection, forest: Forest) -> Selection:

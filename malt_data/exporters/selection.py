@@ -13,9 +13,16 @@ from typing import Any
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
-from malt_data.exporters.fit import UNFIT
 from malt_data.schemas.exports import Config, Positives, Strategy
 from malt_data.schemas.model import Field, Model
+
+UNFIT = {
+    "refused_by_template": "the chat template rejects its messages",
+    "not_a_prefix": "its prompt is not a prefix of prompt and text in the model's tokens; if the "
+    "chat template opens a thought, export with thinking = true",
+    "too_long": "longer than max_length or the model's context",
+}
+"""Reason why a row does not fit a model (`fit.py`) → meaning; it gets the first that applies."""
 
 
 class Selection(Model):

@@ -10,18 +10,31 @@ to labels instead of rewards, for each turn anew.
     confidence_of(open_forest("forest")).of(nodes)     # nodes: whole trees, as they are stored
 """
 
+from base64 import b64encode
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
+from pydantic import Base64Bytes
 
 from malt_data.errors import SpecError, StorageError
 from malt_data.forests.parts import NodeParts
-from malt_data.forests.rates import CELLS, EDGES, Floats, Places, Rates, Trees, fit
+from malt_data.forests.rates import (
+    CELLS,
+    EDGES,
+    Floats,
+    Places,
+    Rates,
+    Trees,
+    fit,
+    remember,
+    scatter,
+)
 from malt_data.schemas.forest import NODES
 from malt_data.schemas.manifest import Manifest
 from malt_data.schemas.model import Field, Model
@@ -91,25 +104,30 @@ class Confidence:
 
 def confidence_of(forest: Fittable) -> Confidence:
     """Return the model of a forest, as it is labelled; the fit is kept in the cache folder."""
-    state = forest.fingerprint()
-    path = cache() / "confidence" / f"{state}.json"
-    with suppress(OSError, ValueError, SpecError):
+    path = _place(forest)
+    with suppress(OSError, ValueError, KeyError, SpecError):
         return _Fitted.model_validate(read_json(path)).confidence(forest.manifest.labels)
     fitted = fit_confidence(fitted_nodes(forest), forest.manifest.labels)
-    with suppress(OSError, StorageError):  # a full disk, somebody else's folder
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, _Fitted.of(fitted).model_dump_json() + "\n")
+    _keep(path, _Fitted.of(fitted))
     return fitted
 
 
-_Top = Annotated[
-    list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=CELLS, max_length=CELLS)
-]
-_Spread = Annotated[float, Field(gt=0, le=1e6)]
+def _place(forest: Fittable, what: str = "") -> Path:
+    """Return the file that keeps what is known of this state of a forest."""
+    return cache() / "confidence" / f"{forest.fingerprint()}{what}.json"
+
+
+def _keep(path: Path, found: Model) -> None:
+    with suppress(OSError, StorageError):  # a full disk, somebody else's folder
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, found.model_dump_json() + "\n")
 
 
 class _Fitted(Model):
-    """The content of the file that keeps a fit."""
+    """The content of the file that keeps a fit.
+
+    scatters: of each concentration, in hexadecimal, the bytes of its table, in base 64.
+    """
 
     tops: list[
         Annotated[
@@ -117,13 +135,22 @@ class _Fitted(Model):
         ]
     ]
     spreads: list[list[Annotated[float, Field(gt=0, le=1e6)]]]
+    scatters: dict[str, Base64Bytes]
 
     @classmethod
     def of(cls, fitted: Confidence) -> "_Fitted":
         tops = [rates.top.tolist() for rates in fitted.rates]
-        return cls(tops=tops, spreads=[list(rates.spreads) for rates in fitted.rates])
+        spreads = [list(rates.spreads) for rates in fitted.rates]
+        tables = {s.hex(): b64encode(scatter(s).tobytes()) for row in spreads for s in row}
+        return cls(tops=tops, spreads=spreads, scatters=tables)
 
     def confidence(self, labels: Labels) -> Confidence:
+        """Return the model; raise ValueError or KeyError if a table is not one."""
+        for s in {s for row in self.spreads for s in row}:
+            table = np.frombuffer(self.scatters[s.hex()]).reshape(CELLS, CELLS)
+            if not ((table >= 0) & (table <= 1)).all():
+                raise ValueError("not chances")
+            remember(s, table)
         rates = zip(self.tops, self.spreads, strict=True)
         return Confidence(labels, tuple(Rates(np.array(top), tuple(s)) for top, s in rates))
 
@@ -157,14 +184,36 @@ def confidence_table(forest: Fittable) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def confidence_by_role(forest: Fittable) -> dict[str, dict[str, float]]:
-    """Return role → mean confidence and share of unsure labels, in the trees of the fit."""
+def confidence_by_role(forest: Fittable) -> dict[str, dict[str, float | None]]:
+    """Return role → mean confidence and share of unsure labels, in the trees of the fit.
+
+    They are kept like the fit.
+    """
+    path = _place(forest, "-roles")
+    with suppress(OSError, ValueError, SpecError):
+        return _ByRole.model_validate(read_json(path)).facts()
     nodes = confidence_of(forest).of(fitted_nodes(forest))
     facts = nodes.group_by("role").agg(
         mean_confidence=pl.col("confidence").mean(),
         share_unsure=(pl.col("confidence") < SURE).mean(),
     )
-    return {row.pop("role"): row for row in facts.to_dicts()}
+    found = _ByRole(roles={row.pop("role"): row for row in facts.to_dicts()})
+    _keep(path, found)
+    return found.facts()
+
+
+class _OfRole(Model):
+    mean_confidence: float | None = Field(ge=0, le=1)
+    share_unsure: float | None = Field(ge=0, le=1)
+
+
+class _ByRole(Model):
+    """The content of the file that keeps what `confidence_by_role` found."""
+
+    roles: dict[str, _OfRole]
+
+    def facts(self) -> dict[str, dict[str, float | None]]:
+        return {role: facts.model_dump() for role, facts in self.roles.items()}
 
 
 def _turns(nodes: pl.DataFrame) -> int:

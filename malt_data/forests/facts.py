@@ -7,6 +7,7 @@ import polars as pl
 from malt_data.errors import ForestError
 from malt_data.forests.confidence import COLUMNS, confidence_by_role, confidence_of
 from malt_data.forests.forest import Forest
+from malt_data.forests.role_stats import role_stats
 
 _UNKNOWN = {"mean_confidence": None, "share_unsure": None}
 """Of a role that speaks in none of the trees that the model is fitted to: see `verify`."""
@@ -17,8 +18,7 @@ def stats(forest: Forest) -> dict[str, Any]:
 
     A role's row is that of the view `role_stats`, and how sure its labels are (`confidence.py`).
     """
-    facts = forest.sql("FROM forest_stats").row(0, named=True)
-    roles = forest.sql("FROM role_stats").to_dicts()
+    facts, roles = role_stats(forest)
     sure = confidence_by_role(forest)
     return {
         "forest": facts | _prompt_use(forest),
@@ -46,7 +46,7 @@ def _total(counts: list[int | None]) -> int | None:
 def question_of(forest: Forest, tree: pl.DataFrame) -> dict[str, Any]:
     """Return the row of `questions` that a tree answers; raise ForestError if there is none."""
     name = tree["question_id"][0]
-    found = forest.questions().filter(pl.col("question_id") == name).collect()
+    found = forest.question(name)
     if found.is_empty():
         raise ForestError(
             f"{forest.folder} has a tree of question {name}, which is not in questions.parquet. "

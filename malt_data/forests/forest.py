@@ -13,11 +13,10 @@ import hashlib
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from malt_data.errors import ForestError
 from malt_data.forests.manifest import read_manifest
@@ -29,6 +28,9 @@ from malt_data.schemas.paths import fill_turns
 from malt_data.schemas.pipeline import roles_table
 from malt_data.schemas.spec import Labelled
 from malt_data.storage.hub import HUB, fetch_forest
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 
 def open_forest(folder: str | Path | None = None) -> "Forest":
@@ -64,18 +66,20 @@ class Forest:
         """The Hub address it was downloaded from; such a forest is read-only."""
         self.parts = NodeParts(folder / layout.NODES)
 
-    def questions_dataset(self) -> ds.Dataset:
+    def questions_dataset(self) -> "ds.Dataset":
         """Return questions.parquet for scanning."""
         return _dataset(
             NodeParts(self.folder, QUESTIONS), [self.folder / layout.QUESTIONS], QUESTIONS
         )
 
-    def nodes_dataset(self) -> ds.Dataset:
+    def nodes_dataset(self) -> "ds.Dataset":
         """Return all parts for scanning, older schema versions upgraded."""
         return _dataset(self.parts, self.parts.paths(), NODES)
 
-    def tables(self) -> dict[str, ds.Dataset]:
+    def tables(self) -> "dict[str, ds.Dataset]":
         """Return the datasets that SQL views are defined over."""
+        import pyarrow.dataset as ds
+
         return {
             "questions": self.questions_dataset(),
             "nodes": self.nodes_dataset(),
@@ -99,6 +103,15 @@ class Forest:
     def questions(self) -> pl.LazyFrame:
         """Return one row per question (`schemas.forest.QUESTIONS`), with or without a tree."""
         return pl.scan_pyarrow_dataset(self.questions_dataset())
+
+    def question(self, name: str) -> pl.DataFrame:
+        """Return the row of one question, if there is one."""
+        file = NodeParts(self.folder, QUESTIONS)
+        return file.tree(self.folder / layout.QUESTIONS, name).select(QUESTIONS.names)
+
+    def question_count(self) -> int:
+        """Return how many questions there are, with or without a tree."""
+        return NodeParts(self.folder, QUESTIONS).rows(self.folder / layout.QUESTIONS)
 
     def nodes(self) -> pl.LazyFrame:
         """Return one row per node (`schemas.forest.NODES`), parts in name order."""
@@ -170,8 +183,10 @@ class Forest:
         return f"Forest({str(self.folder)!r}, {self.manifest.format})"
 
 
-def _dataset(tables: NodeParts, paths: list[Path], schema: pa.Schema) -> ds.Dataset:
+def _dataset(tables: NodeParts, paths: list[Path], schema: pa.Schema) -> "ds.Dataset":
     """Return one dataset over `paths`; older schema versions are upgraded in memory."""
+    import pyarrow.dataset as ds  # takes as long as the rest of pyarrow; see commands/startup.py
+
     older = [path for path in paths if tables.version(path) < VERSION]
     files = ds.dataset([str(p) for p in paths if p not in older], schema=schema, format="parquet")
     if not older:

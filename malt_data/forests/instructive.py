@@ -94,7 +94,7 @@ def _facts(table: pa.Table) -> pl.DataFrame:
         "rescued": np.bincount(columns.tree[rescued], minlength=trees),
         "spoiled": np.bincount(columns.tree[spoiled], minlength=trees),
     }
-    names = columns.names.cast(pa.string()).to_pylist()
+    names = pl.Series(columns.names).cast(pl.String)
     return pl.DataFrame({"question_id": names, "mixed": turns.sum(axis=1), **counts})
 
 

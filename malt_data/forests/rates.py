@@ -111,7 +111,7 @@ def _parents(nodes: pl.DataFrame) -> Places:
 
     Raises ForestError if there is no such node in the turn before.
     """
-    columns = Columns.of(nodes.select(Columns.NAMES).to_arrow())
+    columns = Columns.of_frame(nodes)
     above = columns.parents(np.arange(len(nodes)))
     lost = (columns.depth > 1) & ((above < 0) | (columns.depth[above] != columns.depth - 1))
     if lost.any():
@@ -147,7 +147,7 @@ class Rates:
         return _normalised(np.log(self.top + _TINY) + _upwards(trees, self.spreads)[0][0])
 
     def simulate(
-        self, branching: Sequence[int], rng: np.random.Generator, questions: Floats
+        self, branching: Sequence[int], rng: "np.random.Generator", questions: Floats
     ) -> Floats:
         """Return the rewards, 0 or 1, of new trees: trees × the branching of each turn.
 
@@ -198,10 +198,22 @@ def _distinct(trees: Trees) -> tuple[Trees, Floats]:
     return trees.only(kept[order]), sizes[order].astype(float)
 
 
-@lru_cache(maxsize=64)
+_KNOWN: dict[float, Floats] = {}
+
+
+def remember(s: float, scattered: Floats) -> None:
+    """Let `scatter(s)` return what it found in another process."""
+    _KNOWN[s] = scattered
+
+
 def scatter(s: float) -> Floats:
     """Return the distribution of a child's rate for each rate of its parent: GRID × GRID."""
-    from scipy.special import betainc
+    return _KNOWN[s] if s in _KNOWN else _scatter(s)
+
+
+@lru_cache(maxsize=64)
+def _scatter(s: float) -> Floats:
+    from scipy.special import betainc  # takes as long to import as all else that `show` does
 
     below = betainc(s * GRID[:, None], s * (1 - GRID[:, None]), EDGES)
     return np.diff(below, axis=1)

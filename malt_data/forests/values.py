@@ -39,7 +39,7 @@ class Columns:
 
     NAMES: ClassVar[list[str]] = ["question_id", "node", "parent", "depth", "extra", "reward"]
 
-    names: pa.Array
+    names: pa.Array | pl.Series
     """The ids of the trees."""
     tree: Array
     """The index of the tree in `names`."""
@@ -63,6 +63,20 @@ class Columns:
             table["depth"].to_numpy(),
             table["extra"].to_numpy(),
             table["reward"].cast(pa.float64()).to_numpy(),
+        )
+
+    @classmethod
+    def of_frame(cls, nodes: pl.DataFrame) -> "Columns":
+        """Return the columns of a frame that has NAMES, the rows of each tree together."""
+        trees = nodes["question_id"].rle()
+        return cls(
+            trees.struct.field("value"),
+            nodes["question_id"].rle_id().to_numpy(),
+            nodes["node"].to_numpy(),
+            nodes["parent"].fill_null(-1).to_numpy(),
+            nodes["depth"].to_numpy(),
+            nodes["extra"].to_numpy(),
+            nodes["reward"].cast(pl.Float64).to_numpy(),
         )
 
     @cached_property

@@ -10,38 +10,11 @@ question's own choices), `math` (structure, exact values, then math-verify) and 
 (the task's own score). `Grader("rewards.py:grade")` grades by a function of the user's own. What
 may hang runs in a killable worker (`pool.py`). "timeout" is not "wrong": it means that the answer
 could not be decided.
+
+The names are listed once, in `__init__.pyi`. Each loads what it needs when it is first used, as
+commands that only look at a forest need the names of graders and nothing else.
 """
 
-from malt_data.graders.extract import extract_answer
-from malt_data.graders.grader import Graded, Grader, grade_columns
-from malt_data.graders.kinds import KINDS, TEXT, Kind, Unusable, Verdict, kind_of, require_kind
-from malt_data.graders.names import (
-    AUTO,
-    graded_as,
-    graders,
-    is_own,
-    label_of,
-    require_grader,
-    require_named,
-)
+import lazy_loader
 
-__all__ = [
-    "AUTO",
-    "KINDS",
-    "TEXT",
-    "Graded",
-    "Grader",
-    "Kind",
-    "Unusable",
-    "Verdict",
-    "extract_answer",
-    "grade_columns",
-    "graded_as",
-    "graders",
-    "is_own",
-    "kind_of",
-    "label_of",
-    "require_grader",
-    "require_kind",
-    "require_named",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -12,7 +12,6 @@ from functools import lru_cache
 from pathlib import PurePath
 
 from malt_data.errors import SpecError
-from malt_data.graders.kinds import KINDS, OWN_KIND, require_kind
 
 AUTO = "auto"
 """The grader that uses each question's own kind."""
@@ -24,6 +23,8 @@ _OWN = re.compile(r"(?:[^:]*[^:/]\.py|[^\W\d]\w*(?:\.[^\W\d]\w*)*):[^\W\d]\w*")
 
 def graders() -> list[str]:
     """Return the values of `--grader`: auto, one kind for all questions, or a function."""
+    from malt_data.graders.kinds import KINDS
+
     return [AUTO, *KINDS, OWN]
 
 
@@ -42,7 +43,11 @@ def label_of(name: str) -> str:
 
 def require_grader(name: str) -> None:
     """Raise SpecError for an unknown grader."""
-    if name not in (AUTO, *KINDS) and not is_own(name):
+    if name == AUTO or is_own(name):
+        return
+    from malt_data.graders.kinds import KINDS
+
+    if name not in KINDS:
         raise SpecError(f"Unknown grader {name!r}. Choose one of: {', '.join(graders())}.")
 
 
@@ -65,6 +70,8 @@ def graded_as(kind: str, grader: str) -> str:
 
     Raises SpecError for an unknown grader, or a kind that it cannot grade.
     """
+    from malt_data.graders.kinds import KINDS, OWN_KIND, require_kind
+
     require_grader(grader)
     if grader in KINDS:
         return grader

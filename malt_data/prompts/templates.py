@@ -17,11 +17,14 @@ import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from importlib import resources
+from typing import TYPE_CHECKING
 
-from malt_data.engines import Prompt
 from malt_data.errors import SpecError
 from malt_data.graders import KINDS
 from malt_data.schemas.pipeline import PREVIOUS, Pipeline, Prompts, Turn
+
+if TYPE_CHECKING:
+    from malt_data.engines import Prompt
 
 _SPEAKERS = ("system", "user")
 _BRACED = re.compile(r"\{(\w+)\}")
@@ -100,7 +103,7 @@ def render(
     texts: Sequence[str],
     *,
     plain: bool = False,
-) -> Prompt:
+) -> "Prompt":
     """Return the prompt of the turn that comes after `texts`; see `Script`, for many of them."""
     return Script(prompts, pipeline, plain=plain).render(kind, question, choices, texts)
 
@@ -118,7 +121,7 @@ class Script:
 
     def render(
         self, kind: str, question: str, choices: Sequence[str] | None, texts: Sequence[str]
-    ) -> Prompt:
+    ) -> "Prompt":
         """Return the prompt of the turn that comes after `texts`, the texts of the turns before.
 
         Raises SpecError if a template shows a text that comes later.

@@ -123,12 +123,11 @@ def _unsure(tree: dict[str, Any]) -> int:
 def _confidence(forest: Forest, last: str) -> dict[str, Any]:
     """Return what `_SURE` gives, without the confidence of all trees."""
     sure = confidence_by_role(forest)
-    rows = [
-        {"role": role, **sure[role], "mean_confidence": round(sure[role]["mean_confidence"], 9)}
-        for role in forest.manifest.spec.pipeline.roles
-        if role in sure
-    ]
-    return table("confidence", "Confidence", pl.DataFrame(rows), query=_SURE.format(last=last))
+    roles = [role for role in forest.manifest.spec.pipeline.roles if role in sure]
+    frame = pl.DataFrame([{"role": role, **sure[role]} for role in roles])
+    if roles:
+        frame = frame.with_columns(pl.col("mean_confidence").round(9))
+    return table("confidence", "Confidence", frame, query=_SURE.format(last=last))
 
 
 def _tables(forest: Forest, ids: list[str]) -> list[dict[str, Any]]:

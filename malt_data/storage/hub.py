@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import tenacity
-
 from malt_data.errors import HubError, MaltError, SpecError, one_line
 from malt_data.schemas import layout
 from malt_data.schemas.exports import Config
@@ -263,6 +261,8 @@ def hub_api() -> "HfApi":
 
 def retrying(attempt: Callable[[], T]) -> T:
     """Run `attempt`; retry after a transient error: a busy Hub, a lost connection, a new parent."""
+    import tenacity
+
     retry = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_is_transient),
         wait=tenacity.wait_exponential_jitter(initial=0.5, max=30),

@@ -29,6 +29,10 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
 }
 
 
+_MACROS = "judgement"
+"""The view file that holds macros."""
+_LISTS = re.compile(r"\b(show|information_schema|(duckdb|pg|sqlite|pragma)_\w+)\b", re.IGNORECASE)
+"""What may list tables, views and macros."""
 _NESTED = {"list", "array", "struct", "tuple"}
 _PRINTABLE = {
     "boolean", "tinyint", "smallint", "integer", "bigint", "hugeint", "utinyint", "usmallint",
@@ -66,10 +70,13 @@ def read_view(name: str) -> str:
     return resources.files("malt_data.schemas").joinpath("views", f"{name}.sql").read_text("utf-8")
 
 
-def connect(source: Source, query: str = "") -> duckdb.DuckDBPyConnection:
+def connect(
+    source: Source, query: str = "", *, every_view: bool = False
+) -> duckdb.DuckDBPyConnection:
     """Return a connection that can read the tables and views of `source` and nothing else.
 
-    query: computed tables are there only if it names them.
+    query: computed tables are there only if it names them. every_view: also the views that it does
+    not seem to need.
     """
     connection = duckdb.connect(":memory:", config=_CONFIG)
     for name, table in source.tables().items():
@@ -77,10 +84,35 @@ def connect(source: Source, query: str = "") -> duckdb.DuckDBPyConnection:
     for name, compute in source.computed().items():
         if re.search(rf"\b{name}\b", query, re.IGNORECASE):
             connection.register(name, compute())
-    definitions = [read_view("judgement"), *map(source.view, source.views)]
-    _create_views(connection, definitions)
+    views = _views(source)
+    _create_views(connection, [*views.values()] if every_view else _needed(views, source, query))
     lock_down(connection)
     return connection
+
+
+def _views(source: Source) -> dict[str, str]:
+    """Return the SQL of the views by name, and that of the macros."""
+    views = {name.rpartition("/")[2]: source.view(name) for name in source.views}
+    return {_MACROS: read_view(_MACROS)} | views
+
+
+def _needed(views: dict[str, str], source: Source, query: str) -> list[str]:
+    """Return the SQL of the views that a query names, and of those that they build on.
+
+    All if it may list what there is. Planning all views takes longer than finding a node by its id.
+    """
+    named = _words(query)
+    if not named & {*views, *source.tables(), *source.computed()} or _LISTS.search(query):
+        return [*views.values()]
+    needed: set[str] = set()
+    while named := {name for name in named if name in views} - needed:
+        needed |= named
+        named = set().union(*(_words(views[name]) for name in named))
+    return [sql for name, sql in views.items() if name in needed]
+
+
+def _words(sql: str) -> set[str]:
+    return set(re.findall(r"\w+", sql.lower()))
 
 
 def _create_views(connection: duckdb.DuckDBPyConnection, missing: list[str]) -> None:
@@ -119,19 +151,33 @@ def run_query(
     too, because DuckDB has values of these types that Python and polars cannot print.
     """
     supported = _PRINTABLE if printable else _PRINTABLE | _TEMPORAL
-    with connect(source, query) as connection:
+    try:
         try:
-            relation = connection.sql(query, params=list(parameters) or None)
-            if relation is None:
-                raise QueryError("The SQL is not a query. Write one, e.g. FROM role_stats")
-            relation = relation.select("*")  # DuckDB renames duplicate columns
-            columns = zip(relation.columns, relation.types, strict=True)
-            relation = relation.select(*(_column(name, kind, supported) for name, kind in columns))
-            return relation.to_arrow_table()
-        except duckdb.Error as error:
-            raise QueryError(_explain(error, source)) from None
-        except (MemoryError, pa.ArrowException, UnicodeError) as error:
-            raise QueryError(f"The SQL failed: {error or 'out of memory'}.") from None
+            return _rows(connect(source, query), query, parameters, supported)
+        except duckdb.CatalogException:  # a wrong name, or one that the query puts together
+            whole = connect(source, query, every_view=True)
+            return _rows(whole, query, parameters, supported)
+    except duckdb.Error as error:
+        raise QueryError(_explain(error, source)) from None
+    except (MemoryError, pa.ArrowException, UnicodeError) as error:
+        raise QueryError(f"The SQL failed: {error or 'out of memory'}.") from None
+
+
+def _rows(
+    connection: duckdb.DuckDBPyConnection,
+    query: str,
+    parameters: Sequence[Any],
+    supported: set[str],
+) -> pa.Table:
+    """Return the rows of one query, and close the connection."""
+    with connection:
+        relation = connection.sql(query, params=list(parameters) or None)
+        if relation is None:
+            raise QueryError("The SQL is not a query. Write one, e.g. FROM role_stats")
+        relation = relation.select("*")  # DuckDB renames duplicate columns
+        columns = zip(relation.columns, relation.types, strict=True)
+        relation = relation.select(*(_column(name, kind, supported) for name, kind in columns))
+        return relation.to_arrow_table()
 
 
 def _column(name: str, kind: Any, supported: set[str]) -> duckdb.Expression:

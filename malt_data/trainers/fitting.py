@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from malt_data.errors import SpecError, TrainError
-from malt_data.exporters.fit import SIDES, UNFIT, Fit, context_of, least
+from malt_data.exporters.fit import SIDES, Fit, context_of, least
+from malt_data.exporters.selection import UNFIT
 from malt_data.schemas.exports import VARIABLES
 from malt_data.trainers.data import Data
 

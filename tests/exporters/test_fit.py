@@ -13,8 +13,8 @@ from malt_data.engines.embedded import EMBEDDED
 from malt_data.errors import ExportError, SpecError
 from malt_data.exporters.explain import explain
 from malt_data.exporters.export import count, export, read_report
-from malt_data.exporters.fit import UNFIT, Fit, load_fit
-from malt_data.exporters.selection import Selection
+from malt_data.exporters.fit import Fit, load_fit
+from malt_data.exporters.selection import UNFIT, Selection
 from malt_data.exporters.verify import verify_export
 from malt_data.forests.forest import Forest, open_forest
 from malt_data.forests.relabel import relabel

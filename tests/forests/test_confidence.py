@@ -12,6 +12,7 @@ from synthetic import make_forest
 
 from malt_data.exporters.export import export
 from malt_data.exporters.selection import Selection
+from malt_data.forests import rates
 from malt_data.forests.confidence import fit_confidence
 from malt_data.schemas.spec import Labels, Pooling
 
@@ -63,3 +64,19 @@ def test_an_export_leaves_out_unsure_nodes_and_counts_them(tmp_path: Path) -> No
 def test_an_older_selection_is_stored_as_before() -> None:
     assert "min_confidence" not in Selection().model_dump()
     assert Selection(min_confidence=0.8).model_dump()["min_confidence"] == 0.8
+
+
+@pytest.mark.parametrize("harm", ["", "{}", '"', "=="])
+def test_a_kept_fit_says_the_same_and_a_corrupt_one_is_fitted_anew(
+    harm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MALT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(rates, "_KNOWN", {})
+    forest = make_forest(tmp_path / "f", trees=6, n=(3, 3, 3))
+    first = forest.sql("FROM confidence")
+    (kept,) = (tmp_path / "cache" / "confidence").iterdir()
+    text = kept.read_text()
+    middle = text.index('"scatters"') + 40
+    kept.write_text(text[:middle] + harm + text[middle + len(harm) :])
+    assert forest.sql("FROM confidence").equals(first)
+    assert kept.read_text() == text

@@ -233,3 +233,17 @@ def test_python_gets_a_polars_frame(forest: Forest) -> None:
     again = open_forest(forest.folder)
     assert again.nodes().collect().height == again.sql("SELECT count(*) FROM nodes").item()
     assert again.questions().collect().height == 6
+
+
+def test_a_view_is_found_however_a_query_comes_by_its_name(forest: Forest) -> None:
+    expected = forest.sql("FROM verdicts").rows()
+    assert expected
+    assert forest.sql("FROM query_table('ver' || 'dicts')").rows() == expected
+    assert forest.sql('FROM "Verdicts"').rows() == expected
+    assert forest.sql("SELECT spoken('**Yes**') AS said FROM nodes LIMIT 1").item() == "Yes**"
+
+
+@pytest.mark.parametrize("listing", ["SHOW TABLES", "SELECT view_name AS name FROM duckdb_views()"])
+def test_every_view_is_listed(listing: str, forest: Forest) -> None:
+    for query in (listing, f"FROM ({listing}) WHERE name <> 'nodes'"):
+        assert {*forest.views} <= {*forest.sql(query)["name"]}

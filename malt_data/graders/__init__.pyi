@@ -1,0 +1,19 @@
+# What the package offers, and where each name lives: a name is loaded when it is first used.
+from .extract import extract_answer as extract_answer
+from .grader import Graded as Graded
+from .grader import Grader as Grader
+from .grader import grade_columns as grade_columns
+from .kinds import KINDS as KINDS
+from .kinds import TEXT as TEXT
+from .kinds import Kind as Kind
+from .kinds import Unusable as Unusable
+from .kinds import Verdict as Verdict
+from .kinds import kind_of as kind_of
+from .kinds import require_kind as require_kind
+from .names import AUTO as AUTO
+from .names import graded_as as graded_as
+from .names import graders as graders
+from .names import is_own as is_own
+from .names import label_of as label_of
+from .names import require_grader as require_grader
+from .names import require_named as require_named
