@@ -1,0 +1,93 @@
+"""Write the questions of the tasks, two thirds for training.
+
+    python docs/results/natural/questions.py larger larger.jsonl
+
+larger      which of two numbers of three digits is larger: a hidden prior, as the model names the
+            first far too seldom, though its odds know better
+greater     is a number greater than another, yes or no: the same for yes
+shopping    boxes, rows and prices, which can be answered at once or worked out: two ways
+divisible   is a number divisible by 7, yes or no: the control, of which the model knows nothing
+
+Nothing in a question hints at its answer: the larger number comes first in half of them, and half
+of the answers are yes.
+"""
+
+import json
+import random
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+TRAIN, TEST = 240, 400
+Question = tuple[str, str]
+"""Text and gold answer."""
+
+_NAMES = ("Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Henry", "Ivy", "Jack")
+_PACKED = [
+    ("boxes", "books"), ("bags", "apples"), ("packs", "pencils"), ("trays", "eggs"),
+    ("shelves", "jars"), ("rows", "chairs"), ("tables", "plates"), ("cartons", "bottles"),
+]  # fmt: skip
+
+
+def larger(source: random.Random) -> Question:
+    a, b = _two(source)
+    return f"Which number is larger, {a} or {b}?", str(max(a, b))
+
+
+def greater(source: random.Random) -> Question:
+    a, b = _two(source)
+    return f"Is {a} greater than {b}?", "Yes" if a > b else "No"
+
+
+def shopping(source: random.Random) -> Question:
+    name, (holders, things) = source.choice(_NAMES), source.choice(_PACKED)
+    a, b = source.randint(2, 12), source.randint(2, 12)
+    texts = [
+        f"{name} has {a} {holders} with {b} {things} each. How many {things} are there?",
+        f"One of the {things} costs {b} dollars. How much do {a} of them cost?",
+        f"There are {a} {holders} and {b} {things} in each. How many {things} does {name} count?",
+    ]
+    return source.choice(texts), str(a * b)
+
+
+def divisible(source: random.Random) -> Question:
+    number = 7 * source.randint(15, 142)
+    if source.random() < 0.5:
+        return f"Is {number} divisible by 7?", "Yes"
+    return f"Is {number + source.randint(1, 6)} divisible by 7?", "No"
+
+
+TASKS: dict[str, Callable[[random.Random], Question]] = {
+    task.__name__: task for task in (larger, greater, shopping, divisible)
+}
+
+
+YES_OR_NO = ("greater", "divisible")
+
+
+def rows(task: str, seed: int = 0) -> list[dict[str, str]]:
+    """Return {"question", "answer", "split"} rows, no question in both splits.
+
+    Yes-or-no questions have a `kind` of their own.
+    """
+    source = random.Random(f"{task} {seed}")
+    found: dict[str, str] = {}
+    while len(found) < TRAIN + TEST:
+        text, gold = TASKS[task](source)
+        found.setdefault(text, gold)
+    kind = {"kind": "yesno"} if task in YES_OR_NO else {}
+    return [
+        {"question": text, "answer": gold, "split": "train" if place < TRAIN else "test", **kind}
+        for place, (text, gold) in enumerate(found.items())
+    ]
+
+
+def _two(source: random.Random) -> tuple[int, int]:
+    a, b = source.sample(range(100, 1000), 2)
+    return a, b
+
+
+if __name__ == "__main__":
+    task, file = sys.argv[1:]
+    lines = [json.dumps(row) for row in rows(task)]
+    Path(file).write_text("\n".join(lines) + "\n", encoding="utf-8")
