@@ -51,7 +51,7 @@ def shopping(source: random.Random) -> Question:
 
 
 def divisible(source: random.Random) -> Question:
-    number = 7 * source.randint(15, 142)
+    number = 7 * source.randint(15, 1_400)
     if source.random() < 0.5:
         return f"Is {number} divisible by 7?", "Yes"
     return f"Is {number + source.randint(1, 6)} divisible by 7?", "No"
