@@ -186,6 +186,7 @@ def main() -> None:
         return
     folder = options.forest or Path(tempfile.mkdtemp(prefix="malt-big-")) / "forest"
     os.environ.setdefault("MALT_CACHE", tempfile.mkdtemp(prefix="malt-cache-"))
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed is compiled once
     try:
         if not options.forest:  # apart, as a child's peak memory starts with its parent's
             command = [sys.executable, __file__, "--forest", str(folder)]
