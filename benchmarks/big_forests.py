@@ -20,9 +20,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pyarrow.dataset  # noqa: F401 - what pq.read_table would import while it is timed
 import pyarrow.parquet as pq
 from synthetic_forest import synthetic_forest
 
@@ -38,8 +40,11 @@ Row = tuple[str, Callable[[Forest], None], Callable[[Forest], None], float]
 def values(forest: Forest) -> None:
     from malt_data.forests.values import Columns, value_columns
 
-    for path in forest.parts.paths():
+    def of_part(path: Path) -> None:
         value_columns(Columns.of(forest.parts.read(path, Columns.NAMES)), 0.5, "global")
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # as relabel --dry-run does
+        list(threads.map(of_part, forest.parts.paths()))
 
 
 def read_values(forest: Forest) -> None:
@@ -181,6 +186,7 @@ def main() -> None:
         return
     folder = options.forest or Path(tempfile.mkdtemp(prefix="malt-big-")) / "forest"
     os.environ.setdefault("MALT_CACHE", tempfile.mkdtemp(prefix="malt-cache-"))
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed is compiled once
     try:
         if not options.forest:  # apart, as a child's peak memory starts with its parent's
             command = [sys.executable, __file__, "--forest", str(folder)]

@@ -11,7 +11,7 @@ import click
 from malt_data.commands.arguments import forest_and_ids, open_for_command
 from malt_data.commands.options import args_argument, forest_argument, grader_option, json_option
 from malt_data.commands.output import console, note, paged, print_json, say
-from malt_data.commands.startup import start_quickly
+from malt_data.commands.startup import import_meanwhile, start_quickly
 from malt_data.display import clean
 from malt_data.errors import ForestError, SpecError
 
@@ -65,14 +65,17 @@ def _open_results(folder: str) -> "Source":
 
 
 def _print_query(source: "Source", query: str, form: str) -> None:
-    import polars as pl
-
-    from malt_data.report import terminal
     from malt_data.storage.query import run_query
 
     if form == "parquet" and sys.stdout.isatty():
         raise SpecError("Parquet cannot be shown on a terminal. Redirect it: > rows.parquet")
-    frame = pl.DataFrame(run_query(source, query, printable=form != "parquet"))
+    import_meanwhile("malt_data.report.terminal")
+    table = run_query(source, query, printable=form != "parquet")
+    import polars as pl
+
+    from malt_data.report import terminal
+
+    frame = pl.DataFrame(table)
     if form == "table":
         if left := terminal.print_rows(frame, console()):
             note(f"{left} more rows; use --format csv to see all of them.")

@@ -9,12 +9,19 @@ to recognise pandas' own objects, and Python's garbage collector walks over all 
 import gc
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
+from threading import Thread
 from types import ModuleType
 
 _GARBAGE = 100_000
 """Objects between two collections, in place of 700: these commands make few circles."""
+
+
+def import_meanwhile(name: str) -> None:
+    """Import a module in a thread, while DuckDB or pyarrow work and let other threads run."""
+    Thread(target=import_module, args=(name,), daemon=True).start()
 
 
 class _WithoutPandas(MetaPathFinder):

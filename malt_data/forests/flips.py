@@ -32,32 +32,48 @@ def no_flips(roles: Iterable[str]) -> Flips:
     return {role: dict.fromkeys(_COUNTS, 0) for role in roles}
 
 
+def add_flips(total: Flips, flips: Flips) -> None:
+    """Add the flips of some parts."""
+    for role, counts in flips.items():
+        sums = total.setdefault(role, dict.fromkeys(_COUNTS, 0))
+        for name, count in counts.items():
+            sums[name] += count
+
+
 def count_flips(flips: Flips, table: pa.Table, columns: Columns, new: Array) -> None:
     """Add the flips of one part; a pair is kept if both of its nodes keep their labels.
 
     table: the part as stored, with its roles and labels. new: its labels from now on.
     """
-    roles, old, siblings = encoded(table["role"]), table["label"].to_numpy(), columns.siblings()
+    roles, old = encoded(table["role"]), table["label"].to_numpy()
     codes = roles.indices.to_numpy()
+    found = _flips_by_code(columns, codes, old, new)
     for code, role in enumerate(roles.dictionary.to_pylist()):
-        rows = np.flatnonzero(codes == code)
         counts = flips.setdefault(role, dict.fromkeys(_COUNTS, 0))  # of no turn: see verify
-        for name, count in _flips_of(siblings[rows], old[rows], new[rows]).items():
-            counts[name] += count
+        for name, sums in found.items():
+            counts[name] += int(sums[code]) if code < len(sums) else 0
 
 
-def _flips_of(siblings: Array, old: Array, new: Array) -> dict[str, int]:
-    """Return the counts of one role; siblings: the same number for children of one parent."""
-    nodes = np.bincount(siblings)
-    before, after = (np.bincount(siblings[labels], minlength=nodes.size) for labels in (old, new))
-    stayed = np.bincount(siblings[old & new], minlength=nodes.size)
-    pairs_before = int(before @ (nodes - before))
-    pairs_after = int(after @ (nodes - after))
-    kept = int(stayed @ (nodes - before - after + stayed))
+def _flips_by_code(columns: Columns, codes: Array, old: Array, new: Array) -> dict[str, Array]:
+    """Return the counts of each role by its code."""
+    family, role = columns.families(codes)
+    stays = old & new
+    size, nodes = role.size, np.bincount(family, minlength=role.size)
+    families = np.flatnonzero(nodes)  # a third of the numbers
+    nodes, role = nodes[families], role[families]
+    before, after, stayed = (
+        np.bincount(family[rows], minlength=size)[families] for rows in (old, new, stays)
+    )
+
+    def of_roles(pairs: Array) -> Array:
+        return np.bincount(role, pairs)  # exact below 2^53
+
+    pairs_before, pairs_after = (of_roles(some * (nodes - some)) for some in (before, after))
+    kept = of_roles(stayed * (nodes - before - after + stayed))
     return {
-        "nodes": siblings.size,
-        "to_positive": int(np.count_nonzero(~old & new)),
-        "to_negative": int(np.count_nonzero(old & ~new)),
+        "nodes": np.bincount(codes),
+        "to_positive": np.bincount(codes[new & ~stays]),
+        "to_negative": np.bincount(codes[old & ~stays]),
         "pairs_before": pairs_before,
         "pairs_after": pairs_after,
         "pairs_lost": pairs_before - kept,

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
 import pyarrow as pa
 
 from malt_data.errors import ForestError
@@ -30,6 +29,7 @@ from malt_data.schemas.spec import Labelled
 from malt_data.storage.hub import HUB, fetch_forest
 
 if TYPE_CHECKING:
+    import polars as pl
     import pyarrow.dataset as ds
 
 
@@ -100,11 +100,13 @@ class Forest:
             return "CREATE VIEW marked AS SELECT *, true AS base FROM nodes"
         return fill_turns(read_view(name), len(self.manifest.spec.pipeline.turns))
 
-    def questions(self) -> pl.LazyFrame:
+    def questions(self) -> "pl.LazyFrame":
         """Return one row per question (`schemas.forest.QUESTIONS`), with or without a tree."""
+        import polars as pl
+
         return pl.scan_pyarrow_dataset(self.questions_dataset())
 
-    def question(self, name: str) -> pl.DataFrame:
+    def question(self, name: str) -> "pl.DataFrame":
         """Return the row of one question, if there is one."""
         file = NodeParts(self.folder, QUESTIONS)
         return file.tree(self.folder / layout.QUESTIONS, name).select(QUESTIONS.names)
@@ -113,12 +115,16 @@ class Forest:
         """Return how many questions there are, with or without a tree."""
         return NodeParts(self.folder, QUESTIONS).rows(self.folder / layout.QUESTIONS)
 
-    def nodes(self) -> pl.LazyFrame:
+    def nodes(self) -> "pl.LazyFrame":
         """Return one row per node (`schemas.forest.NODES`), parts in name order."""
+        import polars as pl
+
         return pl.scan_pyarrow_dataset(self.nodes_dataset())
 
-    def sql(self, query: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:
+    def sql(self, query: str, parameters: Sequence[Any] = ()) -> "pl.DataFrame":
         """Run one read-only DuckDB query over the views; raise QueryError if it fails."""
+        import polars as pl
+
         from malt_data.storage.query import run_query
 
         with self.reading():

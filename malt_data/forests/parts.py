@@ -7,8 +7,8 @@ parts.trees()      # {'5f5d…', …}
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import polars as pl
 import pyarrow as pa
 
 from malt_data.errors import SpecError
@@ -17,6 +17,9 @@ from malt_data.schemas.forest import NODES, VERSION
 from malt_data.schemas.versions import check, require_columns, upgrade
 from malt_data.storage.parquet import LABELS, Footer, corrupt, count_rows, encoded, read_table
 from malt_data.storage.parts import Parts, retry_missing
+
+if TYPE_CHECKING:
+    import polars as pl
 
 TREES_PER_PART = 100
 _CLOCK_TICK_NS = 100_000_000
@@ -61,8 +64,10 @@ class NodeParts(Parts):
         trees: list[str] = encoded(column).dictionary.to_pylist()
         return trees
 
-    def tree(self, path: Path, name: str) -> pl.DataFrame:
+    def tree(self, path: Path, name: str) -> "pl.DataFrame":
         """Return the nodes of one tree in a part, decoding little else."""
+        import polars as pl
+
         wanted = pl.col("question_id") == name
         if self.version(path) < VERSION:
             return pl.DataFrame(self.read(path)).filter(wanted)

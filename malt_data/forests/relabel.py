@@ -8,7 +8,9 @@ command again completes them. The footer also determines whether answers must be
     flips["verifier"]["to_negative"]
 """
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import polars as pl
 import pyarrow as pa
 
 from malt_data.errors import ForestError
-from malt_data.forests.flips import Flips, count_flips, no_flips
+from malt_data.forests.flips import Flips, add_flips, count_flips, no_flips
 from malt_data.forests.forest import Forest
 from malt_data.forests.grading import GRADED, Golds
 from malt_data.forests.labels import relabelled
@@ -95,6 +97,8 @@ class _Job:
         regrade = {
             path for path in paths if _needs_regrade(forest.parts.footer(path).labels, labelled)
         }
+        if folder is None and not regrade:
+            return self._count(paths, labelled)
         with self._grader(regrade) as grader:
             golds = Golds(forest, grader) if regrade else None
             if folder == forest.folder:
@@ -103,7 +107,7 @@ class _Job:
                 forest.manifest = manifest
             elif folder is not None:
                 write_text(folder / layout.MANIFEST, manifest.to_json())
-            flips = no_flips(manifest.spec.pipeline.roles)
+            flips = no_flips(self._roles)
             for index, path in enumerate(paths):
                 grading = golds if path in regrade else None
                 dry = folder is None and not grading
@@ -117,6 +121,27 @@ class _Job:
                     write(path, relabelled(table, values, labelled))
                 self.on_progress(index + 1, len(paths))
             return flips
+
+    @property
+    def _roles(self) -> tuple[str, ...]:
+        return self.forest.manifest.spec.pipeline.roles
+
+    def _count(self, paths: list[Path], labelled: Labelled) -> Flips:
+        """Count the flips of parts whose answers stay as they are, in threads."""
+
+        def flips_of(path: Path) -> Flips:
+            flips, table = no_flips(self._roles), self.forest.parts.read(path, _COUNTED)
+            columns = Columns.of(table)
+            values = value_columns(columns, labelled.threshold, labelled.pooling)
+            count_flips(flips, table, columns, values.label)
+            return flips
+
+        total = no_flips(self._roles)
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            for index, flips in enumerate(threads.map(flips_of, paths)):
+                add_flips(total, flips)
+                self.on_progress(index + 1, len(paths))
+        return total
 
     def _grader(self, regrade: set[Path]) -> Grader:
         """Return the grader of the new labels; raise ForestError if it must not be run."""

@@ -7,6 +7,7 @@ counted in threads and added up in their order, so that sums are always the same
     role_stats(forest).roles[0]["usable_pairs"]
 """
 
+import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -56,7 +57,7 @@ def role_stats(forest: Forest) -> Statistics:
         return _count(table, len(spec.pipeline.turns), adaptive=spec.adaptive is not None)
 
     total = _Counts()
-    with forest.reading(), ThreadPoolExecutor() as threads:
+    with forest.reading(), ThreadPoolExecutor(os.cpu_count()) as threads:
         for counts in threads.map(count, forest.parts.paths()):
             total.add(counts)
         questions = forest.question_count()
@@ -100,7 +101,7 @@ def _count(table: pa.Table, turns: int, *, adaptive: bool) -> _Counts:
     roles = encoded(table["role"])
     role = roles.indices.to_numpy()
     counts = _of_roles(role, len(roles.dictionary), table, nullable, base)
-    counts |= _pairs(columns.siblings(), role, len(roles.dictionary), table["label"].to_numpy())
+    counts |= _pairs(columns, role, len(roles.dictionary), table["label"].to_numpy())
     paths = _of_paths(columns, base, nullable["correct"], turns)
     found = _Counts(_of_trees(columns, base) + paths)
     for code, name in enumerate(roles.dictionary.to_pylist()):
@@ -153,13 +154,15 @@ def _of_roles(
     }
 
 
-def _pairs(siblings: Array, role: Array, roles: int, label: Array) -> dict[str, Array]:
+def _pairs(columns: Columns, role: Array, roles: int, label: Array) -> dict[str, Array]:
     """Return how many pairs of siblings each role has, and how many parents with pairs."""
-    families = siblings * roles + role
-    size = (int(siblings.max(initial=-1)) + 1) * roles
-    nodes, positives = (np.bincount(found, minlength=size) for found in (families, families[label]))
-    pairs = (positives * (nodes - positives)).reshape(-1, roles)
-    return {"usable_pairs": pairs.sum(axis=0), "parents_with_pairs": (pairs > 0).sum(axis=0)}
+    family, of = columns.families(role)
+    nodes, positives = (np.bincount(rows, minlength=of.size) for rows in (family, family[label]))
+    pairs = positives * (nodes - positives)
+    return {
+        "usable_pairs": np.bincount(of, pairs, roles),
+        "parents_with_pairs": np.bincount(of[pairs > 0], minlength=roles),
+    }
 
 
 def _of_trees(columns: Columns, base: Array) -> Counter[str]:

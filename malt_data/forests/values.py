@@ -24,6 +24,9 @@ from malt_data.storage.parquet import encoded
 
 Array = npt.NDArray[Any]
 
+_NEAR = 1e-8
+"""Only values so close to the threshold are rounded, to save time."""
+
 
 class Values(NamedTuple):
     """What is computed, row by row."""
@@ -59,10 +62,10 @@ class Columns:
             trees.dictionary,
             trees.indices.to_numpy(),
             table["node"].to_numpy(),
-            table["parent"].fill_null(-1).to_numpy(),
+            _filled(table["parent"]),
             table["depth"].to_numpy(),
             table["extra"].to_numpy(),
-            table["reward"].cast(pa.float64()).to_numpy(),
+            table["reward"].to_numpy().astype(np.float64, copy=False),
         )
 
     @classmethod
@@ -103,6 +106,20 @@ class Columns:
             return np.arange(self.node.size) - self.node + self.parent + 1
         key = self.tree.astype(np.int64) << 32 | self.parent + 1
         return np.unique(key, return_inverse=True)[1]
+
+    def families(self, role: Array) -> tuple[Array, Array]:
+        """Return the number of each row's family, and the role of each family.
+
+        A family is the siblings of one role. role: a number for that of each row.
+        """
+        family = self.siblings()
+        roles = np.zeros(int(family.max(initial=-1)) + 1, role.dtype)
+        roles[family] = role
+        if (roles[family] != role).any():  # siblings of two roles: see verify
+            many = int(role.max()) + 1
+            family = family * many + role
+            roles = np.arange(int(family.max()) + 1) % many
+        return family, roles
 
 
 def value_columns(columns: Columns, threshold: float, pooling: Pooling) -> Values:
@@ -158,5 +175,17 @@ def is_positive(values: Array, threshold: float) -> Array:
 
     A mean of means in floating point can miss an exact tie (0.5 becomes 0.5000000000000001).
     """
-    rounded = pl.Series(values.ravel()).round(9).to_numpy()
-    return np.asarray(rounded > round(threshold, 9)).reshape(values.shape)
+    border = round(threshold, 9)
+    positive = np.asarray(values > border)
+    near = np.abs(values - border) < _NEAR
+    if near.any():
+        positive[near] = pl.Series(values[near]).round(9).to_numpy() > border
+    return positive
+
+
+def _filled(column: pa.ChunkedArray) -> Array:
+    """Return a column of numbers, -1 where it is null."""
+    numbers = column.to_numpy()
+    if column.null_count:
+        numbers = np.where(np.isnan(numbers), -1, numbers).astype(np.int32)
+    return np.asarray(numbers)

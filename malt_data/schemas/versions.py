@@ -10,7 +10,6 @@ are upgraded step by step when read; files of newer versions or other formats ar
 import re
 from collections.abc import Callable
 
-import polars as pl
 import pyarrow as pa
 
 from malt_data.errors import ForestError
@@ -27,6 +26,8 @@ def _to_2(table: pa.Table) -> pa.Table:
         return table.select([name for name in QUESTIONS.names if name in table.column_names])
     if "g" not in table.column_names:
         return table
+    import polars as pl
+
     nodes = pl.DataFrame(table.replace_schema_metadata(None)).with_row_index("row")
     path = ["question_id", "g", "v", "r"]
     tree = pl.int_range(pl.len(), dtype=pl.Int32).over("question_id")

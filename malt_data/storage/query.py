@@ -11,13 +11,15 @@ command line runs queries in a child process with a memory limit (commands/isola
 import re
 from collections.abc import Callable, Sequence
 from importlib import resources
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import duckdb
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from malt_data.errors import QueryError
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "python_enable_replacements": "false",
@@ -52,7 +54,7 @@ class Source(Protocol):
 
     views: tuple[str, ...]
 
-    def tables(self) -> dict[str, ds.Dataset]:
+    def tables(self) -> "dict[str, ds.Dataset]":
         """Return the tables by name."""
         ...
 
