@@ -95,8 +95,11 @@ def _shared() -> Shell:
 
 def _serve() -> None:
     import duckdb  # noqa: F401
+    import httpcore2  # noqa: F401
     import openai  # noqa: F401
     import rich.console  # noqa: F401
+    import scipy.optimize  # noqa: F401
+    import yaml  # noqa: F401
 
     import malt_data.builders.build
     import malt_data.cli
