@@ -22,7 +22,8 @@ demo: .venv/local
 	$(BIN)/malt-data stats
 	$(BIN)/malt-data show
 
-test: .venv/dev .venv-vllm/dev browser
+test: browser
+	$(MAKE) -j 2 .venv/dev .venv-vllm/dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not vllm" $(WORKERS)
 	OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind $(VLLM)/python -m pytest -m vllm \
 		$(WORKERS)

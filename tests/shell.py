@@ -7,12 +7,15 @@
     run = malt("stats", cwd=tmp_path)   # the same, from one shell for the whole test process
     run.returncode, run.stdout, run.stderr
 
+    with Shell(imports=TRAINING) as shell:  # for commands that load a model
+
 The process imports what the commands import and uses none of it, so that a forked child is like a
 fresh `malt-data`: its own output, working folder, environment, exit code, and death where it hangs.
 """
 
 import atexit
 import functools
+import importlib
 import json
 import os
 import signal
@@ -31,6 +34,12 @@ SECONDS = 60
 LONG = 120
 """The same for `malt`, whose calls do real work on a machine that may be busy."""
 
+TRAINING = (
+    *("torch", "transformers.models.llama.modeling_llama", "peft"),
+    *("trl.trainer.sft_trainer", "trl.trainer.dpo_trainer", "matplotlib.pyplot"),
+)
+"""Modules that a command which loads or trains a model imports, in some six seconds."""
+
 
 @dataclass(frozen=True)
 class Done:
@@ -44,13 +53,17 @@ class Done:
 class Shell:
     """See the module."""
 
-    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, environment: Mapping[str, str] | None = None, imports: Sequence[str] = ()
+    ) -> None:
+        """imports: modules to import besides, with what they read from `environment` then."""
         self._environment = environment
+        self._imports = imports
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=self._environment,
+            [sys.executable, __file__, *self._imports],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self._environment,
         )  # fmt: skip
         return self
 
@@ -95,8 +108,11 @@ def _shared() -> Shell:
 
 def _serve() -> None:
     import duckdb  # noqa: F401
+    import httpcore2  # noqa: F401
     import openai  # noqa: F401
     import rich.console  # noqa: F401
+    import scipy.optimize  # noqa: F401
+    import yaml  # noqa: F401
 
     import malt_data.builders.build
     import malt_data.cli
@@ -109,6 +125,8 @@ def _serve() -> None:
 
     # It reads the environment, the Hub's address above all, when it is imported.
     assert "huggingface_hub" not in sys.modules
+    for name in sys.argv[1:]:
+        importlib.import_module(name)
     for line in sys.stdin:
         print(json.dumps(_call(*json.loads(line))), flush=True)  # noqa: T201
 

@@ -2,14 +2,16 @@
 
 import json
 from collections import defaultdict
+from collections.abc import Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import pytest
 from builders.test_build import node_rows
 from chains import CRITICS
 from exporters.derived import derive
-from shell import malt
+from shell import TRAINING, Shell
 
 from malt_data.exporters.export import to_datasets
 from malt_data.forests.forest import open_forest
@@ -42,8 +44,21 @@ adapters = "team"
 """
 RECIPE = """
 [trainer]
-per_device_train_batch_size = 4
+per_device_train_batch_size = 1
+eval_strategy = "no"
 """
+
+
+@pytest.fixture(scope="module")
+def shell() -> Iterator[Shell]:
+    with Shell(imports=TRAINING) as shell:
+        yield shell
+
+
+def malt(shell: Shell, folder: Path, *words: object) -> str:
+    done = shell.run(words, folder, seconds=600)
+    assert done.code == 0, done.err
+    return done.out
 
 
 def require_derived(folder: Path) -> None:
@@ -83,31 +98,30 @@ def require_derived(folder: Path) -> None:
                 assert row == by_name[str([row[name] for name in config.ids])]
 
 
-def test_two_rounds_of_verification_are_those_of_independent_code(tmp_path: Path) -> None:
-    done = malt("build", "--pipeline", "malt2", "--n", 2, "--n-verifier", 1, "--limit", 3,
-                "--temperature", 1, cwd=tmp_path)  # fmt: skip
-    assert done.returncode == 0, done.stderr
+def test_two_rounds_of_verification_are_those_of_independent_code(
+    shell: Shell, tmp_path: Path
+) -> None:
+    malt(shell, tmp_path, "build", "--pipeline", "malt2", "--n", 2, "--n-verifier", 1,
+         "--limit", 1, "--temperature", 1)  # fmt: skip
     require_derived(tmp_path / "forest")
 
 
-def test_a_team_of_ones_own_is_trained_evaluated_and_grows_the_next_forest(tmp_path: Path) -> None:
+def test_a_team_of_ones_own_is_trained_evaluated_and_grows_the_next_forest(
+    shell: Shell, tmp_path: Path
+) -> None:
     (tmp_path / "critics.toml").write_text(PIPELINE)
     (tmp_path / "settings.toml").write_text(SETTINGS)
     (tmp_path / "recipe.toml").write_text(RECIPE)
     rows = [
         {"question": f"What is {a} plus {b}?", "answer": str(a + b)}
-        for a in range(2, 8)
+        for a in range(2, 5)
         for b in (3, 5)
     ]
     lines = [json.dumps(row) + "\n" for row in rows]
-    (tmp_path / "train.jsonl").write_text("".join(lines[:10]))
-    (tmp_path / "test.jsonl").write_text("".join(lines[10:]))
+    (tmp_path / "train.jsonl").write_text("".join(lines[:4]))
+    (tmp_path / "test.jsonl").write_text("".join(lines[4:]))
 
-    def run(*words: object) -> str:
-        done = malt(*words, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
+    run = partial(malt, shell, tmp_path)
     run("build", "--questions", "train.jsonl", "--pipeline", "critics.toml", "--temperature", 1)
     run("verify")
     require_derived(tmp_path / "forest")
@@ -136,7 +150,8 @@ def test_a_team_of_ones_own_is_trained_evaluated_and_grows_the_next_forest(tmp_p
         ),
         ("first", 0, "solver", True),
     }
-    run("build", "--questions", "test.jsonl", "--team", "team/team.toml", "--out", "next")
+    run("build", "--questions", "test.jsonl", "--team", "team/team.toml", "--n", 2,
+        "--out", "next")  # fmt: skip
     run("verify", "next")
     used = json.loads(run("sql", "next", "SELECT DISTINCT role, adapter FROM nodes", "--json"))
     assert {row["role"]: Path(row["adapter"]).name for row in used} == {

@@ -6,21 +6,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
+from shell import malt
 from synthetic import make_forest
 
 from malt_data import cli
 
 COMMANDS = sorted(cli.main.commands)
 ROOT = Path(__file__).parents[1]
-
-
-def malt(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "malt_data", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

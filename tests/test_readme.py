@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import pytest
+import shell
 from hub_server import Hub, User
 from openai_server import OpenAIServer
 from synthetic import make_forest
@@ -101,7 +102,8 @@ def test_no_command_line_is_overlooked() -> None:
     "words", [words for _, words in PAGE_CALLS if words[0] == "sql" and "docs/" in words[1]]
 )
 def test_queries_on_included_results_return_rows(words: list[str]) -> None:
-    run = malt(words, ROOT)
+    run = shell.malt(*words, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
     assert len(run.stdout.splitlines()) > 1
 
 
@@ -116,13 +118,16 @@ VARIES = [  # a batch's padding changes the last bits of logits, and with them n
 
 
 def malt(words: list[str], folder: Path, seconds: int = 60) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "MALT_FOREST"}
     run = subprocess.run(
         [sys.executable, "-m", "malt_data", *words],
-        cwd=folder, env=environment, capture_output=True, text=True, timeout=seconds,
+        cwd=folder, env=without_forest(), capture_output=True, text=True, timeout=seconds,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     return run
+
+
+def without_forest() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "MALT_FOREST"}
 
 
 def settled(output: str) -> list[str]:
@@ -151,6 +156,12 @@ def test_the_session_runs_as_shown(tmp_path: Path) -> None:
 
 def test_the_pipeline_grows_trees_and_its_settings_play_it(tmp_path: Path) -> None:
     """Each block is written to the file that it names; the setting plays the base model here."""
+
+    def run(*words: str) -> str:
+        done = shell.malt(*words, cwd=tmp_path, env=without_forest())
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     for block in fenced(README, "toml"):
         (name,) = re.findall(r"[\w-]+\.toml", block.partition("\n")[0])
         (tmp_path / name).write_text(block.replace('adapters = "team"', ""), "utf-8")
@@ -160,12 +171,12 @@ def test_the_pipeline_grows_trees_and_its_settings_play_it(tmp_path: Path) -> No
     own = ["--pipeline", "critic.toml"]
     with OpenAIServer(lambda *_: "Final Answer: 4", models=["m"]) as server:
         engine = ["--engine", "openai", "--base-url", server.base_url, "--model", "m"]
-        malt(["build", "--questions", "mine.jsonl", *own, *engine], tmp_path)
+        run("build", "--questions", "mine.jsonl", *own, *engine)
         settings = ["--settings", "ma+mv,uncriticised+mv", "--settings-file", "settings.toml"]
-        malt(["eval", "--questions", "test.jsonl", *settings, *own, *engine], tmp_path)
+        run("eval", "--questions", "test.jsonl", *settings, *own, *engine)
         asked = [request.body["messages"][-1]["content"] for request in server.requests
                  if request.body]  # fmt: skip
-    stats = json.loads(malt(["stats", "--json"], tmp_path).stdout)
+    stats = json.loads(run("stats", "--json"))
     assert {row["role"]: row["nodes"] for row in stats["roles"]} == {"solver": 60, "critic": 24}
     assert any("Criticism: \n" in text for text in asked)  # of the critic that is left out
 

@@ -44,13 +44,14 @@ def check(out: Path) -> None:
 def test_transformers_builds_the_same_forest_from_the_same_seed(tmp_path: Path) -> None:
     assert build(tmp_path / "a")["completions"] == 42
     check(tmp_path / "a")
-    build(tmp_path / "b")
+    build(tmp_path / "b", "--limit", "1")  # one of the same three trees
     texts = [
         dict(open_forest(tmp_path / name).nodes().select("node_id", "text").collect().iter_rows())
         for name in "ab"
     ]
-    same = sum(texts[0][key] == texts[1][key] for key in texts[0])
-    assert same >= 0.9 * len(texts[0])  # padding perturbs the numerics; see engines/transformers.py
+    assert len(texts[1]) == 14
+    same = sum(texts[0][key] == texts[1][key] for key in texts[1])
+    assert same >= 12  # padding perturbs the numerics; see engines/transformers.py
 
 
 @pytest.mark.vllm

@@ -6,14 +6,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from shell import malt
 from synthetic import make_forest
 
+from malt_data.cli import main
 from malt_data.errors import QueryError
 from malt_data.forests.forest import Forest, open_forest
+from malt_data.storage.query import _CONFIG
 
 
 @pytest.fixture(scope="module")
@@ -158,18 +160,11 @@ def test_a_query_cannot_leave_the_forest(forest: Forest, tmp_path: Path, query: 
     }
 
 
-def sql(forest: Forest, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "malt_data", "sql", str(forest.folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "query",
     [
         "SELECT length(repeat('x', 30000000000))",
-        "SELECT list(range) FROM range(100000000000)",
-        "SELECT * FROM nodes a, nodes b, nodes c, nodes d, nodes e ORDER BY a.text, b.text",
         "SELECT nonsense FROM nodes",
         "SELECT * FROM nowhere",
         "SELECT 'unfinished",
@@ -182,7 +177,7 @@ def sql(forest: Forest, *arguments: str, **options: Any) -> subprocess.Completed
 def test_invalid_sql_is_one_line_and_exit_code_1(forest: Forest, query: str) -> None:
     if "\x00" in query:
         pytest.skip("no command line can carry a NUL")
-    run = sql(forest, query)
+    run = malt("sql", forest.folder, query)
     if run.returncode == 0:  # DuckDB may well answer; then it must be an answer
         assert run.stderr == ""
         return
@@ -192,39 +187,53 @@ def test_invalid_sql_is_one_line_and_exit_code_1(forest: Forest, query: str) -> 
     assert "Traceback" not in run.stderr
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT list(range) FROM range(100000000000)",
+        "SELECT * FROM nodes a, nodes b, nodes c, nodes d, nodes e ORDER BY a.text, b.text",
+    ],
+)
+def test_a_query_that_needs_too_much_memory_is_one_line(
+    forest: Forest,
+    query: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    limit = "SELECT current_setting('memory_limit')"
+    assert forest.sql(limit).item() == "7.4 GiB"
+    monkeypatch.setitem(_CONFIG, "memory_limit", "100MB")  # which is full within a second
+    assert forest.sql(limit).item() == "95.3 MiB"
+    with pytest.raises(SystemExit, match="1"):
+        main(["sql", str(forest.folder), query])
+    stderr = capfd.readouterr().err  # of the process that the command forks
+    assert stderr.startswith("Error: Out of Memory")
+    assert stderr.count("\n") == 1
+
+
 @pytest.mark.slow
 def test_every_format_has_the_same_rows(forest: Forest, tmp_path: Path) -> None:
     query = "SELECT node_id, value, label, [sample] AS path FROM nodes ORDER BY node_id"
     expected = forest.sql(query).to_dicts()
-    assert json.loads(sql(forest, query, "--format", "json").stdout) == expected
-    assert json.loads(sql(forest, query, "--json").stdout) == expected
-    lines = sql(forest, query, "--format", "jsonl").stdout.splitlines()
+    assert json.loads(malt("sql", forest.folder, query, "--format", "json").stdout) == expected
+    assert json.loads(malt("sql", forest.folder, query, "--json").stdout) == expected
+    lines = malt("sql", forest.folder, query, "--format", "jsonl").stdout.splitlines()
     assert [json.loads(line) for line in lines] == expected
-    csv = sql(forest, query, "--format", "csv").stdout.splitlines()
+    csv = malt("sql", forest.folder, query, "--format", "csv").stdout.splitlines()
     assert csv[0] == "node_id,value,label,path"
     assert len(csv) == 1 + len(expected)
     target = tmp_path / "rows.parquet"
-    with target.open("wb") as file:
-        command = [
-            sys.executable,
-            "-m",
-            "malt_data",
-            "sql",
-            str(forest.folder),
-            query,
-            "--format",
-            "parquet",
-        ]
-        subprocess.run(command, stdout=file, check=True)
+    with target.open("wb") as file:  # of bytes, which `malt` would decode
+        command = ["-m", "malt_data", "sql", str(forest.folder), query, "--format", "parquet"]
+        subprocess.run([sys.executable, *command], stdout=file, check=True)
     assert pq.read_table(target).to_pylist() == expected
 
 
 def test_the_forest_is_optional(forest: Forest, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "malt_data", "sql", "SELECT count(*) AS n FROM questions"]
-    environment = {**os.environ, "MALT_FOREST": str(forest.folder)}
-    run = subprocess.run(command, capture_output=True, text=True, env=environment)
+    command = ["sql", "SELECT count(*) AS n FROM questions"]
+    run = malt(*command, env={**os.environ, "MALT_FOREST": str(forest.folder)})
     assert run.stdout == "n\n6\n"
-    lost = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    lost = malt(*command, cwd=tmp_path)
     assert lost.returncode == 1
     assert "malt-data build" in lost.stderr
 

@@ -24,7 +24,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning:torch"),
 ]
 
-SHORT = Recipe(sft={"max_steps": 1}, dpo={"max_steps": 2})
+SHORT = Recipe(
+    trainer={"per_device_train_batch_size": 1}, sft={"max_steps": 1}, dpo={"max_steps": 2}
+)
 ALL_ROWS = Selection(validation=0, keep_truncated=True)
 LONG = {role: f"{role}_sft_long" for role in ROLES}
 

@@ -19,7 +19,7 @@ from malt_data.trainers.sft import train_sft
 
 SETTINGS = Recipe(
     trainer={
-        "per_device_train_batch_size": 4,
+        "per_device_train_batch_size": 2,
         "per_device_eval_batch_size": 16,  # all at once: TRL's mean is one over batches
         "max_length": 256,
         "eval_on_start": True,
@@ -31,13 +31,16 @@ SETTINGS = Recipe(
 )
 
 
+SHORT = {"numeric": {"refiner": {"user": "{question}\n{initial_answer}\n{verification}"}}}
+"""Prompts of few tokens, as the steps take longest here."""
+
+
 @pytest.fixture(scope="module")
 def forest(tmp_path_factory: pytest.TempPathFactory) -> Forest:
-    forest = make_forest(
-        tmp_path_factory.mktemp("forest") / "f", trees=16, n=(2, 3, 2), model=EMBEDDED
-    )
+    folder = tmp_path_factory.mktemp("forest") / "f"
+    forest = make_forest(folder, trees=16, n=(2, 3, 2), model=EMBEDDED, prompts=SHORT)
     for name in ("refiner_sft", "refiner_dpo"):  # a refiner's text decides its label
-        chosen = Selection(validation=0.3, max_per_question=2, keep_truncated=True)
+        chosen = Selection(validation=0.3, max_per_question=1, keep_truncated=True)
         export(forest, config_named(name), chosen)
     return forest
 

@@ -40,7 +40,9 @@ PROMPTS = {
         "second_solver": {"user": "{question}\n{solver}\n{critic}"},
     }
 }
-SHORT = Recipe(sft={"max_steps": 1}, dpo={"max_steps": 2})
+SHORT = Recipe(
+    trainer={"per_device_train_batch_size": 1}, sft={"max_steps": 1}, dpo={"max_steps": 2}
+)
 ALL_ROWS = Selection(validation=0, keep_truncated=True)
 
 

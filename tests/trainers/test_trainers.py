@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from hub_server import Hub
+from shell import TRAINING, Shell
 from synthetic import ROLES, make_forest
 from trainers.tiny import make_tiny
 
@@ -42,7 +43,7 @@ pytestmark = [
 ]
 
 FAST = Recipe(
-    trainer={"per_device_train_batch_size": 4, "save_steps": 2, "max_length": 256},
+    trainer={"per_device_train_batch_size": 2, "save_steps": 2, "max_length": 256},
     baselines=False,  # test_baselines.py
 )
 
@@ -255,7 +256,7 @@ def test_a_finished_training_is_kept_and_a_different_one_refused(
 
 def test_killed_and_resumed_ends_with_the_same_metrics(forest: Forest, tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
-    config.write_text("[trainer]\nper_device_train_batch_size = 4\nsave_steps = 2\n")
+    config.write_text("[trainer]\nper_device_train_batch_size = 2\nsave_steps = 2\n")
     words = [sys.executable, "-m", "malt_data", "train", "--role", "refiner", "--dataset",
              str(forest.folder), "--config", str(config), "--max-steps", "12"]  # fmt: skip
     recipe = read_recipe(overrides=config)
@@ -433,40 +434,48 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
         yield hub
 
 
-def malt(hub: Hub, home: Path, *words: object, code: int = 0, **more: Any) -> tuple[str, str]:
-    run = subprocess.run(
-        [sys.executable, "-m", "malt_data", *map(str, words)],
-        env=hub.environment(home, **more), capture_output=True, text=True,
-    )  # fmt: skip
-    assert run.returncode == code, run.stderr
-    assert "Traceback" not in run.stderr
-    return run.stdout, run.stderr
+@pytest.fixture
+def shell(hub: Hub, tmp_path: Path) -> Iterator[Shell]:
+    """Where this Hub is the only one, and its cache another than that of who pushed the data."""
+    with Shell(hub.environment(tmp_path / "elsewhere"), TRAINING) as shell:
+        yield shell
 
 
-def test_from_the_hub_at_a_pinned_commit_and_back(forest: Forest, hub: Hub, tmp_path: Path) -> None:
-    malt(hub, tmp_path / "a", "push", forest.folder, "ann/trees", "--tag", "v1")
+def test_from_the_hub_at_a_pinned_commit_and_back(
+    forest: Forest, hub: Hub, shell: Shell, tmp_path: Path
+) -> None:
+    def malt(*words: object, code: int = 0, token: str | None = "hf_writer") -> tuple[str, str]:
+        environment = hub.environment(tmp_path / "elsewhere", token)
+        done = shell.run(words, tmp_path, environment, seconds=300)
+        assert done.code == code, done.err
+        assert "Traceback" not in done.err
+        return done.out, done.err
+
+    push = ["push", str(forest.folder), "ann/trees", "--tag", "v1"]
+    environment = hub.environment(tmp_path / "a")
+    subprocess.run([sys.executable, "-m", "malt_data", *push], env=environment, check=True)
     commit = hub.commits("dataset", "ann/trees", "v1")[0].oid
-    home, out = tmp_path / "elsewhere", tmp_path / "out"
+    out = tmp_path / "out"
     words = ["train", "--role", "verifier", "--dataset", "ann/trees@v1", "--out", out,
              "--max-steps", "1"]  # fmt: skip
-    message, _ = malt(hub, home, *words, "--push", "ann/verifier", "--json")
+    message, _ = malt(*words, "--push", "ann/verifier", "--json")
     assert json.loads(message)["verifier_sft"]["data"] == f"ann/trees@{commit}"
     files = hub.files("model", "ann/verifier", "main")
     assert files["adapter_model.safetensors"] == (out / "adapter_model.safetensors").read_bytes()
     assert commit in files["README.md"].decode()
     assert "ann/trees" in yaml.safe_load(files["README.md"].decode().split("---\n")[1])["datasets"]
     pushed = len(hub.commits("model", "ann/verifier", "main"))
-    malt(hub, home, *words, "--push", "ann/verifier")  # finished: nothing trained, nothing sent
+    malt(*words, "--push", "ann/verifier")  # finished: nothing trained, nothing sent
     assert len(hub.commits("model", "ann/verifier", "main")) == pushed
     dpo = ["train", "--role", "verifier", "--stage", "dpo", "--dataset", "ann/trees", "--max-steps",
            "1", "--adapter", "ann/verifier"]  # fmt: skip
-    malt(hub, home, *dpo, "--out", tmp_path / "dpo")  # from an adapter on the Hub
+    malt(*dpo, "--out", tmp_path / "dpo")  # from an adapter on the Hub
     missing = ["--dataset", "ann/trees", "--out", tmp_path / "no"]
-    _, error = malt(hub, home, *dpo, *missing, "--role", "generator", code=1)
+    _, error = malt(*dpo, *missing, "--role", "generator", code=1)
     assert "has no config generator_dpo (it has generator_sft, " in error
     hidden = ["train", "--role", "refiner", "--dataset", "ann/hidden", "--out", tmp_path / "no"]
-    _, error = malt(hub, home, *hidden, code=1, token=None)
+    _, error = malt(*hidden, code=1, token=None)
     assert "is not on the Hub, or you have no access to it" in error
-    _, error = malt(hub, home, *dpo[:-1], "ann/none", "--out", tmp_path / "no", code=1)
+    _, error = malt(*dpo[:-1], "ann/none", "--out", tmp_path / "no", code=1)
     assert "ann/none could not be loaded" in error
     assert not (tmp_path / "no").exists()
