@@ -48,8 +48,11 @@ def report(
     malt-data report --push me/my-report
     """
     from malt_data.commands.progress import Progress
+    from malt_data.publish.space import push_page, require_space
     from malt_data.report.report import write_report
 
+    if repo is not None:
+        require_space(repo)  # before minutes of work
     opened = _open(source)
     with Progress("report") as progress:
         made = write_report(
@@ -64,8 +67,6 @@ def report(
         "page": str(out), "bytes": made.size, "shown": made.shown, "of": made.total
     }  # fmt: skip
     if repo is not None:
-        from malt_data.publish.space import push_page
-
         facts["space"] = push_page(out, repo, title=made.title, private=private)
     if as_json:
         print_json(facts)
