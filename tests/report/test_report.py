@@ -145,6 +145,13 @@ def test_results_show_their_settings_and_every_completion(tmp_path: Path) -> Non
     assert sorted(texts) == sorted(completions)
 
 
+def test_a_budget_smaller_than_a_block_keeps_some_transcripts(tmp_path: Path) -> None:
+    report = write_report(open_results(RESULTS), tmp_path / "results.html", budget=1_500)
+    page = report.path.read_text("utf-8")
+    assert report.shown == len(block(page, "block-1")) == block(page, "facts")["sample"]["shown"]
+    assert 0 < report.shown < 32
+
+
 def test_the_command_writes_and_pushes_a_page(forest: Forest, tmp_path: Path) -> None:
     with Hub(tmp_path / "hub") as hub:
         hub.tokens["hf_writer"] = User("ann", write=True)
