@@ -48,8 +48,11 @@ def report(
     malt-data report --push me/my-report
     """
     from malt_data.commands.progress import Progress
+    from malt_data.publish.space import push_page, require_space
     from malt_data.report.report import write_report
 
+    if repo is not None:
+        require_space(repo)  # before minutes of work
     opened = _open(source)
     with Progress("report") as progress:
         made = write_report(
@@ -63,18 +66,18 @@ def report(
     facts: dict[str, Any] = {
         "page": str(out), "bytes": made.size, "shown": made.shown, "of": made.total
     }  # fmt: skip
+    what = "trees" if made.kind == "forest" else "questions"
+    if not as_json:
+        say(f"{out}: {made.shown} of {made.total} {what} to read, {made.size / _MEGABYTE:.1f} MB.")
+        if made.shown < made.total:
+            note(
+                f"The numbers are of all {what}. To keep the texts of more: --max-mb {2 * max_mb:g}"
+            )
     if repo is not None:
-        from malt_data.publish.space import push_page
-
         facts["space"] = push_page(out, repo, title=made.title, private=private)
     if as_json:
         print_json(facts)
-        return
-    what = "trees" if made.kind == "forest" else "questions"
-    say(f"{out}: {made.shown} of {made.total} {what} to read, {made.size / _MEGABYTE:.1f} MB.")
-    if made.shown < made.total:
-        note(f"The numbers are of all {what}. To keep the texts of more: --max-mb {2 * max_mb:g}")
-    if repo is not None:
+    elif repo is not None:
         say(f"Pushed: {facts['space']}")
 
 

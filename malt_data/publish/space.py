@@ -16,8 +16,7 @@ def push_page(page: Path, repo: str, *, title: str, private: bool = False) -> st
 
     The Space is created if it does not exist. Raises HubError if the Hub refuses.
     """
-    if parse_repo(repo)[1]:
-        raise SpecError(f"{repo!r}: pass a Space without @.")
+    require_space(repo)
     facts = {"title": title, "sdk": "static", "app_file": "index.html", "tags": ["malt-data"]}
     head = yaml.safe_dump(facts, allow_unicode=True, sort_keys=False)
     card = f"---\n{head}---\n\nA report of [malt-data](https://pypi.org/project/malt-data).\n"
@@ -26,3 +25,9 @@ def push_page(page: Path, repo: str, *, title: str, private: bool = False) -> st
         files: dict[str, Path | bytes] = {"index.html": page, "README.md": card.encode()}
         commit(repo, files, message=f"malt-data: {title}", repo_type="space")
         return space_url(repo)
+
+
+def require_space(repo: str) -> None:
+    """Raise SpecError if this cannot be the name of a Space."""
+    if parse_repo(repo)[1]:
+        raise SpecError(f"{repo!r}: pass a Space without @.")

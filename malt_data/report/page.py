@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from malt_data import __version__
-from malt_data.storage.files import atomic_write
+from malt_data.storage.files import atomic_write, recover
 
 OnProgress = Callable[[int, int], None]
 """Called with what is done and what is to do."""
@@ -47,7 +47,9 @@ class Page:
 
 
 def is_page(path: Path) -> bool:
-    """Return whether a file is a page of ours."""
+    """Return whether a path is a page of ours; a pipe or a device is none."""
+    if not path.is_file():
+        return False
     with path.open("rb") as file:
         return _OURS in file.read(2_000)
 
@@ -77,6 +79,7 @@ def write_page(path: Path, page: Page) -> int:
         facts=pack(facts).decode(),
         blocks=(block.decode() for block in page.blocks),
     )
+    recover(path.parent, path.name)  # a page that was being written by a killed process
     with atomic_write(path) as temporary:
         html.dump(str(temporary), encoding="utf-8")
         return temporary.stat().st_size

@@ -92,18 +92,22 @@ def _blocks(
 ) -> tuple[list[bytes], int]:
     """Return blocks of transcripts that fit the budget, and of how many questions they are."""
     blocks: list[bytes] = []
-    left = budget
-    for block in _transcripts(results, ids):
-        if len(block) > left:
+    shown, left = 0, budget
+    for played in _transcripts(results, ids):
+        kept = played
+        while kept and len(block := pack(kept)) > left:  # of a last block, as many as fit
+            kept = kept[: len(kept) // 2]
+        if kept:
+            blocks.append(block)
+            shown, left = shown + len(kept), left - len(block)
+            on_progress(shown, len(ids))
+        if len(kept) < len(played):
             break
-        blocks.append(block)
-        left -= len(block)
-        on_progress(min(len(ids), len(blocks) * _QUESTIONS_A_BLOCK), len(ids))
-    return blocks, min(len(ids), len(blocks) * _QUESTIONS_A_BLOCK)
+    return blocks, shown
 
 
-def _transcripts(results: Results, ids: list[str]) -> Iterator[bytes]:
-    """Yield blocks: of each question, setting → seed → passes → turns."""
+def _transcripts(results: Results, ids: list[str]) -> Iterator[list[Any]]:
+    """Yield the questions of each block: of each, setting → seed → passes → turns."""
     source = results.tables()["completions"]
     for start in range(0, len(ids), _QUESTIONS_A_BLOCK):
         asked = ids[start : start + _QUESTIONS_A_BLOCK]
@@ -113,4 +117,4 @@ def _transcripts(results: Results, ids: list[str]) -> Iterator[bytes]:
             seeds = found[row["question_id"]].setdefault(row["setting"], {})
             passes = seeds.setdefault(str(row["seed"]), {})
             passes.setdefault(str(row["pass"]), []).append([row[name] for name in TURN])
-        yield pack([found[name] for name in asked])
+        yield [found[name] for name in asked]

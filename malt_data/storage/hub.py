@@ -45,7 +45,7 @@ def parse_repo(name: str) -> tuple[str, str | None]:
     """
     repo, _, revision = name.partition("@")
     if repo.count("/") != 1 or not all(repo.split("/")):
-        raise SpecError(f"{name!r} is not a dataset name: use user/name or user/name@revision.")
+        raise SpecError(f"{name!r} is not the name of a repo: use user/name or user/name@revision.")
     return repo, revision or None
 
 
@@ -296,7 +296,7 @@ def explain_hub_errors(name: str) -> Iterator[None]:
     except MaltError:
         raise
     except errors.HFValidationError as error:
-        raise SpecError(f"{name!r} is not a dataset name: {one_line(error)}") from None
+        raise SpecError(f"{name!r} is not the name of a repo: {one_line(error)}") from None
     except errors.RevisionNotFoundError:
         raise HubError(
             f"{name} on the Hub has no such revision. Check the branch, tag or commit."

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -13,6 +13,7 @@ from synthetic import begin, make_forest, think
 from malt_data.evaluation.results import Results, open_results
 from malt_data.forests.forest import Forest
 from malt_data.report.report import write_report
+from malt_data.schemas.pipeline import Pipeline, shipped
 
 pytestmark = pytest.mark.slow
 
@@ -242,3 +243,48 @@ def test_a_theme_can_be_chosen(browser: Browser, page_of: str) -> None:
         light = page.evaluate(ground)
         page.get_by_label("Theme").select_option("dark")
         assert page.evaluate(ground) != light
+
+
+def test_many_siblings_are_in_sight_and_their_pairs_in_steps(
+    browser: Browser, tmp_path: Path
+) -> None:
+    forest = make_forest(
+        tmp_path / "trees", trees=2, n=(40,), pipeline=shipped("generator"), seed=1
+    )
+    out = tmp_path / "report.html"
+    write_report(forest, out)
+    name = min(forest.done)
+    pairs = forest.sql("SELECT count(*) FROM pairs WHERE question_id = $1", [name]).item()
+    assert pairs > 100
+    with opened(browser, f"{out.as_uri()}#/trees/{name}/g39") as page:
+        expect(page.locator(".node[aria-current]")).to_be_in_viewport()
+        expect(page.locator(".pairs > ul > li")).to_have_count(50)
+        page.get_by_role("button", name=f"50 more of {pairs}").click()
+        expect(page.locator(".pairs > ul > li")).to_have_count(100)
+    with opened(browser, out.as_uri()) as page:
+        texts = page.locator("#section-forest svg text").all_text_contents()
+        assert [text for text in texts if text.isdecimal()] == ["0", "1", "2"]
+
+
+def test_long_names_of_roles_fit(browser: Browser, tmp_path: Path) -> None:
+    long, judge = "a_name_of_thirty_two_letters_000", "constructor"
+    turns = [{"role": long, "n": 2}, {"role": judge, "n": 2, "judges": True}]
+    prompts = {long: {"user": "{question}"}, judge: {"user": f"{{question}} {{{long}}}"}}
+    pipeline = Pipeline.model_validate({"turns": turns, "prompts": {"numeric": prompts}})
+    out = tmp_path / "report.html"
+    forest = make_forest(tmp_path / "trees", trees=4, n=(2, 2), pipeline=pipeline)
+    write_report(forest, out)
+    for address in (out.as_uri(), f"{out.as_uri()}#/trees/{min(forest.done)}"):
+        with opened(browser, address, width=360) as page:
+            page.wait_for_function(
+                "() => [...document.querySelectorAll('.chart')].every((c) => c.firstChild)"
+            )
+            assert page.evaluate("() => document.documentElement.scrollWidth - innerWidth") <= 0
+
+
+def test_the_last_setting_is_compared_with_another(browser: Browser, results_page: str) -> None:
+    last = open_results(RESULTS).settings[-1]
+    with opened(browser, f"{results_page}#/compare?one={quote(last)}&filter=constructor") as page:
+        one, two = page.locator(".list select").all()[:2]
+        assert one.input_value() == last != two.input_value()
+        expect(page.get_by_role("status")).to_have_text("100 of 100")

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import random
 import re
 from pathlib import Path
@@ -103,8 +104,14 @@ def test_what_is_not_a_report_is_kept(forest: Forest, tmp_path: Path) -> None:
     assert other.read_text() == "<p>Three years of work.</p>"
     with pytest.raises(SpecError, match="is a folder"):
         write_report(forest, tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SpecError, match="is not a report"):
+        write_report(forest, tmp_path / "pipe")
     write_report(forest, tmp_path / "report.html")
+    killed = tmp_path / ".report.html.0123abcd.tmp"
+    killed.write_text("<!doctype")
     write_report(forest, tmp_path / "report.html", title="<Again>")
+    assert not killed.exists()
     assert "<title>&lt;Again&gt;</title>" in (tmp_path / "report.html").read_text("utf-8")
 
 
@@ -138,6 +145,13 @@ def test_results_show_their_settings_and_every_completion(tmp_path: Path) -> Non
     assert sorted(texts) == sorted(completions)
 
 
+def test_a_budget_smaller_than_a_block_keeps_some_transcripts(tmp_path: Path) -> None:
+    report = write_report(open_results(RESULTS), tmp_path / "results.html", budget=1_500)
+    page = report.path.read_text("utf-8")
+    assert report.shown == len(block(page, "block-1")) == block(page, "facts")["sample"]["shown"]
+    assert 0 < report.shown < 32
+
+
 def test_the_command_writes_and_pushes_a_page(forest: Forest, tmp_path: Path) -> None:
     with Hub(tmp_path / "hub") as hub:
         hub.tokens["hf_writer"] = User("ann", write=True)
@@ -161,3 +175,10 @@ def test_a_push_without_a_hub_keeps_the_page(forest: Forest, tmp_path: Path) -> 
     assert "the Hub is unreachable" in run.stderr
     assert "Traceback" not in run.stderr
     assert (tmp_path / "report.html").exists()
+
+
+def test_a_space_that_cannot_be_is_refused_before_the_work(forest: Forest, tmp_path: Path) -> None:
+    for repo, why in [("ann", "use user/name"), ("ann/page@v1", "pass a Space without @")]:
+        run = malt("report", forest.folder, "--push", repo, cwd=tmp_path)
+        assert (run.returncode, why in run.stderr) == (2, True), run.stderr
+    assert not (tmp_path / "report.html").exists()

@@ -33,6 +33,21 @@ export function Chart({ options, label, caption }) {
   );
 }
 
+// The margin that names take beside a chart, at most two fifths of it, and how to cut them to it.
+const LETTER = 7.2;
+const TICK = 18;
+export function beside(names, width) {
+  const longest = Math.max(4, ...names.map((name) => name.length));
+  const margin = Math.min(TICK + LETTER * longest, 0.4 * width);
+  const most = Math.floor((margin - TICK) / LETTER);
+  const tail = Math.floor((most - 1) / 2);
+  const cut = (name) => (name.length > most ? `${name.slice(0, most - 1 - tail)}…${name.slice(-tail)}` : name);
+  return { margin, cut };
+}
+
+// A tick of an axis of counts, which has no fractions.
+export const count = (number) => (Number.isInteger(number) ? Math.abs(number).toLocaleString("en") : "");
+
 // The keys of a chart's colours, each with a mark besides.
 export function Keys({ keys }) {
   return (

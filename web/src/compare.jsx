@@ -6,16 +6,14 @@ import { List, useList } from "./list.jsx";
 import { shown } from "./numbers.jsx";
 import { address, go } from "./route.js";
 import { short, Text } from "./text.jsx";
+import { graded } from "./tree.jsx";
 import { readIndex } from "./trees.jsx";
 
 const FIELDS = "role adapter text thinking answer verdict finish".split(" ");
 const SORTS = { "": ["id", null] };
 
-// The share of seeds in which a setting was right; null where it was not asked.
-const share = (item, setting) => {
-  const found = item.outcomes[setting];
-  return found ? found[0] / found[1] : null;
-};
+// The share of seeds in which a setting was right.
+const share = (item, setting) => item.outcomes[setting][0] / item.outcomes[setting][1];
 
 export function Compare({ facts, route }) {
   const items = useMemo(readIndex, []);
@@ -23,18 +21,20 @@ export function Compare({ facts, route }) {
   const [, id] = route.path;
   const known = (name, other) => (facts.played.includes(name) ? name : other);
   const one = known(query.one, facts.played[0]);
-  const two = known(query.two, facts.against === one ? facts.played.at(-1) : facts.against);
+  const others = [facts.against, ...facts.played].filter((name) => name !== one);
+  const two = known(query.two, others[0] ?? one);
   const filters = useMemo(() => {
-    const differ = (item) => Math.sign((share(item, two) ?? 0) - (share(item, one) ?? 0));
+    const both = (item) => item.outcomes[one] && item.outcomes[two];
+    const differ = (item) => (both(item) ? Math.sign(share(item, two) - share(item, one)) : 0);
     return {
       differ: ["differ", (item) => differ(item) !== 0],
       two: [`${two} better`, (item) => differ(item) > 0],
       one: [`${one} better`, (item) => differ(item) < 0],
-      wrong: ["both wrong", (item) => !share(item, one) && !share(item, two)],
+      wrong: ["both wrong", (item) => both(item) && !share(item, one) && !share(item, two)],
       all: ["all", () => true],
     };
   }, [one, two]);
-  const asked = { ...query, filter: query.filter ?? "differ" };
+  const asked = { ...query, filter: query.filter ?? (one === two ? "all" : "differ") };
   const list = useList({ items, filters, sorts: SORTS, query: asked });
   const chosen = useMemo(() => items.find((item) => item.id === id), [items, id]);
   const change = (changes) => go(route.path, { ...query, ...changes }, { replace: true });
@@ -85,7 +85,7 @@ function Question({ facts, item, settings, back }) {
       <p class="facts"><span>gold <b><Text>{item.gold}</Text></b></span></p>
       {missing && <p role="alert">Its transcripts are not in this page, which has those of {facts.sample.shown} of {facts.sample.questions} questions.</p>}
       <div class="sides">
-        {played && [...new Set(settings)].map((name) => <Setting name={name} seeds={played[name] ?? {}} outcome={item.outcomes[name]} />)}
+        {played && [...new Set(settings)].map((name) => <Setting key={name} name={name} seeds={played[name] ?? {}} outcome={item.outcomes[name]} />)}
       </div>
     </article>
   );
@@ -99,7 +99,7 @@ function Setting({ name, seeds, outcome }) {
     <section aria-label={`Setting ${name}`}>
       <h3>{name}: {right(outcome)}</h3>
       {names.length > 1 && (
-        <label>
+        <label class="check">
           Seed
           <select value={seed} onChange={(event) => setSeed(event.currentTarget.value)}>
             {names.map((each) => <option value={each}>{each}</option>)}
@@ -117,14 +117,12 @@ function Setting({ name, seeds, outcome }) {
   );
 }
 
-const VERDICTS = { right: "✓ right", wrong: "✗ wrong", unanswered: "no answer", timeout: "? not graded" };
-
 function Said({ turn, said }) {
   return (
     <article class={`turn ${said.verdict === "right" ? "positive" : "negative"}`}>
       <header><b>{turn + 1}. {said.role}</b>{said.adapter && <small>with its adapter</small>}</header>
       <dl>
-        <div><dt>answer</dt><dd><bdi>{said.answer == null ? "none" : short(said.answer, 80)}</bdi>, {VERDICTS[said.verdict] ?? said.verdict}</dd></div>
+        <div><dt>answer</dt><dd><bdi>{said.answer == null ? "none" : short(said.answer, 80)}</bdi>{graded(said)}</dd></div>
         {said.finish === "length" && <div><dt>cut off</dt><dd>at the token limit</dd></div>}
       </dl>
       {said.thinking && (

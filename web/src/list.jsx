@@ -20,9 +20,9 @@ export function useList({ items, filters, sorts, query }) {
     [found, filters],
   );
   const kept = useMemo(() => {
-    const [, test] = filters[query.filter] ?? [null, () => true];
+    const [, test] = Object.hasOwn(filters, query.filter) ? filters[query.filter] : [null, () => true];
     const chosen = found.filter(test);
-    const [, key] = sorts[query.sort] ?? [];
+    const [, key] = Object.hasOwn(sorts, query.sort) ? sorts[query.sort] : [];
     return key ? chosen.sort((a, b) => key(a) - key(b)) : chosen;
   }, [found, filters, sorts, query.filter, query.sort]);
   return { kept, counts, total: items.length };
@@ -42,7 +42,8 @@ export function List({ list, query, filters, sorts, current, href, change, row, 
   }, []);
   const place = Math.max(0, kept.findIndex((item) => item.id === current));
   const pages = Math.max(1, Math.ceil(kept.length / A_PAGE));
-  const page = Math.min(pages - 1, query.page ? Number(query.page) - 1 || 0 : Math.floor(place / A_PAGE));
+  const asked = query.page ? Math.trunc(Number(query.page)) - 1 || 0 : Math.floor(place / A_PAGE);
+  const page = Math.max(0, Math.min(pages - 1, asked));
   return (
     <div class="list">
       <form role="search" onSubmit={(event) => event.preventDefault()}>

@@ -2,7 +2,7 @@
 
 import * as Plot from "@observablehq/plot";
 import { useMemo } from "preact/hooks";
-import { Chart, Keys, NEGATIVE, NEUTRAL, POSITIVE } from "./chart.jsx";
+import { beside, Chart, count, Keys, NEGATIVE, NEUTRAL, POSITIVE } from "./chart.jsx";
 import { rowsOf } from "./data.js";
 import { percent, Section, Settings, Table, Value } from "./numbers.jsx";
 import { address } from "./route.js";
@@ -105,7 +105,7 @@ function Outcomes({ table }) {
   const options = useMemo(() => (width) => ({
     height: 84,
     marginLeft: 10,
-    x: { label: "trees", tickFormat: "d" },
+    x: { label: "trees", tickFormat: count },
     marks: [
       Plot.barX(rows, Plot.stackX({ x: "trees", fill: "colour", order: null, inset: 1 })),
       Plot.textX(rows.filter((row) => row.trees / Math.max(1, forest.trees) > 70 / width),
@@ -127,11 +127,12 @@ function Labels({ table }) {
     { role, count: positives, colour: POSITIVE },
     { role, count: -negatives, colour: NEGATIVE },
   ]);
-  const options = useMemo(() => () => ({
+  const names = roles.map((row) => row.role);
+  const options = useMemo(() => (width) => ({
     height: 54 + 34 * roles.length,
-    marginLeft: 90,
-    x: { label: "nodes, negatives to the left", tickFormat: (count) => Math.abs(count).toLocaleString("en") },
-    y: { label: null, domain: roles.map((row) => row.role) },
+    marginLeft: beside(names, width).margin,
+    x: { label: "nodes, negatives to the left", tickFormat: count },
+    y: { label: null, domain: names, tickFormat: beside(names, width).cut },
     marks: [Plot.barX(rows, { x: "count", y: "role", fill: "colour", inset: 2 }), Plot.ruleX([0])],
   }), [table]);
   const label = roles.map((row) => `${row.role}: ${row.positives} positive, ${row.negatives} negative`);
@@ -150,15 +151,17 @@ function Values({ table, roles, threshold }) {
   ]);
   const names = [...new Set(roles)];
   const options = useMemo(() => (width) => {
-    const beside = width > 560;
+    const wide = width > 560;
+    const { margin, cut } = beside(names, wide ? 2 * width / names.length : width);
     return {
-      height: beside ? 190 : 120 * names.length + 40,
+      height: wide ? 190 : 120 * names.length + 40,
       marginLeft: 48,
+      marginRight: wide ? 20 : margin,
       x: { label: "value", ticks: 3 },
       y: { label: "nodes", grid: true, ticks: 4 },
-      [beside ? "fx" : "fy"]: { domain: names, label: null },
+      [wide ? "fx" : "fy"]: { domain: names, label: null, tickFormat: cut },
       marks: [
-        Plot.rectY(rows, Plot.stackY({ x1: "low", x2: "high", y: "count", fill: "colour", [beside ? "fx" : "fy"]: "role", inset: 0.5 })),
+        Plot.rectY(rows, Plot.stackY({ x1: "low", x2: "high", y: "count", fill: "colour", [wide ? "fx" : "fy"]: "role", inset: 0.5 })),
         Plot.ruleX([threshold], { strokeDasharray: "3,3" }),
         Plot.ruleY([0]),
       ],
@@ -186,11 +189,12 @@ function Verdicts({ table }) {
   const rows = judges.flatMap((judge) =>
     JUDGED.map(([column, , colour]) => ({ name: judge.name, count: judge[column], colour })),
   );
-  const options = useMemo(() => () => ({
+  const names = judges.map((judge) => judge.name);
+  const options = useMemo(() => (width) => ({
     height: 60 + 36 * judges.length,
-    marginLeft: 110,
-    x: { label: "judgements", tickFormat: "d" },
-    y: { label: null },
+    marginLeft: beside(names, width).margin,
+    x: { label: "judgements", tickFormat: count },
+    y: { label: null, domain: names, tickFormat: beside(names, width).cut },
     marks: [Plot.barX(rows, Plot.stackX({ x: "count", y: "name", fill: "colour", order: null, inset: 1 })), Plot.ruleX([0])],
   }), [table]);
   const label = judges.map((judge) =>
@@ -214,11 +218,12 @@ function Lengths({ table }) {
       colour: side === "chosen" ? POSITIVE : NEGATIVE,
     })),
   );
-  const options = useMemo(() => () => ({
+  const names = sides.map((side) => side.name);
+  const options = useMemo(() => (width) => ({
     height: 60 + 24 * sides.length,
-    marginLeft: 130,
+    marginLeft: beside(names, width).margin,
     x: { label: "characters", zero: true, grid: true },
-    y: { label: null, domain: sides.map((side) => side.name) },
+    y: { label: null, domain: names, tickFormat: beside(names, width).cut },
     marks: [
       Plot.barX(sides, { x1: "low", x2: "high", y: "name", fill: "colour", inset: 4 }),
       Plot.tickX(sides, { x: "median", y: "name", strokeWidth: 2 }),

@@ -2,7 +2,7 @@
 
 import * as Plot from "@observablehq/plot";
 import { useMemo } from "preact/hooks";
-import { Chart, Keys, NEGATIVE, POSITIVE } from "./chart.jsx";
+import { beside, Chart, Keys, NEGATIVE, POSITIVE } from "./chart.jsx";
 import { rowsOf } from "./data.js";
 import { Section, Settings } from "./numbers.jsx";
 
@@ -35,11 +35,12 @@ export function Results({ facts }) {
 
 function Accuracy({ table }) {
   const rows = rowsOf(table);
-  const options = useMemo(() => () => ({
+  const names = rows.map((row) => row.setting);
+  const options = useMemo(() => (width) => ({
     height: 60 + 24 * rows.length,
-    marginLeft: 110,
+    marginLeft: beside(names, width).margin,
     x: { label: "accuracy, %", grid: true, zero: true, tickFormat: PERCENT },
-    y: { label: null, domain: rows.map((row) => row.setting) },
+    y: { label: null, domain: names, tickFormat: beside(names, width).cut },
     marks: [
       Plot.ruleY(rows, { x1: "low", x2: "high", y: "setting", strokeWidth: 2 }),
       Plot.dot(rows, { x: "mean", y: "setting", fill: POSITIVE, r: 5 }),
@@ -48,12 +49,28 @@ function Accuracy({ table }) {
   return <Chart options={options} label="Accuracy of each setting with its interval; the numbers are in the table below" />;
 }
 
+const HEIGHT = 300;
+
+// Return the rows with `at`, where their names go: a line apart from those within `reach`.
+function apart(rows, x, y, reach = Infinity) {
+  const line = (15 / (HEIGHT - 62)) * highest(rows, y);
+  const placed = [];
+  for (const row of [...rows].sort((a, b) => b[y] - a[y])) {
+    const near = placed.filter((other) => Math.abs(other[x] - row[x]) <= reach);
+    placed.push({ ...row, at: Math.min(row[y], ...near.map((other) => other.at - line)) });
+  }
+  return placed;
+}
+
+const highest = (rows, ...columns) => Math.max(0.01, ...rows.flatMap((row) => columns.map((column) => row[column] ?? 0)));
+
 // A line for each setting, named at its end.
-function lines(rows, x, y, more = {}) {
+function lines(rows, x, y, cut) {
+  const last = new Map(rows.map((row) => [row.setting, row]));
   return [
-    Plot.lineY(rows, { x, y, z: "setting", stroke: "setting", ...more }),
+    Plot.lineY(rows, { x, y, z: "setting", stroke: "setting" }),
     Plot.dot(rows, { x, y, fill: "setting", r: 3 }),
-    Plot.text(rows, Plot.selectLast({ x, y, z: "setting", text: "setting", textAnchor: "start", dx: 7, fill: "currentColor" })),
+    Plot.text(apart([...last.values()], x, y), { x, y: "at", text: (row) => cut(row.setting), textAnchor: "start", dx: 7, fill: "currentColor" }),
   ];
 }
 
@@ -64,17 +81,20 @@ function Turns({ table }) {
   const several = new Set(all.filter((row) => row.turn > 0).map((row) => row.setting));
   const rows = all.filter((row) => several.has(row.setting));
   const roles = Object.fromEntries(rows.map((row) => [row.turn, row.role]));
-  const options = useMemo(() => () => ({
-    height: 300,
-    marginRight: 110,
-    color: COLOUR,
-    x: { type: "point", label: null, domain: Object.keys(roles).map(Number), tickFormat: (turn) => roles[turn] },
-    y: { label: "accuracy, %", grid: true, zero: true, tickFormat: PERCENT },
-    marks: [
-      ...lines(rows, "turn", "accuracy"),
-      Plot.lineY(rows.filter((row) => row.voted != null), { x: "turn", y: "voted", z: "setting", stroke: "setting", strokeDasharray: "4,3" }),
-    ],
-  }), [table]);
+  const options = useMemo(() => (width) => {
+    const { margin, cut } = beside(rows.map((row) => row.setting), width);
+    return {
+      height: HEIGHT,
+      marginRight: margin,
+      color: COLOUR,
+      x: { type: "point", label: null, domain: Object.keys(roles).map(Number), tickFormat: (turn) => roles[turn] },
+      y: { label: "accuracy, %", grid: true, domain: [0, highest(rows, "accuracy", "voted")], nice: true, tickFormat: PERCENT },
+      marks: [
+        ...lines(rows, "turn", "accuracy", cut),
+        Plot.lineY(rows.filter((row) => row.voted != null), { x: "turn", y: "voted", z: "setting", stroke: "setting", strokeDasharray: "4,3" }),
+      ],
+    };
+  }, [table]);
   return rows.length ? <Chart options={options} label="Accuracy after each turn; the numbers are in the table" /> : null;
 }
 
@@ -84,11 +104,12 @@ function Flips({ table }) {
     { setting: row.setting, share: row.wrong_to_right, colour: POSITIVE },
     { setting: row.setting, share: -row.right_to_wrong, colour: NEGATIVE },
   ]);
-  const options = useMemo(() => () => ({
+  const names = inside.map((row) => row.setting);
+  const options = useMemo(() => (width) => ({
     height: 60 + 26 * inside.length,
-    marginLeft: 110,
+    marginLeft: beside(names, width).margin,
     x: { label: "of all answers, %", grid: true, tickFormat: (share) => PERCENT(Math.abs(share)) },
-    y: { label: null },
+    y: { label: null, domain: names, tickFormat: beside(names, width).cut },
     marks: [Plot.barX(rows, { x: "share", y: "setting", fill: "colour", inset: 2 }), Plot.ruleX([0])],
   }), [table]);
   if (!inside.length) return null;
@@ -104,28 +125,35 @@ function Votes({ table }) {
   const all = rowsOf(table);
   const several = new Set(all.filter((row) => row.votes > 1).map((row) => row.setting));
   const rows = all.filter((row) => several.has(row.setting));
-  const options = useMemo(() => () => ({
-    height: 300,
-    marginRight: 110,
-    color: COLOUR,
-    x: { type: "point", label: "votes" },
-    y: { label: "accuracy, %", grid: true, zero: true, tickFormat: PERCENT },
-    marks: lines(rows, "votes", "accuracy"),
-  }), [table]);
+  const options = useMemo(() => (width) => {
+    const { margin, cut } = beside(rows.map((row) => row.setting), width);
+    return {
+      height: HEIGHT,
+      marginRight: margin,
+      color: COLOUR,
+      x: { type: "point", label: "votes" },
+      y: { label: "accuracy, %", grid: true, domain: [0, highest(rows, "accuracy")], nice: true, tickFormat: PERCENT },
+      marks: lines(rows, "votes", "accuracy", cut),
+    };
+  }, [table]);
   return rows.length ? <Chart options={options} label="Accuracy by number of votes; the numbers are in the table" /> : null;
 }
 
 function Cost({ table }) {
   const rows = rowsOf(table).filter((row) => row.tokens != null);
-  const options = useMemo(() => () => ({
-    height: 300,
-    marginRight: 110,
-    x: { label: "tokens a question", grid: true, zero: true },
-    y: { label: "accuracy, %", grid: true, zero: true, tickFormat: PERCENT },
-    marks: [
-      Plot.dot(rows, { x: "tokens", y: "accuracy", fill: POSITIVE, r: 4 }),
-      Plot.text(rows, { x: "tokens", y: "accuracy", text: "setting", textAnchor: "start", dx: 8, fill: "currentColor" }),
-    ],
-  }), [table]);
+  const options = useMemo(() => (width) => {
+    const { margin, cut } = beside(rows.map((row) => row.setting), width);
+    const reach = (margin / (width - margin - 40)) * highest(rows, "tokens");
+    return {
+      height: HEIGHT,
+      marginRight: margin,
+      x: { label: "tokens a question", grid: true, zero: true },
+      y: { label: "accuracy, %", grid: true, domain: [0, highest(rows, "accuracy")], nice: true, tickFormat: PERCENT },
+      marks: [
+        Plot.dot(rows, { x: "tokens", y: "accuracy", fill: POSITIVE, r: 4 }),
+        Plot.text(apart(rows, "tokens", "accuracy", reach), { x: "tokens", y: "at", text: (row) => cut(row.setting), textAnchor: "start", dx: 8, fill: "currentColor" }),
+      ],
+    };
+  }, [table]);
   return rows.length ? <Chart options={options} label="Accuracy against tokens; the numbers are in the table" /> : null;
 }

@@ -9,7 +9,13 @@ import { Changes, short, Text, useChanges } from "./text.jsx";
 
 const FIELDS = "text thinking parent depth id answer verdict value label reward extra finish prompt_tokens completion_tokens confidence judgement".split(" ");
 const VERDICTS = { right: "✓ right", wrong: "✗ wrong", unanswered: "no answer", timeout: "? not graded" };
+const AT_ONCE = 50; // pairs of a list
 const UNFOLDED = 80; // nodes of a tree whose branches are all open
+
+// What the grader said of an answer, after it.
+export const graded = (node) => (node.verdict === "unanswered" ? "" : `, ${VERDICTS[node.verdict] ?? node.verdict}`);
+
+const JUDGED = { accepts: "accepts the answer before", rejects: "rejects the answer before", unclear: "unclear" };
 
 function readTree(facts, item) {
   const size = facts.trees_a_block;
@@ -71,7 +77,7 @@ export function Tree({ facts, item, node, query, back, previous, next }) {
         ? <Branches tree={tree} path={path} link={link} />
         : <Columns facts={facts} tree={tree} path={path} link={link} />}
       <Transcript facts={facts} path={path} link={link} />
-      <Pairs facts={facts} tree={tree} node={path.at(-1)} link={link} />
+      <Pairs key={path.at(-1).parent} facts={facts} tree={tree} node={path.at(-1)} link={link} />
     </article>
   );
 }
@@ -117,8 +123,12 @@ function Columns({ facts, tree, path, link }) {
     role,
     nodes: turn === 0 ? tree.roots : path[turn - 1]?.children ?? [],
   }));
+  const place = useRef(null);
+  useLayoutEffect(() => {
+    for (const node of place.current.querySelectorAll("ul .on")) show(node, node.closest("ul"));
+  }, [path.at(-1)]);
   return (
-    <div class="columns" style={{ "--turns": columns.length }}>
+    <div class="columns" ref={place} style={{ "--turns": columns.length }}>
       {columns.map(({ role, nodes }, turn) => (
         <section aria-label={`Turn ${turn + 1}: ${role}`}>
           <h3>{turn + 1}. {role}</h3>
@@ -132,6 +142,13 @@ function Columns({ facts, tree, path, link }) {
       ))}
     </div>
   );
+}
+
+// Scroll a list, but not the page, to where it shows a node.
+function show(node, list) {
+  const [inside, outside] = [node.getBoundingClientRect(), list.getBoundingClientRect()];
+  if (inside.top < outside.top) list.scrollTop -= outside.top - inside.top;
+  if (inside.bottom > outside.bottom) list.scrollTop += inside.bottom - outside.bottom;
 }
 
 function Branches({ tree, path, link }) {
@@ -173,7 +190,7 @@ function Node({ node, link, on, current }) {
       <span class="value">{node.label ? "+" : "−"} {node.value.toFixed(2)}</span>
       <span class="name">{node.id.split("/").at(-1)}</span>
       <b class="answer"><bdi>{node.answer == null ? "no answer" : short(node.answer, 24)}</bdi></b>
-      <span class="verdict">{VERDICTS[node.verdict] ?? node.verdict}</span>
+      {node.verdict !== "unanswered" && <span class="verdict">{VERDICTS[node.verdict] ?? node.verdict}</span>}
       <span class="snippet"><bdi>{short(node.text, 100)}</bdi></span>
     </a>
   );
@@ -215,8 +232,8 @@ function Turn({ role, turn, node, before, link }) {
       <dl>
         <Fact name="value">{shown(node.value)}, {node.label ? "positive (+)" : "negative (−)"}</Fact>
         {node.reward == null && node.confidence != null && <Fact name="confidence">{percent(node.confidence)}</Fact>}
-        <Fact name="answer"><bdi>{node.answer == null ? "none" : short(node.answer, 80)}</bdi>, {VERDICTS[node.verdict] ?? node.verdict}</Fact>
-        {node.judgement && <Fact name="judgement">{node.judgement} the answer before</Fact>}
+        <Fact name="answer"><bdi>{node.answer == null ? "none" : short(node.answer, 80)}</bdi>{graded(node)}</Fact>
+        {node.judgement && <Fact name="judgement">{JUDGED[node.judgement]}</Fact>}
         {node.finish === "length" && <Fact name="cut off">at the token limit</Fact>}
         {node.extra && <Fact name="extra">added by the adaptive build</Fact>}
         {node.completion_tokens != null && <Fact name="tokens">{shown(node.completion_tokens)}</Fact>}
@@ -238,6 +255,7 @@ function Fact({ name, children }) {
 }
 
 function Pairs({ facts, tree, node, link }) {
+  const [most, setMost] = useState(AT_ONCE);
   const siblings = node.parent == null ? tree.roots : tree.nodes[node.parent].children;
   const places = new Set(siblings.map((sibling) => sibling.place));
   const pairs = tree.pairs.filter(([, chosen]) => places.has(chosen));
@@ -247,11 +265,16 @@ function Pairs({ facts, tree, node, link }) {
       <h3>Sibling pairs of this {role}</h3>
       {pairs.length === 0 ? <p class="note">None: all siblings have the same label, or there is only one.</p> : (
         <ul>
-          {pairs.map(([name, chosen, rejected, became]) => (
+          {pairs.slice(0, most).map(([name, chosen, rejected, became]) => (
             <Pair key={`${chosen}/${rejected}`} chosen={tree.nodes[chosen]} rejected={tree.nodes[rejected]} link={link}
               became={facts.reasons[became] ? `left out of ${name}_dpo: ${became} (${facts.reasons[became]})` : `in ${name}_dpo, ${became}`} />
           ))}
         </ul>
+      )}
+      {pairs.length > most && (
+        <button type="button" onClick={() => setMost(most + AT_ONCE)}>
+          {AT_ONCE} more of {pairs.length.toLocaleString("en")}
+        </button>
       )}
     </section>
   );
