@@ -44,7 +44,7 @@ def listed(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         if isinstance(value, dict):
             found += listed(value, f"{path}.")
         elif value not in (None, []):
-            found.append((path, str(value)))
+            found.append((path, str(value).lower() if isinstance(value, bool) else str(value)))
     return found
 
 
