@@ -210,7 +210,8 @@ def test_a_part_without_a_column_of_a_forest_is_refused(
     ("name", "value"),
     [
         ("node", -1), ("node", 2**31 - 1), ("node", 0), ("parent", 0), ("parent", 10**6),
-        ("parent", -5), ("depth", 5), ("depth", 0), ("depth", -1), ("node_id", "x\x1b[31m\u202e"),
+        ("parent", -5), ("parent", 2**31 - 1), ("depth", 5), ("depth", 0), ("depth", -1),
+        ("node_id", "x\x1b[31m\u202e"),
         ("question_id", "zz'\u2028"), ("role", "x' OR 1"), ("extra", True), ("sample", 0),
         ("reward", float("nan")), ("reward", float("inf")),
     ],

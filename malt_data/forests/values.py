@@ -102,7 +102,8 @@ class Columns:
 
     def siblings(self) -> Array:
         """Return a number below twice the number of rows that siblings share with no other node."""
-        if self.in_tree_order:  # the last node of a tree is no parent, so trees do not overlap
+        sound = (self.parent >= -1) & (self.parent < self.node)
+        if self.in_tree_order and sound.all():  # the last node of a tree is no parent: no overlap
             return np.arange(self.node.size) - self.node + self.parent + 1
         key = self.tree.astype(np.int64) << 32 | self.parent + 1
         return np.unique(key, return_inverse=True)[1]
