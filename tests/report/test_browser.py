@@ -239,10 +239,9 @@ def test_two_settings_are_compared_question_by_question(
 
 def test_a_theme_can_be_chosen(browser: Browser, page_of: str) -> None:
     with opened(browser, page_of) as page:
-        ground = "() => getComputedStyle(document.body).backgroundColor"
-        light = page.evaluate(ground)
+        light = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
         page.get_by_label("Theme").select_option("dark")
-        assert page.evaluate(ground) != light
+        expect(page.locator("body")).not_to_have_css("background-color", light)
 
 
 def test_many_siblings_are_in_sight_and_their_pairs_in_steps(
