@@ -70,6 +70,12 @@ def shown(page: Page) -> dict[str, float]:
     return {cell: float(value) for cell, value in cells.items()}
 
 
+def wait_for_charts(page: Page) -> None:
+    """Wait until every chart is drawn, which happens once its place has a width."""
+    drawn = "() => [...document.querySelectorAll('.chart')].every((place) => place.firstChild)"
+    page.wait_for_function(drawn)
+
+
 @pytest.mark.parametrize("kind", ["forest", "results"])
 def test_every_number_is_that_of_its_query(
     kind: str, browser: Browser, forest: Forest, page_of: str, results_page: str
@@ -202,9 +208,7 @@ def test_axe_finds_nothing_and_nothing_overflows(
                  f"{results_page}#/compare/{question}"]  # fmt: skip
     for address in addresses:
         with opened(browser, address, width=width, dark=dark) as page:
-            page.wait_for_function(
-                "() => [...document.querySelectorAll('.chart')].every((c) => c.firstChild)"
-            )
+            wait_for_charts(page)
             page.evaluate(axe)
             found = page.evaluate("async () => (await axe.run()).violations")
             told = [(one["id"], one["nodes"][0]["html"][:200]) for one in found]
@@ -261,6 +265,7 @@ def test_many_siblings_are_in_sight_and_their_pairs_in_steps(
         page.get_by_role("button", name=f"50 more of {pairs}").click()
         expect(page.locator(".pairs > ul > li")).to_have_count(100)
     with opened(browser, out.as_uri()) as page:
+        wait_for_charts(page)
         texts = page.locator("#section-forest svg text").all_text_contents()
         assert [text for text in texts if text.isdecimal()] == ["0", "1", "2"]
 
@@ -275,9 +280,7 @@ def test_long_names_of_roles_fit(browser: Browser, tmp_path: Path) -> None:
     write_report(forest, out)
     for address in (out.as_uri(), f"{out.as_uri()}#/trees/{min(forest.done)}"):
         with opened(browser, address, width=360) as page:
-            page.wait_for_function(
-                "() => [...document.querySelectorAll('.chart')].every((c) => c.firstChild)"
-            )
+            wait_for_charts(page)
             assert page.evaluate("() => document.documentElement.scrollWidth - innerWidth") <= 0
 
 
