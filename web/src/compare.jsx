@@ -3,9 +3,8 @@
 import { useMemo, useState } from "preact/hooks";
 import { read } from "./data.js";
 import { List, useList } from "./list.jsx";
-import { shown } from "./numbers.jsx";
 import { address, go } from "./route.js";
-import { short, Text } from "./text.jsx";
+import { short, Text, Thinking } from "./text.jsx";
 import { graded } from "./tree.jsx";
 import { readIndex } from "./trees.jsx";
 
@@ -125,12 +124,7 @@ function Said({ turn, said }) {
         <div><dt>answer</dt><dd><bdi>{said.answer == null ? "none" : short(said.answer, 80)}</bdi>{graded(said)}</dd></div>
         {said.finish === "length" && <div><dt>cut off</dt><dd>at the token limit</dd></div>}
       </dl>
-      {said.thinking && (
-        <details>
-          <summary>thinking ({shown(said.thinking.length)} characters)</summary>
-          <pre class="text thinking" tabIndex={0}><Text>{said.thinking}</Text></pre>
-        </details>
-      )}
+      <Thinking>{said.thinking}</Thinking>
       <pre class="text" tabIndex={0}><Text>{said.text}</Text></pre>
     </article>
   );

@@ -74,12 +74,17 @@ function lines(rows, x, y, cut) {
   ];
 }
 
+// Return the rows of the settings that go beyond `least` in a column, so that there is a line to draw.
+function beyond(table, column, least) {
+  const rows = rowsOf(table);
+  const settings = new Set(rows.filter((row) => row[column] > least).map((row) => row.setting));
+  return rows.filter((row) => settings.has(row.setting));
+}
+
 const COLOUR = { scheme: "Observable10" };
 
 function Turns({ table }) {
-  const all = rowsOf(table);
-  const several = new Set(all.filter((row) => row.turn > 0).map((row) => row.setting));
-  const rows = all.filter((row) => several.has(row.setting));
+  const rows = beyond(table, "turn", 0);
   const roles = Object.fromEntries(rows.map((row) => [row.turn, row.role]));
   const options = useMemo(() => (width) => {
     const { margin, cut } = beside(rows.map((row) => row.setting), width);
@@ -122,9 +127,7 @@ function Flips({ table }) {
 }
 
 function Votes({ table }) {
-  const all = rowsOf(table);
-  const several = new Set(all.filter((row) => row.votes > 1).map((row) => row.setting));
-  const rows = all.filter((row) => several.has(row.setting));
+  const rows = beyond(table, "votes", 1);
   const options = useMemo(() => (width) => {
     const { margin, cut } = beside(rows.map((row) => row.setting), width);
     return {

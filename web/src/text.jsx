@@ -3,6 +3,7 @@
 
 import { diffWords } from "diff";
 import { useMemo } from "preact/hooks";
+import { shown } from "./numbers.jsx";
 
 const CONTROL =
   /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
@@ -48,5 +49,16 @@ export function Changes({ parts }) {
         part.added ? <ins>{part.value}</ins> : part.removed ? <del>{part.value}</del> : part.value,
       )}
     </bdi>
+  );
+}
+
+// What a reasoning model thought before a text, folded; nothing if it did not.
+export function Thinking({ children }) {
+  if (!children) return null;
+  return (
+    <details>
+      <summary>thinking ({shown(children.length)} characters)</summary>
+      <pre class="text thinking" tabIndex={0}><Text>{children}</Text></pre>
+    </details>
   );
 }

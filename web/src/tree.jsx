@@ -5,7 +5,7 @@ import { read } from "./data.js";
 import { typing } from "./list.jsx";
 import { percent, shown } from "./numbers.jsx";
 import { address, go } from "./route.js";
-import { Changes, short, Text, useChanges } from "./text.jsx";
+import { Changes, short, Text, Thinking, useChanges } from "./text.jsx";
 
 const FIELDS = "text thinking parent depth id answer verdict value label reward extra finish prompt_tokens completion_tokens confidence judgement".split(" ");
 const VERDICTS = { right: "✓ right", wrong: "✗ wrong", unanswered: "no answer", timeout: "? not graded" };
@@ -238,12 +238,7 @@ function Turn({ role, turn, node, before, link }) {
         {node.extra && <Fact name="extra">added by the adaptive build</Fact>}
         {node.completion_tokens != null && <Fact name="tokens">{shown(node.completion_tokens)}</Fact>}
       </dl>
-      {node.thinking && (
-        <details>
-          <summary>thinking ({shown(node.thinking.length)} characters)</summary>
-          <pre class="text thinking" tabIndex={0}><Text>{node.thinking}</Text></pre>
-        </details>
-      )}
+      <Thinking>{node.thinking}</Thinking>
       <pre class="text" tabIndex={0}>{parts ? <Changes parts={parts} /> : <Text>{node.text}</Text>}</pre>
       {before != null && !parts && node.text !== "" && <p class="note">Too little in common to mark what differs.</p>}
     </article>
