@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 def sql(args: tuple[str, ...], form: str | None, as_json: bool) -> None:
     """Run a read-only DuckDB query on a forest or eval results.
 
-    Views of a forest: questions, nodes, roles, trees, trajectories, pairs, role_stats, judgements,
-    verdicts, confidence.
+    Views of a forest: questions, nodes, roles, trees, trajectories, pairs, forest_stats,
+    role_stats, judgements, verdicts, confidence.
 
     Views of results: questions, completions, predictions, roles, accuracy, cost, turns, ballots,
     turn_accuracy, flips, votes, verdicts.

@@ -104,11 +104,9 @@ def _turned(columns: Columns, correct: pa.ChunkedArray) -> tuple[np.ndarray, np.
     """
     right = correct.fill_null(False).to_numpy()
     wrong = ~correct.fill_null(True).to_numpy()
-    first, base = np.arange(right.size), ~columns.extra
+    first = np.arange(right.size)
     for level in range(2, int(columns.depth.max(initial=1)) + 1):
         rows = np.flatnonzero(columns.depth == level)
-        above = columns.parents(rows)
-        first[rows] = first[above]
-        base[rows] &= base[above]
-    leaf = base & ~np.isnan(columns.reward)
+        first[rows] = first[columns.parents(rows)]
+    leaf = columns.base() & ~np.isnan(columns.reward)
     return leaf & right & wrong[first], leaf & wrong & right[first]

@@ -97,7 +97,7 @@ def _share(part: float, whole: float) -> float | None:
 def _count(table: pa.Table, turns: int, *, adaptive: bool) -> _Counts:
     """Return the counts of a part. turns: those of the pipeline."""
     columns, nullable = Columns.of(table), _filled(table)
-    base = _base(columns) if adaptive else np.ones(columns.node.size, bool)
+    base = columns.base() if adaptive else np.ones(columns.node.size, bool)
     roles = encoded(table["role"])
     role = roles.indices.to_numpy()
     counts = _of_roles(role, len(roles.dictionary), table, nullable, base)
@@ -191,16 +191,6 @@ def _of_paths(columns: Columns, base: Array, correct: Array, turns: int) -> Coun
         fixed=int((wrong & (after == 1)).sum()),
         broken=int((right & (after == 0)).sum()),
     )
-
-
-def _base(columns: Columns) -> Array:
-    """Return which nodes are in the base of their tree: none marked `extra` is at or above it."""
-    base = ~columns.extra
-    for depth in range(2, int(columns.depth.max(initial=1)) + 1):
-        rows = np.flatnonzero(columns.depth == depth)
-        above = columns.parents(rows)
-        base[rows] &= (above < 0) | base[above]
-    return base
 
 
 def _is(column: pa.ChunkedArray, word: str) -> Array:

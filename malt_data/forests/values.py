@@ -108,6 +108,15 @@ class Columns:
         key = self.tree.astype(np.int64) << 32 | self.parent + 1
         return np.unique(key, return_inverse=True)[1]
 
+    def base(self) -> Array:
+        """Return which nodes are in the base of their tree: none marked `extra` is at or above."""
+        base = ~self.extra
+        for depth in range(2, int(self.depth.max(initial=1)) + 1):
+            rows = np.flatnonzero(self.depth == depth)
+            above = self.parents(rows)
+            base[rows] &= (above < 0) | base[above]
+        return base
+
     def families(self, role: Array) -> tuple[Array, Array]:
         """Return the number of each row's family, and the role of each family.
 
