@@ -8,15 +8,17 @@ so a sample without a bias, up to a number of bytes that browsers open at once.
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import polars as pl
 
 from malt_data.errors import ForestError
 from malt_data.exporters.export import exports_of
+from malt_data.exporters.selection import REASONS
 from malt_data.forests.confidence import FITTED_TREES, SURE, confidence_by_role
 from malt_data.forests.forest import Forest
-from malt_data.report.page import BUDGET, OnProgress, Page, pack
+from malt_data.report.page import BUDGET, OnProgress, Page, fill, pack
 from malt_data.report.sections import listed, query, section, table
 from malt_data.report.trees import NODE, TreeReader
 
@@ -58,7 +60,7 @@ def forest_page(
         "sample": {"shown": len(shown), "trees": len(ids), "too_large": large, "budget": budget},
         "trees_a_block": _TREES_A_BLOCK,
         "sure": SURE,
-        "reasons": dict(TreeReader.REASONS),
+        "reasons": REASONS,
     }
     columns = {name: index[name].to_list() for name in index.columns}
     page = Page(
@@ -73,30 +75,25 @@ def _blocks(
     """Return blocks of trees that fit the budget, their id → number of unsure labels, and how many
     trees were too large: would take more than a quarter of the budget.
     """
-    blocks: list[bytes] = []
-    shown: dict[str, int] = {}
-    left, large = budget, 0
-    pending: list[tuple[str, Any]] = []
-    for name, tree, size in _sized(forest, ids, budget):
-        if size > budget // 4:
-            large += 1
-            continue
-        pending.append((name, tree))
-        if len(pending) == _TREES_A_BLOCK:
-            block = pack([tree for _, tree in pending])
-            if len(block) > left:
-                break
-            blocks.append(block)
-            shown |= {name: _unsure(tree) for name, tree in pending}
-            left, pending = left - len(block), []
-            on_progress(len(shown), len(ids))
-    while pending:  # the rest, or as many of a last block as fit
-        block = pack([tree for _, tree in pending])
-        if len(block) <= left:
-            shown |= {name: _unsure(tree) for name, tree in pending}
-            return [*blocks, block], shown, large
-        pending = pending[: len(pending) // 2]
-    return blocks, shown, large
+    read: dict[str, int] = {}
+    large = 0
+
+    def groups() -> Iterator[list[Any]]:
+        nonlocal large
+        group: list[Any] = []
+        for name, tree, size in _sized(forest, ids, budget):
+            if size > budget // 4:
+                large += 1
+                continue
+            read[name] = _unsure(tree)
+            group.append(tree)
+            if len(group) == _TREES_A_BLOCK:
+                yield group
+                group = []
+        yield group
+
+    blocks, shown = fill(groups(), budget, lambda done: on_progress(done, len(ids)))
+    return blocks, dict(islice(read.items(), shown)), large
 
 
 def _sized(forest: Forest, ids: list[str], budget: int) -> Iterator[tuple[str, Any, int]]:

@@ -10,7 +10,7 @@ own policy lets it load nothing: it works from disk, and nothing leaves it.
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -59,6 +59,28 @@ def pack(value: Any) -> bytes:
     text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     packed = pa.Codec("zstd", compression_level=_LEVEL).compress(text.encode("ascii"), asbytes=True)
     return base64.b64encode(packed)
+
+
+def fill(
+    groups: Iterable[list[Any]], budget: int, on_progress: Callable[[int], None]
+) -> tuple[list[bytes], int]:
+    """Pack groups as long as they fit the budget, in bytes, and of the last what does.
+
+    Returns the blocks, and how many items they have; on_progress is called with that.
+    """
+    blocks: list[bytes] = []
+    items, left = 0, budget
+    for group in groups:
+        kept = group
+        while kept and len(block := pack(kept)) > left:
+            kept = kept[: len(kept) // 2]
+        if kept:
+            blocks.append(block)
+            items, left = items + len(kept), left - len(block)
+            on_progress(items)
+        if len(kept) < len(group):
+            break
+    return blocks, items
 
 
 def write_page(path: Path, page: Page) -> int:

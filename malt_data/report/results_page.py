@@ -17,7 +17,7 @@ from malt_data.errors import EvalError
 from malt_data.evaluation.parts import pipeline_of
 from malt_data.evaluation.results import Results
 from malt_data.evaluation.tables import accuracy_table, require_setting
-from malt_data.report.page import BUDGET, OnProgress, Page, pack
+from malt_data.report.page import BUDGET, OnProgress, Page, fill, pack
 from malt_data.report.sections import listed, query, section, table
 
 _QUESTIONS_A_BLOCK = 32
@@ -44,7 +44,10 @@ def results_page(
     against = against or played[-1]
     require_setting(against, played)
     index = results.sql("SELECT question_id AS id, question, gold FROM questions ORDER BY id")
-    blocks, shown = _blocks(results, index["id"].to_list(), budget, on_progress)
+    ids = index["id"].to_list()
+    blocks, shown = fill(
+        _transcripts(results, ids), budget, lambda done: on_progress(done, len(ids))
+    )
     facts = {
         "tables": _tables(results, against),
         "settings": listed(_spec(results)),
@@ -55,7 +58,7 @@ def results_page(
         "sample": {"shown": shown, "questions": len(index), "budget": budget},
     }
     columns: dict[str, Any] = {name: index[name].to_list() for name in index.columns}
-    columns["outcomes"] = _outcomes(results, columns["id"], played)
+    columns["outcomes"] = _outcomes(results, ids, played)
     name = title or results.folder.resolve().name
     return Page("results", name, facts, [pack(columns), *blocks], len(index)), shown
 
@@ -85,25 +88,6 @@ def _outcomes(results: Results, ids: list[str], played: list[str]) -> dict[str, 
     rows = results.sql(query("outcomes")).rows()
     found = {(setting, name): list(facts) for setting, name, *facts in rows}
     return {setting: [found.get((setting, name)) for name in ids] for setting in played}
-
-
-def _blocks(
-    results: Results, ids: list[str], budget: int, on_progress: OnProgress
-) -> tuple[list[bytes], int]:
-    """Return blocks of transcripts that fit the budget, and of how many questions they are."""
-    blocks: list[bytes] = []
-    shown, left = 0, budget
-    for played in _transcripts(results, ids):
-        kept = played
-        while kept and len(block := pack(kept)) > left:  # of a last block, as many as fit
-            kept = kept[: len(kept) // 2]
-        if kept:
-            blocks.append(block)
-            shown, left = shown + len(kept), left - len(block)
-            on_progress(shown, len(ids))
-        if len(kept) < len(played):
-            break
-    return blocks, shown
 
 
 def _transcripts(results: Results, ids: list[str]) -> Iterator[list[Any]]:

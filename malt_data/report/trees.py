@@ -7,7 +7,7 @@ with TreeReader(forest) as reader:
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import polars as pl
 import pyarrow as pa
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from malt_data.exporters.export import exports_of
 from malt_data.exporters.rows import COLUMNS as LEDGER
 from malt_data.exporters.rows import Rows
-from malt_data.exporters.selection import REASONS, Selection
+from malt_data.exporters.selection import Selection
 from malt_data.forests.confidence import COLUMNS as CONFIDENCE
 from malt_data.forests.confidence import confidence_of
 from malt_data.forests.forest import Forest
@@ -29,25 +29,22 @@ NODE = (
     "judgement",
 )
 """What a page knows of a node, in this order."""
-_PAIRED = ("dpo",)
 
 
 class TreeReader:
     """A context manager that reads trees; open one for all trees of a page."""
-
-    REASONS: ClassVar = REASONS
 
     def __init__(self, forest: Forest) -> None:
         self._forest = forest
         self._stack = ExitStack()
         self._confidence = confidence_of(forest)
         existing = {} if forest.origin else exports_of(forest)
-        pipeline = forest.manifest.spec.pipeline
-        self._exports = [
-            self._stack.enter_context(Rows(forest, config, _selection(existing.get(config.name))))
-            for config in all_configs(pipeline.roles)
-            if config.format.name in _PAIRED
-        ]
+        self._exports = []
+        for config in all_configs(forest.manifest.spec.pipeline.roles):
+            if config.format.unit == "pair":
+                report = existing.get(config.name)
+                rows = Rows(forest, config, report.selection if report else Selection())
+                self._exports.append(self._stack.enter_context(rows))
 
     def __enter__(self) -> Self:
         return self
@@ -103,10 +100,6 @@ class TreeReader:
                 )
             )  # fmt: skip
         return pl.concat(ledgers)
-
-
-def _selection(report: Any) -> Selection:
-    return report.selection if report else Selection()
 
 
 def _short(tree: pl.DataFrame) -> list[list[Any]]:
