@@ -8,13 +8,7 @@ const A_PAGE = 50;
 // items: [{id, question, gold, …}]; filters: name → [label, test]; sorts: name → [label, key].
 export function useList({ items, filters, sorts, query }) {
   const search = (query.search ?? "").toLowerCase();
-  const found = useMemo(
-    () =>
-      search
-        ? items.filter((item) => item.searched.includes(search))
-        : items,
-    [items, search],
-  );
+  const found = useMemo(() => items.filter((item) => item.searched.includes(search)), [items, search]);
   const counts = useMemo(
     () => Object.fromEntries(Object.entries(filters).map(([name, [, test]]) => [name, found.filter(test).length])),
     [found, filters],

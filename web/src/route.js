@@ -24,8 +24,10 @@ export function address(path, query = {}) {
   return `#/${path.map(encodeURIComponent).join("/")}${asked ? `?${asked}` : ""}`;
 }
 
-export function go(path, query, { replace = false } = {}) {
-  const target = address(path, query);
+export const go = (path, query, how) => jump(address(path, query), how);
+
+// replace: without a step back to where the reader is now.
+export function jump(target, { replace = false } = {}) {
   if (target === location.hash) return;
   if (replace) {
     history.replaceState(null, "", target);

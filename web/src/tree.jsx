@@ -4,7 +4,7 @@ import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/ho
 import { read } from "./data.js";
 import { typing } from "./list.jsx";
 import { percent, shown } from "./numbers.jsx";
-import { address, go } from "./route.js";
+import { address, go, jump } from "./route.js";
 import { Changes, short, Text, Thinking, useChanges } from "./text.jsx";
 
 const FIELDS = "text thinking parent depth id answer verdict value label reward extra finish prompt_tokens completion_tokens confidence judgement".split(" ");
@@ -36,9 +36,9 @@ export function Tree({ facts, item, node, query, back, previous, next }) {
   useEffect(() => { if (!node) title.current?.focus({ preventScroll: true }); }, []);
   const link = (id) => address(["trees", item.id, ...id.split("/")], query);
   const branches = query.view === "branches";
-  const select = (chosen, focus = true) => {
-    go(["trees", item.id, ...chosen.id.split("/")], query, { replace: true });
-    if (focus) requestAnimationFrame(() => document.getElementById(`node-${chosen.place}`)?.focus());
+  const select = (chosen) => {
+    jump(link(chosen.id), { replace: true });
+    requestAnimationFrame(() => document.getElementById(`node-${chosen.place}`)?.focus());
   };
   const path = pathTo(tree, node);
   useArrows(tree, path, select);
@@ -184,8 +184,7 @@ function Node({ node, link, on, current }) {
       aria-current={current ? "true" : undefined} onClick={(event) => {
         if (event.ctrlKey || event.metaKey || event.shiftKey) return;
         event.preventDefault();
-        history.replaceState(null, "", link(node.id));
-        dispatchEvent(new HashChangeEvent("hashchange"));
+        jump(link(node.id), { replace: true });
       }}>
       <span class="value">{node.label ? "+" : "−"} {node.value.toFixed(2)}</span>
       <span class="name">{node.id.split("/").at(-1)}</span>
