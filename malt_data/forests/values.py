@@ -3,7 +3,8 @@
 Every node knows its place in the tree, so the row of its parent is known: where the rows of a tree
 lie together in the order of `node`, as builds write them, it is the tree's first row plus `parent`.
 A mean over children is then one sum per level. In any other order, rows are looked up by tree and
-node, which takes longer.
+node, which takes longer. Where all trees have the same nodes, as builds without extras grow them,
+the columns are a matrix, a row a tree, and the sums need no look-up at all.
 
     columns = Columns.of(parts.read(path, Columns.NAMES))
     value_columns(columns, 0.5, "global").label
@@ -138,6 +139,78 @@ def value_columns(columns: Columns, threshold: float, pooling: Pooling) -> Value
     Nodes marked `extra` are in no mean above them. A mean adds children in the order of their rows.
     Raises ForestError if an inner node has no children.
     """
+    levels = _common_levels(columns)
+    found = levels and _of_matrix(columns.reward, levels, threshold, pooling)
+    return found or _of_rows(columns, threshold, pooling)
+
+
+class _Level(NamedTuple):
+    """The nodes of one depth in each of some trees that have the same nodes."""
+
+    nodes: Array
+    """Their numbers."""
+    children: Array
+    """Nodes × children: the places of the children among the nodes of the next level."""
+
+
+def _common_levels(columns: Columns) -> list[_Level] | None:
+    """Return the levels of the trees, if all have the same nodes, in tree order.
+
+    None also if a node is `extra`, or nodes of a level differ in the number of their children.
+    """
+    starts = np.flatnonzero(columns.node == 0)
+    width = int(starts[1]) if starts.size > 1 else columns.node.size
+    if not width or columns.node.size != width * starts.size or columns.extra.any():
+        return None
+    tree = columns.tree.reshape(-1, width)
+    if (tree != tree[:, :1]).any() or (tree[1:, 0] == tree[:-1, 0]).any():
+        return None
+    rows = [c.reshape(-1, width) for c in (columns.node, columns.parent, columns.depth)]
+    node, parent, depth = (column[0] for column in rows)
+    if (node != np.arange(width)).any() or any((c != c[0]).any() for c in rows):
+        return None
+    levels: list[_Level] = []
+    below = np.flatnonzero(depth == depth.max())
+    children = np.empty((below.size, 0), int)
+    for level in range(int(depth.max()), 0, -1):
+        levels.append(_Level(below, children))
+        above = np.flatnonzero(depth == level - 1) if level > 1 else np.array([-1])
+        order = np.argsort(parent[below], kind="stable")
+        if not above.size or below.size % above.size:
+            return None
+        children = order.reshape(above.size, -1)
+        if (parent[below[children]] != above[:, np.newaxis]).any():
+            return None
+        below = above
+    return levels[::-1]
+
+
+def _of_matrix(
+    reward: Array, levels: list[_Level], threshold: float, pooling: Pooling
+) -> Values | None:
+    """Return the values of trees that have the same nodes; None if a leaf has no reward."""
+    width = sum(level.nodes.size for level in levels)
+    rewards = reward.reshape(-1, width)
+    value, label = np.empty(rewards.shape), np.empty(rewards.shape, bool)
+    leaves = np.ones(width, np.int32)
+    values, labels, under = rewards[:, levels[-1].nodes], np.empty(0, bool), 1
+    if np.isnan(values).any():
+        return None
+    for nodes, children in reversed(levels):
+        if children.size:
+            pooled = labels.astype(float) if pooling == "local" else values
+            total = pooled[:, children[:, 0]]
+            for child in children.T[1:]:
+                total = total + pooled[:, child]
+            values = total / children.shape[1]
+            under *= children.shape[1]
+        labels = is_positive(values, threshold)
+        value[:, nodes], label[:, nodes], leaves[nodes] = values, labels, under
+    return Values(value.ravel(), label.ravel(), np.tile(leaves, len(rewards)))
+
+
+def _of_rows(columns: Columns, threshold: float, pooling: Pooling) -> Values:
+    """Return the values of any trees, level by level."""
     depth, size = columns.depth, columns.depth.size
     value, label, leaves = np.empty(size), np.empty(size, bool), np.ones(size, np.int32)
     place = np.empty(size, np.intp)  # of a row on its level, so that sums are no longer than it

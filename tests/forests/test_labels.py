@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from malt_data.errors import ForestError
 from malt_data.forests.labels import assign
+from malt_data.forests.values import Columns, _of_rows, value_columns
 
 Rewards = list[list[list[int]]]
 """rewards[g][v][r]: 0 or 1."""
@@ -116,6 +117,41 @@ def test_values_and_labels_match_the_definition(rewards: Any, tenths: int, pooli
     for path, (value, label, leaves) in expected.items():
         assert actual[path][0] == pytest.approx(float(value), abs=1e-12)
         assert actual[path][1:] == (label, leaves), (path, value)
+
+
+def _columns(trees: list[Any]) -> Columns:
+    frames = [frame_of(tree, f"q{number}") for number, tree in enumerate(trees)]
+    return Columns.of(pl.concat(frames).select(Columns.NAMES).to_arrow())
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=3),
+    st.integers(1, 4),
+    st.sampled_from(["global", "local"]),
+    st.randoms(use_true_random=False),
+)
+def test_trees_of_the_same_shape_get_exactly_the_values_of_any_trees(
+    shape: list[int], count: int, pooling: Any, source: random.Random
+) -> None:
+    def grow(level: int) -> Any:
+        if level == len(shape):
+            return source.randint(0, 1)
+        return [grow(level + 1) for _ in range(shape[level])]
+
+    columns = _columns([grow(0) for _ in range(count)])
+    ours, theirs = value_columns(columns, 0.5, pooling), _of_rows(columns, 0.5, pooling)
+    for name in ours._fields:
+        assert getattr(ours, name).tolist() == getattr(theirs, name).tolist(), name
+        assert getattr(ours, name).dtype == getattr(theirs, name).dtype
+
+
+def test_trees_of_the_same_size_may_differ_in_shape() -> None:
+    wide, long = [[[0], [1], [1]], [[1]]], [[[0], [1]], [[1], [1]]]
+    alone = [by_path(assign(frame_of(tree), 0.5, "global")) for tree in (wide, long)]
+    both = value_columns(_columns([wide, long]), 0.5, "global")
+    expected = [row for found in alone for _, row in sorted(found.items())]
+    assert list(zip(*(c.tolist() for c in both), strict=True)) == expected
 
 
 def test_a_tie_is_negative_despite_floating_point_errors() -> None:

@@ -1,6 +1,7 @@
 """Screen tasks on training questions: what does the untrained model do in each role?
 
     python docs/results/natural/screen.py larger shopping      # on a GPU or two cores
+    python docs/results/natural/screen.py --engine vllm        # faster, where vLLM is installed
     python docs/results/natural/screen.py --questions 80 --n 3
 
 Grows small trees at T = 1 and prints, for each task, how often the first and the last turn are
@@ -57,16 +58,16 @@ FROM (
 """
 
 
-def screen(task: str, questions: int, n: int) -> dict[str, float]:
+def screen(task: str, questions: int, n: int, engine: str) -> dict[str, float]:
     """Return the facts of one task."""
     asked = rows(task)[:questions]
     with tempfile.TemporaryDirectory() as folder:
-        forest = grow(task, asked, n, Path(folder))
+        forest = grow(task, asked, n, engine, Path(folder))
         facts = forest.sql(TURNS).row(0, named=True) | forest.sql(PATHS).row(0, named=True)
     return facts | odds(task, asked)
 
 
-def grow(task: str, asked: list[dict[str, str]], n: int, folder: Path) -> Forest:
+def grow(task: str, asked: list[dict[str, str]], n: int, engine: str, folder: Path) -> Forest:
     file = folder / "questions.jsonl"
     file.write_text("\n".join(map(json.dumps, asked)), "utf-8")
     spec = BuildSpec(
@@ -75,6 +76,7 @@ def grow(task: str, asked: list[dict[str, str]], n: int, folder: Path) -> Forest
         temperature=1.0,
         max_tokens=24,
         concurrency=96,
+        engine=engine,
         chat_template=ChatTemplate(plain=True),
         **({"grader": f"{HERE / 'grade.py'}:grade"} if task in YES_OR_NO else {}),
     )
@@ -134,11 +136,13 @@ def main() -> None:
     parser.add_argument("tasks", nargs="*", default=list(TASKS))
     parser.add_argument("--questions", type=int, default=40)
     parser.add_argument("--n", type=int, default=2)
+    parser.add_argument("--engine", default="transformers")
     options = parser.parse_args()
     for task in options.tasks:
-        facts = screen(task, options.questions, options.n)
+        facts = screen(task, options.questions, options.n, options.engine)
         known = (f"{name} {value:.2f}" for name, value in facts.items() if value is not None)
         sys.stdout.write(" ".join([task, *known]) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
