@@ -22,9 +22,6 @@ _ORDER = ("setting", "seed", "question_id", "pass", "turn")
 class CompletionParts(Parts):
     """The part files of an evaluation's completions; a unit is never split over parts."""
 
-    full_size = 32 * 2**20
-    """Bytes."""
-
     def __init__(self, out: Path) -> None:
         super().__init__(out / layout.COMPLETIONS)
 
@@ -34,9 +31,6 @@ class CompletionParts(Parts):
 
     def _check(self, path: Path, footer: Footer) -> None:
         pass  # `read_manifest` checks the version of the whole folder
-
-    def _size(self, path: Path) -> int:
-        return path.stat().st_size
 
     def _merged(self, paths: Sequence[Path]) -> pa.Table:
         tables = [pq.read_table(path, schema=COMPLETIONS) for path in paths]

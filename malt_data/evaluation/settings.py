@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import model_validator
 
@@ -19,7 +19,7 @@ from malt_data.errors import EvalError, SpecError
 from malt_data.prompts.templates import render
 from malt_data.schemas.model import Field, Model
 from malt_data.schemas.pipeline import Pipeline, Prompts, require_role, shipped
-from malt_data.schemas.team import AdapterSet, AdapterSets
+from malt_data.schemas.team import SETS, AdapterSets
 from malt_data.storage.documents import read_settings_file
 
 VOTES = 3
@@ -31,7 +31,7 @@ class Setting(Model):
 
     name: str = ""
     turns: tuple[str, ...] = Field(min_length=1)
-    adapters: Literal["none"] | AdapterSet = "none"
+    adapters: str = "none"
     base: tuple[str, ...] = ()
     agents: int = Field(1, ge=1, le=16)
     rounds: int = Field(1, ge=1, le=16)
@@ -142,6 +142,12 @@ def require_adapters(settings: Sequence[Setting], pipeline: Pipeline, team: Adap
         if not any(team.values()):
             raise EvalError(
                 f"Setting {setting.name} needs the {name} adapters of a team: pass --team team.toml"
+            )
+        if name not in SETS:
+            raise EvalError(
+                f"Setting {setting.name} needs the set of adapters {name!r}, which has none for "
+                f"{', '.join(missing)}. Choose one of {', '.join(('none', *SETS))}, or add it to "
+                f"[own.{name}] in team.toml."
             )
         export = f"malt-data export --role {missing[0]} --format dpo, then "
         raise EvalError(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 TREES_PER_PART = 100
+"""What is written at once; `compact` merges them."""
 _CLOCK_TICK_NS = 100_000_000
 _REPEATED = ["question_id", "verdict", "finish_reason"]
 
@@ -29,13 +30,11 @@ _REPEATED = ["question_id", "verdict", "finish_reason"]
 class NodeParts(Parts):
     """The part files of a forest's nodes."""
 
-    full_size = TREES_PER_PART
-
     def __init__(self, folder: Path, schema: pa.Schema = NODES) -> None:
         """schema: the columns of the files, NODES or QUESTIONS."""
         super().__init__(folder)
         self._schema = schema
-        self._sizes: dict[str, int] = {}
+        self._known: set[str] = set()
         self._trees: set[str] = set()
         self._stamp = -1
 
@@ -79,28 +78,25 @@ class NodeParts(Parts):
     def write(self, table: pa.Table, replaces: Iterable[Path] = ()) -> Path:
         """Write `table` (complete trees, NODES columns and metadata) as a new part."""
         path = super().write(table, replaces)
-        ids = table["question_id"].unique().to_pylist()
-        self._sizes[path.name] = len(ids)
-        self._trees.update(ids)
+        self._known.add(path.name)
+        self._trees.update(table["question_id"].unique().to_pylist())
         return path
 
     def trees(self) -> set[str]:
         """Return the ids of all trees on disk; files read before are not read again."""
         stamp = self.folder.stat().st_mtime_ns if self.folder.exists() else -1
         if stamp != self._stamp:
-            retry_missing(lambda: [self._size(path) for path in self.paths()])
+            retry_missing(self._learn_trees)
             # Within one clock tick, another change would leave the same modification time.
             settled = time.time_ns() - stamp > _CLOCK_TICK_NS
             self._stamp = stamp if settled else -1
         return self._trees
 
-    def _size(self, path: Path) -> int:
-        """Return the number of trees in a part, and remember their ids."""
-        if path.name not in self._sizes:
-            ids = self.trees_in(path)
-            self._sizes[path.name] = len(ids)
-            self._trees.update(ids)
-        return self._sizes[path.name]
+    def _learn_trees(self) -> None:
+        for path in self.paths():
+            if path.name not in self._known:
+                self._trees.update(self.trees_in(path))
+                self._known.add(path.name)
 
     def _check(self, path: Path, footer: Footer) -> None:
         version = check(footer.stamp, str(path))

@@ -120,6 +120,7 @@ def import_forest(
             rows = _graded(some, questions, build, grader)
             forest.parts.write(node_table(rows, forest.manifest.labelled))
             on_progress(done := done + len(some), len(trees))
+        forest.parts.compact()
     return report
 
 

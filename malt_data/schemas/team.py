@@ -11,6 +11,8 @@ generator = "generator_sft"
 [sft_long]                         # the baselines of trainers/baselines.py, in the same form
 [lone]
 [shared]
+[own.balanced]                     # a set of your own: adapters = "balanced" in a setting
+generator = "../balanced/generator_sft"
 [data]
 generator_sft = "me/trees@3f2a…"   # what each adapter was trained on
 [sampling]                         # as for the data, which the adapters expect
@@ -59,12 +61,16 @@ class Team(Model):
     sft_long: dict[str, str] = {}
     lone: dict[str, str] = {}
     shared: dict[str, str] = {}
+    own: dict[str, dict[str, str]] = {}
+    """Sets of other names, e.g. of a baseline that was trained elsewhere."""
     data: dict[str, str] = {}
     sampling: dict[str, Any] = {}
     """Build settings: pipeline, chat_template, temperature, max_tokens, prompts, grader, kind."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if taken := {"none", *SETS} & self.own.keys():
+            raise ValueError(f"own: {min(taken)} is the name of another set")
         roles = self.pipeline.roles  # raises SpecError if `sampling` is invalid
         for adapters in self.by_set().values():
             for role in adapters:
@@ -93,7 +99,7 @@ class Team(Model):
 
     def by_set(self) -> AdapterSets:
         """Return `{"team": {role: adapter}, "sft": …}` with every set, including empty ones."""
-        return {name: getattr(self, table_of(name)) for name in SETS}
+        return {name: getattr(self, table_of(name)) for name in SETS} | self.own
 
     def require(self, name: AdapterSet) -> dict[str, str]:
         """Return the adapters of a set; raise SpecError if a role has none.

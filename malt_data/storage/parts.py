@@ -42,8 +42,8 @@ T = TypeVar("T")
 class Parts(ABC):
     """The part files of one folder. Footers are cached until their file changes."""
 
-    full_size: int
-    """The size up to which `compact` merges parts."""
+    full_size = 32 * 2**20
+    """The bytes up to which `compact` merges parts: every command opens each of them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -133,7 +133,7 @@ class Parts(ABC):
             batch: list[Path] = []
             filled = 0
             for path in self.paths():
-                size = self._size(path)
+                size = path.stat().st_size
                 if size >= self.full_size // 2:
                     continue
                 batch.append(path)
@@ -147,10 +147,6 @@ class Parts(ABC):
     @abstractmethod
     def _check(self, path: Path, footer: Footer) -> None:
         """Raise if a part is of another kind or newer than this code."""
-
-    @abstractmethod
-    def _size(self, path: Path) -> int:
-        """Return the size of a part, in the unit of `full_size`."""
 
     @abstractmethod
     def _merged(self, paths: Sequence[Path]) -> pa.Table | None:

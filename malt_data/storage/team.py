@@ -28,8 +28,10 @@ def read_team(path: str | Path) -> Team:
             for role, name in adapters.items()
         }
 
+    found = {name: resolve(adapters) for name, adapters in team.by_set().items()}
+    own = {name: found.pop(name) for name in team.own}
     return team.model_copy(
-        update={table_of(name): resolve(adapters) for name, adapters in team.by_set().items()}
+        update={"own": own, **{table_of(name): adapters for name, adapters in found.items()}}
     )
 
 

@@ -64,15 +64,19 @@ def test_parts_of_another_writer_are_seen(tmp_path: Path) -> None:
         assert name in parts.trees()
 
 
-def test_compaction_keeps_every_tree_once(tmp_path: Path) -> None:
+def test_compaction_keeps_every_tree_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = NodeParts(tmp_path)
     names = sorted(f"{i:04}" for i in range(250))
     for name in names:
         parts.write(trees(name))
-    parts.compact()
+    size = parts.paths()[0].stat().st_size
+    with monkeypatch.context() as patch:
+        patch.setattr(NodeParts, "full_size", 100 * size)
+        parts.compact()
     assert len(parts.paths()) == 3
     assert visible(tmp_path) == names
     NodeParts(tmp_path).compact()
+    assert len(parts.paths()) == 1
     assert visible(tmp_path) == names
 
 

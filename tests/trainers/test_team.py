@@ -7,8 +7,9 @@ from click.testing import CliRunner
 
 from malt_data.cli import main
 from malt_data.commands.build import _with_team
-from malt_data.errors import SpecError
-from malt_data.schemas.pipeline import ChatTemplate, Pipeline
+from malt_data.errors import EvalError, SpecError
+from malt_data.evaluation.settings import find_settings, require_adapters
+from malt_data.schemas.pipeline import ChatTemplate, Pipeline, shipped
 from malt_data.schemas.spec import BuildSpec
 from malt_data.schemas.team import Team
 from malt_data.storage.team import read_team, write_team
@@ -38,6 +39,27 @@ def test_a_build_samples_with_the_selected_adapters(tmp_path: Path) -> None:
     run = CliRunner().invoke(main, ["build", "--adapters", "sft", "--dry-run"])
     assert run.exit_code == 2
     assert "pass --team too" in run.output
+
+
+def test_a_team_may_have_sets_of_other_names(tmp_path: Path) -> None:
+    path = tmp_path / "team.toml"
+    (tmp_path / "again").mkdir()
+    again = {"generator": "again", "verifier": "me/v"}
+    write_team(path, Team(model="m", own={"again": again}))
+    sets = read_team(path).by_set()
+    assert sets["again"] == {"generator": str(tmp_path / "again"), "verifier": "me/v"}
+    (tmp_path / "own.toml").write_text(
+        '[first]\nturns = 1\nadapters = "again"\n[all]\nadapters = "again"\n'
+    )
+    first, whole = find_settings(["first", "all"], tmp_path / "own.toml")
+    assert first.adapter("generator", sets) == str(tmp_path / "again")
+    require_adapters([first], shipped(), sets)
+    with pytest.raises(EvalError, match="all needs .* 'again', which has none for refiner"):
+        require_adapters([whole], shipped(), sets)
+    with pytest.raises(SpecError, match="own: sft is the name of another set"):
+        Team(model="m", own={"sft": again})
+    with pytest.raises(SpecError, match="No turn has the role 'critic'"):
+        Team(model="m", own={"again": {"critic": "me/c"}})
 
 
 def test_a_team_of_any_chain_has_the_roles_of_its_pipeline(tmp_path: Path) -> None:
