@@ -54,7 +54,7 @@ def test_a_team_may_have_sets_of_other_names(tmp_path: Path) -> None:
     first, whole = find_settings(["first", "all"], tmp_path / "own.toml")
     assert first.adapter("generator", sets) == str(tmp_path / "again")
     require_adapters([first], shipped(), sets)
-    with pytest.raises(EvalError, match="all needs .* 'again', which has none for refiner"):
+    with pytest.raises(EvalError, match=r"all needs .* 'again', which has none for refiner"):
         require_adapters([whole], shipped(), sets)
     with pytest.raises(SpecError, match="own: sft is the name of another set"):
         Team(model="m", own={"sft": again})
