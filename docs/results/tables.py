@@ -1,15 +1,79 @@
 """Recreate the tables and figures of evaluations from the data in their folders, without a model.
 
-python docs/results/tables.py docs/results/*/*/
+python docs/results/tables.py docs/results/*/*/     # those of the folders
+python docs/results/tables.py                       # the overview in README.md
 """
 
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
-from malt_data import open_results
+import polars as pl
+
+from malt_data import compare, open_results
 from malt_data.evaluation.tables import accuracy_table
 from malt_data.report.figures import write_figures
 from malt_data.report.tables import markdown
+
+HERE = Path(__file__).parent
+OVERVIEW = HERE / "README.md"
+MARK = "<!-- written by tables.py -->\n"
+SURE = 0.01
+
+
+class Contest(NamedTuple):
+    """`malt+mv` against the best of some baselines, with the questions and seeds of both.
+
+    of: the folder that has `malt+mv`. others: folder → baselines in it; they meet the team of `of`.
+    """
+
+    name: str
+    of: str
+    others: dict[str, tuple[str, ...]]
+
+
+_UNTRAINED = ("sa", "sa+mv", "ma", "ma+mv")
+_STAR = ("star-sa", "star-sa+mv", "star-ma", "star-ma+mv")
+_LONG = ("star-sa-long", "star-sa-long+mv", "star-ma-long", "star-ma-long+mv")
+_ADD, _SUM = "[Two ways to add](steps/README.md)", "[Small sums](arithmetic/README.md)"
+CONTESTS = (
+    Contest(f"{_ADD}: untrained", "steps/cold", {"steps/cold": _UNTRAINED}),
+    Contest(f"{_ADD}: STaR", "steps/cold", {"steps/cold": _STAR}),
+    Contest(f"{_ADD}: STaR, second team", "steps/again", {"steps/again": _STAR}),
+    Contest(f"{_ADD}: STaR, T = 1", "steps/warm", {"steps/warm": _STAR}),
+    Contest(f"{_ADD}: STaR as long", "steps/cold", {"steps/long": _LONG}),
+    Contest(f"{_ADD}: lone generator", "steps/cold", {"steps/lone": ("malt-g", "malt-g+mv")}),
+    Contest(f"{_SUM}: untrained", "arithmetic/first", {"arithmetic/first": _UNTRAINED}),
+    Contest(f"{_SUM}: STaR", "arithmetic/first", {"arithmetic/first": _STAR}),
+    Contest(f"{_SUM}: STaR, round two", "arithmetic/second", {"arithmetic/second": _STAR}),
+)
+
+
+def overview() -> str:
+    """Return the table of all contests, won and lost."""
+    head = ("against", "questions × seeds", "best of them", "its accuracy, %", "`malt+mv`, %")
+    rows = [[*head, "lead, points", "p", ""], ["---"] * 8]
+    for contest in CONTESTS:
+        ours = _predictions(contest.of, ("malt+mv",))
+        theirs = [_predictions(folder, names) for folder, names in contest.others.items()]
+        both = pl.concat([ours, *theirs])
+        means = dict(both.group_by("setting").agg(pl.col("correct").mean()).iter_rows())
+        best = max((name for name in sorted(means) if name != "malt+mv"), key=lambda n: means[n])
+        found = compare(both, "malt+mv", best)
+        lead, p = found["behind"], found["p"]
+        outcome = "no difference shown" if p >= SURE else "won" if lead > 0 else "lost"
+        size = f"{ours['question_id'].n_unique()} × {ours['seed'].n_unique()}"
+        numbers = (means[best] * 100, means["malt+mv"] * 100, lead * 100)
+        shown = (f"{number:.1f}" for number in numbers)
+        rows.append([contest.name, size, f"`{best}`", *shown, f"{p:.4f}", outcome])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _predictions(folder: str, settings: tuple[str, ...]) -> pl.DataFrame:
+    frame = open_results(HERE / folder).predictions()
+    return frame.filter(pl.col("setting").is_in(settings)).with_columns(
+        pl.col("correct").cast(pl.Boolean)
+    )
 
 
 def main(folders: list[Path]) -> None:
@@ -19,6 +83,10 @@ def main(folders: list[Path]) -> None:
         (folder / "table.md").write_text(markdown(accuracy_table(results, against)) + "\n", "utf-8")
         if (folder / "figures").exists():
             write_figures(results, folder / "figures")
+    if not folders:
+        before, _, rest = OVERVIEW.read_text("utf-8").partition(MARK)
+        _, _, after = rest.partition(MARK)
+        OVERVIEW.write_text(f"{before}{MARK}\n{overview()}\n{MARK}{after}", "utf-8")
 
 
 if __name__ == "__main__":
