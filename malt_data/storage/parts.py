@@ -27,6 +27,7 @@ from malt_data.storage.parquet import (
     REPLACES,
     Footer,
     MissingFile,
+    count_bytes,
     file_state,
     read_footer,
     read_table,
@@ -43,7 +44,10 @@ class Parts(ABC):
     """The part files of one folder. Footers are cached until their file changes."""
 
     full_size = 32 * 2**20
-    """The bytes up to which `compact` merges parts: every command opens each of them."""
+    """The bytes, before compression, up to which `compact` merges parts.
+
+    Every command opens each part, and some hold one for each processor.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -133,7 +137,7 @@ class Parts(ABC):
             batch: list[Path] = []
             filled = 0
             for path in self.paths():
-                size = path.stat().st_size
+                size = count_bytes(path)
                 if size >= self.full_size // 2:
                     continue
                 batch.append(path)

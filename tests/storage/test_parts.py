@@ -24,7 +24,14 @@ from malt_data.forests.verify import verify
 from malt_data.schemas.forest import NODES, SCHEMA_KEY
 from malt_data.schemas.spec import Labels
 from malt_data.storage import parts as parts_module
-from malt_data.storage.parquet import LABELS, REPLACES, Footer, read_footer, write_table
+from malt_data.storage.parquet import (
+    LABELS,
+    REPLACES,
+    Footer,
+    count_bytes,
+    read_footer,
+    write_table,
+)
 
 
 def trees(*names: str) -> pa.Table:
@@ -69,7 +76,7 @@ def test_compaction_keeps_every_tree_once(tmp_path: Path, monkeypatch: pytest.Mo
     names = sorted(f"{i:04}" for i in range(250))
     for name in names:
         parts.write(trees(name))
-    size = parts.paths()[0].stat().st_size
+    size = count_bytes(parts.paths()[0])
     with monkeypatch.context() as patch:
         patch.setattr(NodeParts, "full_size", 100 * size)
         parts.compact()
