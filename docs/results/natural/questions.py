@@ -41,7 +41,7 @@ def greater(source: random.Random) -> Question:
 
 def shopping(source: random.Random) -> Question:
     name, (holders, things) = source.choice(_NAMES), source.choice(_PACKED)
-    a, b = source.randint(2, 12), source.randint(2, 12)
+    a, b = source.randint(2, 9), source.randint(2, 9)
     texts = [
         f"{name} has {a} {holders} with {b} {things} each. How many {things} are there?",
         f"One of the {things} costs {b} dollars. How much do {a} of them cost?",
