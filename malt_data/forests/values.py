@@ -154,7 +154,7 @@ class _Level(NamedTuple):
 
 
 def _common_levels(columns: Columns) -> list[_Level] | None:
-    """Return the levels of the trees, if all have the same nodes, in tree order.
+    """Return the levels of the trees, the deepest first, if all have the same nodes, in tree order.
 
     None also if a node is `extra`, or nodes of a level differ in the number of their children.
     """
@@ -182,7 +182,7 @@ def _common_levels(columns: Columns) -> list[_Level] | None:
         if (parent[below[children]] != above[:, np.newaxis]).any():
             return None
         below = above
-    return levels[::-1]
+    return levels if sum(level.nodes.size for level in levels) == width else None
 
 
 def _of_matrix(
@@ -193,10 +193,10 @@ def _of_matrix(
     rewards = reward.reshape(-1, width)
     value, label = np.empty(rewards.shape), np.empty(rewards.shape, bool)
     leaves = np.ones(width, np.int32)
-    values, labels, under = rewards[:, levels[-1].nodes], np.empty(0, bool), 1
+    values, labels, under = rewards[:, levels[0].nodes], np.empty(0, bool), 1
     if np.isnan(values).any():
         return None
-    for nodes, children in reversed(levels):
+    for nodes, children in levels:
         if children.size:
             pooled = labels.astype(float) if pooling == "local" else values
             total = pooled[:, children[:, 0]]

@@ -1,6 +1,7 @@
 """Values and labels against a brute-force definition (MALT §4.2, §A.5)."""
 
 import random
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from malt_data.errors import ForestError
 from malt_data.forests.labels import assign
-from malt_data.forests.values import Columns, _of_rows, value_columns
+from malt_data.forests.values import Columns, _common_levels, _of_rows, value_columns
 
 Rewards = list[list[list[int]]]
 """rewards[g][v][r]: 0 or 1."""
@@ -144,6 +145,15 @@ def test_trees_of_the_same_shape_get_exactly_the_values_of_any_trees(
     for name in ours._fields:
         assert getattr(ours, name).tolist() == getattr(theirs, name).tolist(), name
         assert getattr(ours, name).dtype == getattr(theirs, name).dtype
+
+
+@pytest.mark.parametrize("depth", [0, -1, 9])
+def test_nodes_at_an_impossible_depth_are_no_matrix(depth: int) -> None:
+    columns = _columns([[[0], [1]], [[1], [1]]])
+    depths = columns.depth.copy()
+    depths[[0, 4]] = depth
+    assert _common_levels(columns)
+    assert _common_levels(replace(columns, depth=depths)) is None
 
 
 def test_trees_of_the_same_size_may_differ_in_shape() -> None:
