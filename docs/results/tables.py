@@ -1,6 +1,6 @@
 """Recreate the tables and figures of evaluations from the data in their folders, without a model.
 
-python docs/results/tables.py docs/results/*/*/     # those of the folders
+python docs/results/tables.py docs/results/steps/*/   # those of the folders
 python docs/results/tables.py                       # the overview in README.md
 """
 
@@ -35,7 +35,9 @@ class Contest(NamedTuple):
 _UNTRAINED = ("sa", "sa+mv", "ma", "ma+mv")
 _STAR = ("star-sa", "star-sa+mv", "star-ma", "star-ma+mv")
 _LONG = ("star-sa-long", "star-sa-long+mv", "star-ma-long", "star-ma-long+mv")
+_BALANCED = tuple(name.replace("long", "balanced") for name in _LONG)
 _ADD, _SUM = "[Two ways to add](steps/README.md)", "[Small sums](arithmetic/README.md)"
+_LARGER, _LOOK = "[Which is larger](natural/README.md), first look", "natural/larger/look"
 CONTESTS = (
     Contest(f"{_ADD}: untrained", "steps/cold", {"steps/cold": _UNTRAINED}),
     Contest(f"{_ADD}: STaR", "steps/cold", {"steps/cold": _STAR}),
@@ -46,6 +48,12 @@ CONTESTS = (
     Contest(f"{_SUM}: untrained", "arithmetic/first", {"arithmetic/first": _UNTRAINED}),
     Contest(f"{_SUM}: STaR", "arithmetic/first", {"arithmetic/first": _STAR}),
     Contest(f"{_SUM}: STaR, round two", "arithmetic/second", {"arithmetic/second": _STAR}),
+    Contest(f"{_LARGER}: untrained", _LOOK, {_LOOK: _UNTRAINED}),
+    Contest(f"{_LARGER}: STaR", _LOOK, {_LOOK: _STAR}),
+    Contest(f"{_LARGER}: balanced STaR", _LOOK, {_LOOK: _BALANCED}),
+    Contest(f"{_LARGER}: STaR as long", _LOOK, {_LOOK: _LONG}),
+    Contest(f"{_LARGER}: lone generator", _LOOK, {_LOOK: ("malt-lone", "malt-lone+mv")}),
+    Contest(f"{_LARGER}: one shared adapter", _LOOK, {_LOOK: ("shared", "shared+mv")}),
 )
 
 
