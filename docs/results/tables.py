@@ -1,7 +1,7 @@
 """Recreate the tables and figures of evaluations from the data in their folders, without a model.
 
-python docs/results/tables.py docs/results/steps/*/   # those of the folders
-python docs/results/tables.py                       # the overview in README.md
+python docs/results/tables.py docs/results/steps/*/     # those of the folders
+python docs/results/tables.py                           # the overview in README.md
 """
 
 import sys
