@@ -24,12 +24,13 @@ SURE = 0.01
 class Contest(NamedTuple):
     """`malt+mv` against the best of some baselines, with the questions and seeds of both.
 
-    of: the folder that has `malt+mv`. others: folder → baselines in it; they meet the team of `of`.
+    ours: the folder that has `malt+mv`. theirs: the folder that has the baselines.
     """
 
     name: str
-    of: str
-    others: dict[str, tuple[str, ...]]
+    ours: str
+    theirs: str
+    baselines: tuple[str, ...]
 
 
 _UNTRAINED = ("sa", "sa+mv", "ma", "ma+mv")
@@ -39,21 +40,21 @@ _BALANCED = tuple(name.replace("long", "balanced") for name in _LONG)
 _ADD, _SUM = "[Two ways to add](steps/README.md)", "[Small sums](arithmetic/README.md)"
 _LARGER, _LOOK = "[Which is larger](natural/README.md), first look", "natural/larger/look"
 CONTESTS = (
-    Contest(f"{_ADD}: untrained", "steps/cold", {"steps/cold": _UNTRAINED}),
-    Contest(f"{_ADD}: STaR", "steps/cold", {"steps/cold": _STAR}),
-    Contest(f"{_ADD}: STaR, second team", "steps/again", {"steps/again": _STAR}),
-    Contest(f"{_ADD}: STaR, T = 1", "steps/warm", {"steps/warm": _STAR}),
-    Contest(f"{_ADD}: STaR as long", "steps/cold", {"steps/long": _LONG}),
-    Contest(f"{_ADD}: lone generator", "steps/cold", {"steps/lone": ("malt-g", "malt-g+mv")}),
-    Contest(f"{_SUM}: untrained", "arithmetic/first", {"arithmetic/first": _UNTRAINED}),
-    Contest(f"{_SUM}: STaR", "arithmetic/first", {"arithmetic/first": _STAR}),
-    Contest(f"{_SUM}: STaR, round two", "arithmetic/second", {"arithmetic/second": _STAR}),
-    Contest(f"{_LARGER}: untrained", _LOOK, {_LOOK: _UNTRAINED}),
-    Contest(f"{_LARGER}: STaR", _LOOK, {_LOOK: _STAR}),
-    Contest(f"{_LARGER}: balanced STaR", _LOOK, {_LOOK: _BALANCED}),
-    Contest(f"{_LARGER}: STaR as long", _LOOK, {_LOOK: _LONG}),
-    Contest(f"{_LARGER}: lone generator", _LOOK, {_LOOK: ("malt-lone", "malt-lone+mv")}),
-    Contest(f"{_LARGER}: one shared adapter", _LOOK, {_LOOK: ("shared", "shared+mv")}),
+    Contest(f"{_ADD}: untrained", "steps/cold", "steps/cold", _UNTRAINED),
+    Contest(f"{_ADD}: STaR", "steps/cold", "steps/cold", _STAR),
+    Contest(f"{_ADD}: STaR, second team", "steps/again", "steps/again", _STAR),
+    Contest(f"{_ADD}: STaR, T = 1", "steps/warm", "steps/warm", _STAR),
+    Contest(f"{_ADD}: STaR as long", "steps/cold", "steps/long", _LONG),
+    Contest(f"{_ADD}: lone generator", "steps/cold", "steps/lone", ("malt-g", "malt-g+mv")),
+    Contest(f"{_SUM}: untrained", "arithmetic/first", "arithmetic/first", _UNTRAINED),
+    Contest(f"{_SUM}: STaR", "arithmetic/first", "arithmetic/first", _STAR),
+    Contest(f"{_SUM}: STaR, round two", "arithmetic/second", "arithmetic/second", _STAR),
+    Contest(f"{_LARGER}: untrained", _LOOK, _LOOK, _UNTRAINED),
+    Contest(f"{_LARGER}: STaR", _LOOK, _LOOK, _STAR),
+    Contest(f"{_LARGER}: balanced STaR", _LOOK, _LOOK, _BALANCED),
+    Contest(f"{_LARGER}: STaR as long", _LOOK, _LOOK, _LONG),
+    Contest(f"{_LARGER}: lone generator", _LOOK, _LOOK, ("malt-lone", "malt-lone+mv")),
+    Contest(f"{_LARGER}: one shared adapter", _LOOK, _LOOK, ("shared", "shared+mv")),
 )
 
 
@@ -62,9 +63,8 @@ def overview() -> str:
     head = ("against", "questions × seeds", "best of them", "its accuracy, %", "`malt+mv`, %")
     rows = [[*head, "lead, points", "p", ""], ["---"] * 8]
     for contest in CONTESTS:
-        ours = _predictions(contest.of, ("malt+mv",))
-        theirs = [_predictions(folder, names) for folder, names in contest.others.items()]
-        both = pl.concat([ours, *theirs])
+        ours = _predictions(contest.ours, ("malt+mv",))
+        both = pl.concat([ours, _predictions(contest.theirs, contest.baselines)])
         means = dict(both.group_by("setting").agg(pl.col("correct").mean()).iter_rows())
         best = max((name for name in sorted(means) if name != "malt+mv"), key=lambda n: means[n])
         found = compare(both, "malt+mv", best)
@@ -78,10 +78,7 @@ def overview() -> str:
 
 
 def _predictions(folder: str, settings: tuple[str, ...]) -> pl.DataFrame:
-    frame = open_results(HERE / folder).predictions()
-    return frame.filter(pl.col("setting").is_in(settings)).with_columns(
-        pl.col("correct").cast(pl.Boolean)
-    )
+    return open_results(HERE / folder).predictions().filter(pl.col("setting").is_in(settings))
 
 
 def main(folders: list[Path]) -> None:
