@@ -1,5 +1,5 @@
 #!/bin/sh
-# One team of one task: trees, training sets, adapters, baselines, evaluation, in about an hour on
+# One team of one task: trees, training sets, adapters, baselines, evaluation, in some two hours on
 # two cores. To resume it after an interruption, run it again; finished steps are skipped.
 #
 #     sh docs/results/natural/run.sh TASK SEED [FOLDER]
