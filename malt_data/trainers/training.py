@@ -11,11 +11,9 @@ out/
   checkpoints/     to resume from after a kill; removed at the end
 """
 
-import ctypes
 import json
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -43,8 +41,6 @@ OnProgress = Callable[[int, int], None]
 RECORD = "training.json"
 CHECKPOINTS = "checkpoints"
 PLAN = "plan.json"
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-"""Parameters of mallopt, from glibc's malloc.h."""
 _PACKAGES = ("torch", "transformers", "peft", "trl", "datasets")
 
 
@@ -190,25 +186,10 @@ def run_training(trainer: Any, out: Path, on_progress: OnProgress) -> None:
                 write_metrics(out, state.log_history)
 
     require_space(trainer, out)
-    if trainer.args.use_cpu:
-        keep_freed_memory()
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for results
     trainer.add_callback(Metrics())
     with write_errors(out / CHECKPOINTS):
         trainer.train(resume_from_checkpoint=last_checkpoint(out / CHECKPOINTS))
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep what it frees, which more than halves the time of a step on a CPU.
-
-    By default glibc returns a freed array of this size to the system. A step allocates and frees
-    the logits of a batch (hundreds of MiB) several times, and each time they are mapped page by
-    page. Peak memory grows by a tenth. Does nothing where the C library is another one.
-    """
-    with suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def last_checkpoint(folder: Path) -> str | None:
