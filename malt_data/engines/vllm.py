@@ -36,8 +36,9 @@ from malt_data.storage.documents import read_json
 if TYPE_CHECKING:
     from vllm import SamplingParams
 
-_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The maximum LoRA ranks that vLLM supports."""
+_CONFIG = "adapter_config.json"
 
 
 class VLLMEngine:
@@ -169,6 +170,8 @@ class VLLMEngine:
                 "max_loras": len(self._adapters) + current_platform.is_cpu(),
                 "max_lora_rank": _rank(self._adapters),
             }
+            if current_platform.is_cpu():  # where it computes all modules, if only with zeros
+                options["lora_target_modules"] = _modules(self._adapters)
         source = resolve(self.model, self._note)
         self._note(f"Starting vLLM with {self.model} (half a minute or more).")
         try:
@@ -265,18 +268,33 @@ def _rank(adapters: tuple[str, ...]) -> int:
     """Return the smallest supported rank that fits all; adapters on the Hub count as 64."""
     largest = 0
     for adapter in adapters:
-        config = Path(adapter) / "adapter_config.json"
-        largest = max(largest, _rank_of(config) if config.exists() else 64)
+        config = _config(adapter)
+        rank = 64 if config is None else config.get("r")
+        if not isinstance(rank, int):
+            raise EngineDown(f"{adapter}/{_CONFIG} has no valid rank r. Train the adapter again.")
+        largest = max(largest, rank)
     return min((rank for rank in _RANKS if rank >= largest), default=max(_RANKS))
 
 
-def _rank_of(config: Path) -> int:
+def _modules(adapters: tuple[str, ...]) -> list[str] | None:
+    """Return the names of the modules that any of the adapters changes; None if unknown."""
+    modules: set[str] = set()
+    for config in map(_config, adapters):
+        names = (config or {}).get("target_modules")
+        if not isinstance(names, list) or not names:  # a pattern, or on the Hub
+            return None
+        modules.update(names)
+    return sorted(modules)
+
+
+def _config(adapter: str) -> dict[str, Any] | None:
+    """Return an adapter's configuration; None if it is on the Hub."""
+    path = Path(adapter) / _CONFIG
+    if not path.exists():
+        return None
     try:
-        rank = read_json(config)["r"]
-    except (OSError, ValueError, KeyError) as error:
+        return read_json(path)
+    except (OSError, ValueError) as error:
         raise EngineDown(
-            f"{config} cannot be read ({one_line(error)}). Train the adapter again."
+            f"{path} cannot be read ({one_line(error)}). Train the adapter again."
         ) from None
-    if not isinstance(rank, int):
-        raise EngineDown(f"{config} has no valid rank r. Train the adapter again.")
-    return rank

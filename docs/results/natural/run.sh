@@ -17,7 +17,7 @@ plain() { # COMMAND …: on the task's questions, in plain text
 }
 grow() {
     plain build --prompts "$here/prompts/$task.toml" --limit 100 --n 3 --temperature 1.0 \
-        --max-tokens 24 "$@"
+        --max-tokens 16 "$@"
 }
 train() {
     malt-data train --config "$here/recipe.toml" --seed "$seed" "$@"
