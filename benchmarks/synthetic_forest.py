@@ -46,9 +46,9 @@ def synthetic_forest(
     ]
     spec = resolve_sampling(BuildSpec(engine="openai", model="made", n=N), None)
     forest = create_forest(folder, spec, questions, {})
-    ids = [q.question_id for q in questions]
+    ids = sorted(q.question_id for q in questions)
     for start in range(0, trees, _TREES_A_PART):
-        frame = _part(sorted(ids[start : start + _TREES_A_PART]), source, pool, sentences_a_tree)
+        frame = _part(ids[start : start + _TREES_A_PART], source, pool, sentences_a_tree)
         forest.parts.write(stamped(frame, forest.manifest.labels))
     return forest
 

@@ -36,9 +36,27 @@ class Contest(NamedTuple):
 _UNTRAINED = ("sa", "sa+mv", "ma", "ma+mv")
 _STAR = ("star-sa", "star-sa+mv", "star-ma", "star-ma+mv")
 _LONG = ("star-sa-long", "star-sa-long+mv", "star-ma-long", "star-ma-long+mv")
-_BALANCED = tuple(name.replace("long", "balanced") for name in _LONG)
+_NATURAL = {
+    "untrained": _UNTRAINED,
+    "STaR": _STAR,
+    "balanced STaR": tuple(name.replace("long", "balanced") for name in _LONG),
+    "STaR as long": _LONG,
+    "STaR, second round": tuple(name.replace("long", "again") for name in _LONG),
+    "lone generator": ("malt-lone", "malt-lone+mv"),
+    "one shared adapter": ("shared", "shared+mv"),
+}
+
+
+def _natural(name: str, folder: str, without: tuple[str, ...] = ()) -> tuple[Contest, ...]:
+    """Return the contests of a task that nobody arranged."""
+    return tuple(
+        Contest(f"[{name}](natural/README.md): {what}", folder, folder, baselines)
+        for what, baselines in _NATURAL.items()
+        if what not in without
+    )
+
+
 _ADD, _SUM = "[Two ways to add](steps/README.md)", "[Small sums](arithmetic/README.md)"
-_LARGER, _LOOK = "[Which is larger](natural/README.md), first look", "natural/larger/look"
 CONTESTS = (
     Contest(f"{_ADD}: untrained", "steps/cold", "steps/cold", _UNTRAINED),
     Contest(f"{_ADD}: STaR", "steps/cold", "steps/cold", _STAR),
@@ -49,12 +67,8 @@ CONTESTS = (
     Contest(f"{_SUM}: untrained", "arithmetic/first", "arithmetic/first", _UNTRAINED),
     Contest(f"{_SUM}: STaR", "arithmetic/first", "arithmetic/first", _STAR),
     Contest(f"{_SUM}: STaR, round two", "arithmetic/second", "arithmetic/second", _STAR),
-    Contest(f"{_LARGER}: untrained", _LOOK, _LOOK, _UNTRAINED),
-    Contest(f"{_LARGER}: STaR", _LOOK, _LOOK, _STAR),
-    Contest(f"{_LARGER}: balanced STaR", _LOOK, _LOOK, _BALANCED),
-    Contest(f"{_LARGER}: STaR as long", _LOOK, _LOOK, _LONG),
-    Contest(f"{_LARGER}: lone generator", _LOOK, _LOOK, ("malt-lone", "malt-lone+mv")),
-    Contest(f"{_LARGER}: one shared adapter", _LOOK, _LOOK, ("shared", "shared+mv")),
+    *_natural("Which is larger, first look", "natural/larger/look", ("STaR, second round",)),
+    *_natural("Which is larger", "natural/larger/0"),
 )
 
 

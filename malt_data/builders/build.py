@@ -146,7 +146,11 @@ async def _build(
     on_progress: OnProgress,
     note: Callable[[str], None],
 ) -> BuildReport:
-    questions = [q for q in loaded.questions if in_shard(q.question_id, spec.shard)]
+    # In order of id, so that each part has neighbouring ids, and queries for one skip the others.
+    questions = sorted(
+        (q for q in loaded.questions if in_shard(q.question_id, spec.shard)),
+        key=lambda q: q.question_id,
+    )
     report = BuildReport(asked=len(questions), refused=loaded.counts())
     todo = questions
     parts = NodeParts(folder / layout.NODES)

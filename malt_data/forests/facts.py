@@ -66,11 +66,7 @@ def find_tree(forest: Forest, name: str | None) -> pl.DataFrame:
 
 def _find_tree(forest: Forest, name: str | None) -> pl.DataFrame:
     prefix = name.partition("/")[0] if name else min(forest.done, default="")
-    found = {
-        path: ids
-        for path in forest.parts.paths()
-        if (ids := [tree for tree in forest.parts.trees_in(path) if tree.startswith(prefix)])
-    }
+    found = forest.parts.trees_like(prefix)
     trees = sorted(set().union(*found.values()))
     if not trees:
         what = f"no tree {prefix!r}" if prefix else "no trees yet"

@@ -15,7 +15,15 @@ from malt_data.errors import SpecError
 from malt_data.graders import require_grader
 from malt_data.schemas.forest import NODES, VERSION
 from malt_data.schemas.versions import check, require_columns, upgrade
-from malt_data.storage.parquet import LABELS, Footer, corrupt, count_rows, encoded, read_table
+from malt_data.storage.parquet import (
+    LABELS,
+    Footer,
+    bounds,
+    corrupt,
+    count_rows,
+    encoded,
+    read_table,
+)
 from malt_data.storage.parts import Parts, retry_missing
 
 if TYPE_CHECKING:
@@ -63,6 +71,18 @@ class NodeParts(Parts):
         trees: list[str] = encoded(column).dictionary.to_pylist()
         return trees
 
+    def trees_like(self, prefix: str) -> dict[Path, list[str]]:
+        """Return the ids of trees that start with `prefix`, of each part that has any.
+
+        Only parts within whose bounds they can be are read: few, as trees are grown in order of id.
+        """
+        found = {}
+        for path in self.paths():
+            low, high = bounds(path, "question_id") or ("", prefix)
+            if low[: len(prefix)] <= prefix <= high[: len(prefix)]:
+                found[path] = [name for name in self.trees_in(path) if name.startswith(prefix)]
+        return {path: names for path, names in found.items() if names}
+
     def tree(self, path: Path, name: str) -> "pl.DataFrame":
         """Return the nodes of one tree in a part, decoding little else."""
         import polars as pl
@@ -109,6 +129,11 @@ class NodeParts(Parts):
                 require_grader(footer.labels.grader)
             except SpecError as error:
                 raise corrupt(path, error) from None
+
+    def _place(self, path: Path) -> str:
+        """Merge parts with neighbouring ids, so that a query for an id can skip most of them."""
+        low, _ = bounds(path, "question_id") or ("", "")
+        return low
 
     def _merged(self, paths: Sequence[Path]) -> pa.Table | None:
         labels = {self.footer(path).labels for path in paths}

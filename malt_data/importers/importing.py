@@ -114,7 +114,7 @@ def import_forest(
     ):
         build = build.model_copy(update={"grader": grader.name})
         forest = create_forest(temporary, build, [*questions.values()], facts)
-        left = iter(trees.items())
+        left = iter(sorted(trees.items()))  # by id, as a build grows them
         done = 0
         while some := dict(islice(left, TREES_PER_PART)):
             rows = _graded(some, questions, build, grader)

@@ -99,6 +99,24 @@ def count_bytes(path: Path) -> int:
     return sum(found.row_group(group).total_byte_size for group in range(found.num_row_groups))
 
 
+def bounds(path: Path, column: str) -> tuple[str, str] | None:
+    """Return a lower and an upper bound of a column of strings, from the file's statistics.
+
+    None if it has none. Raises as `count_rows`.
+    """
+    found = _metadata(path)
+    try:
+        groups = [found.row_group(number) for number in range(found.num_row_groups)]
+        columns = [group.column(place) for group in groups for place in range(group.num_columns)]
+        known = [each.statistics for each in columns if each.path_in_schema == column]
+        if not known or not all(each is not None and each.has_min_max for each in known):
+            return None
+        low, high = min(each.min for each in known), max(each.max for each in known)
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise corrupt(path, error) from error
+    return (low, high) if isinstance(low, str) and isinstance(high, str) else None
+
+
 def _metadata(path: Path) -> Any:
     file_state(path)
     try:

@@ -136,7 +136,7 @@ class Parts(ABC):
             self._tidy()
             batch: list[Path] = []
             filled = 0
-            for path in self.paths():
+            for path in sorted(self.paths(), key=self._place):
                 size = count_bytes(path)
                 if size >= self.full_size // 2:
                     continue
@@ -151,6 +151,10 @@ class Parts(ABC):
     @abstractmethod
     def _check(self, path: Path, footer: Footer) -> None:
         """Raise if a part is of another kind or newer than this code."""
+
+    def _place(self, path: Path) -> str:
+        """Return what the order in which parts are merged goes by."""
+        return path.name
 
     @abstractmethod
     def _merged(self, paths: Sequence[Path]) -> pa.Table | None:

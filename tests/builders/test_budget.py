@@ -1,6 +1,7 @@
 """A build stops at a budget, and the next one goes on."""
 
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import polars as pl
 import pytest
 
 import malt_data
+from malt_data.engines import Completion, Request
 from malt_data.errors import SpecError
 from malt_data.schemas.spec import Budget
 
@@ -20,6 +22,21 @@ def _tokens(folder: Path) -> int:
     return int(
         nodes.select(pl.col("prompt_tokens") + pl.col("completion_tokens")).sum().collect().item()
     )
+
+
+def test_trees_are_grown_in_order_of_id(tmp_path: Path) -> None:
+    engine = known_rates.KnownRates(lambda die: die, places=1)
+    asked: list[str | None] = []
+    complete = engine.complete
+
+    def recorded(request: Request) -> AsyncIterator[tuple[int, Completion]]:
+        asked.append(request.tree)
+        return complete(request)
+
+    engine.complete = recorded  # type: ignore[method-assign]
+    malt_data.build_forest(known_rates.spec(tmp_path, 8), tmp_path / "f", engine=engine)
+    first = list(dict.fromkeys(asked))
+    assert first == sorted(malt_data.open_forest(tmp_path / "f").done)
 
 
 def test_it_starts_no_tree_that_would_exceed_the_tokens(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from with_vllm import pytestmark as pytestmark  # first, as it skips where there
 
 from malt_data.engines import Completion, Request
 from malt_data.engines.embedded import EMBEDDED
-from malt_data.engines.vllm import VLLMEngine, _rank
+from malt_data.engines.vllm import VLLMEngine, _modules, _rank
 from malt_data.errors import EngineDown, EngineError
 
 QUESTION = "What is 2 + 5? Think step by step, then end with 'Final Answer: <number>'."
@@ -137,11 +137,34 @@ def test_a_model_that_cannot_be_loaded_is_a_clear_error(
 
 
 def test_the_rank_is_the_smallest_that_fits_every_adapter(tmp_path: Path) -> None:
-    for name, rank in [("a", 4), ("b", 20)]:
+    for name, rank in [("a", 4), ("b", 20), ("c", 1)]:
         (tmp_path / name).mkdir()
         (tmp_path / name / "adapter_config.json").write_text(json.dumps({"r": rank}))
     assert _rank((str(tmp_path / "a"),)) == 8
     assert _rank((str(tmp_path / "a"), str(tmp_path / "b"))) == 32
+    assert _rank((str(tmp_path / "c"),)) == 1
+    assert _rank((str(tmp_path / "c"), "me/on-the-hub")) == 64
+
+
+@pytest.mark.parametrize(
+    ("targets", "modules"),
+    [
+        ([["q_proj", "v_proj"], ["q_proj", "o_proj"]], ["o_proj", "q_proj", "v_proj"]),
+        ([["q_proj"], "all-linear"], None),
+        ([["q_proj"], None], None),  # on the Hub
+        ([["q_proj"], []], None),
+    ],
+)
+def test_lora_is_applied_to_the_modules_of_all_adapters(
+    targets: list[list[str] | str | None], modules: list[str] | None, tmp_path: Path
+) -> None:
+    adapters = [str(tmp_path / str(number)) for number in range(len(targets))]
+    for adapter, names in zip(adapters, targets, strict=True):
+        if names is not None:
+            Path(adapter).mkdir()
+            config = {"r": 8, "target_modules": names}
+            (Path(adapter) / "adapter_config.json").write_text(json.dumps(config))
+    assert _modules(tuple(adapters)) == modules
 
 
 def test_prompts_that_fill_more_than_one_step_keep_their_seeds(

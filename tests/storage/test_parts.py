@@ -87,6 +87,42 @@ def test_compaction_keeps_every_tree_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert visible(tmp_path) == names
 
 
+def test_compaction_merges_neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = NodeParts(tmp_path)
+    names = [f"{i * 37 % 64:04}" for i in range(64)]
+    for name in names:
+        parts.write(trees(name))
+    monkeypatch.setattr(NodeParts, "full_size", 16 * count_bytes(parts.paths()[0]))
+    parts.compact()
+    held = sorted(parts.trees_in(path) for path in parts.paths())
+    assert len(held) == 4
+    assert [name for ids in held for name in ids] == sorted(names)
+
+
+def test_only_parts_within_whose_bounds_a_tree_can_be_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = NodeParts(tmp_path)
+    first, both = parts.write(trees("a1", "b2")), parts.write(trees("b3", "b4"))
+    bare = tmp_path / "part-bare.parquet"
+    pq.write_table(trees("b5", "c1"), bare, write_statistics=False)  # as others may write them
+    read: list[Path] = []
+    trees_in = NodeParts.trees_in
+
+    def recorded(self: NodeParts, path: Path) -> list[str]:
+        read.append(path)
+        return trees_in(self, path)
+
+    monkeypatch.setattr(NodeParts, "trees_in", recorded)
+    assert parts.trees_like("b") == {first: ["b2"], both: ["b3", "b4"], bare: ["b5"]}
+    assert len(read) == 3
+    read.clear()
+    assert parts.trees_like("b4") == {both: ["b4"]}
+    assert sorted(read) == sorted([both, bare])
+    assert parts.trees_like("") == {first: ["a1", "b2"], both: ["b3", "b4"], bare: ["b5", "c1"]}
+    assert parts.trees_like("d") == {}
+
+
 def test_a_kill_between_merge_and_removal_duplicates_no_tree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
