@@ -68,7 +68,7 @@ CONTESTS = (
     Contest(f"{_SUM}: STaR", "arithmetic/first", "arithmetic/first", _STAR),
     Contest(f"{_SUM}: STaR, round two", "arithmetic/second", "arithmetic/second", _STAR),
     *_natural("Which is larger, first look", "natural/larger/look", ("STaR, second round",)),
-    *_natural("Which is larger", "natural/larger/0"),
+    *_natural("Which is larger", "natural/larger/0/results"),
 )
 
 
