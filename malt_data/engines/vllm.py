@@ -283,8 +283,9 @@ def _modules(adapters: tuple[str, ...]) -> list[str] | None:
         names = (config or {}).get("target_modules")
         if not isinstance(names, list) or not names:  # a pattern, or on the Hub
             return None
-        modules.update(names)
-    return sorted(modules)
+        modules.update(map(str, names))
+    # Of a path, vLLM would not find the part that it merges with others, and leave it out.
+    return None if any("." in name for name in modules) else sorted(modules)
 
 
 def _config(adapter: str) -> dict[str, Any] | None:

@@ -153,6 +153,7 @@ def test_the_rank_is_the_smallest_that_fits_every_adapter(tmp_path: Path) -> Non
         ([["q_proj"], "all-linear"], None),
         ([["q_proj"], None], None),  # on the Hub
         ([["q_proj"], []], None),
+        ([["q_proj", "layers.0.self_attn.v_proj"]], None),
     ],
 )
 def test_lora_is_applied_to_the_modules_of_all_adapters(
