@@ -1,6 +1,6 @@
 #!/bin/sh
 # One team of one task: trees, training sets, adapters, baselines, evaluation, in some two hours on
-# two cores (the first team of `larger` took 88 minutes). To resume it after an interruption, run it again; finished steps are skipped.
+# two cores. To resume it after an interruption, run it again; finished steps are skipped.
 #
 #     sh docs/results/natural/run.sh TASK SEED [FOLDER]
 set -eu
