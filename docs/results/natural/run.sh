@@ -1,6 +1,6 @@
 #!/bin/sh
-# One team of one task: trees, training sets, adapters, baselines, evaluation, in some two hours on
-# two cores. To resume it after an interruption, run it again; finished steps are skipped.
+# One team of one task: trees, adapters, baselines, evaluation, in some 80 minutes on one core. To
+# resume it after an interruption, run it again; finished steps are skipped.
 #
 #     sh docs/results/natural/run.sh TASK SEED [FOLDER]
 set -eu
@@ -20,13 +20,7 @@ grow() {
         --max-tokens 16 "$@"
 }
 train() {
-    malt-data train --config "$here/recipe.toml" --seed "$seed" "$@"
-}
-adapters() { # NAME: the adapters of a folder as a set of that name
-    echo "[own.$1]"
-    for role in generator verifier refiner; do
-        echo "$role = \"../$1/${role}_sft\""
-    done
+    malt-data train --config "$here/recipe.toml" --model smollm2-135m --seed "$seed" "$@"
 }
 
 python "$here/questions.py" "$task" ../questions.jsonl
@@ -35,27 +29,28 @@ case $task in greater | divisible) set -- --grader "$here/grade.py:grade" ;; *) 
 
 grow --seed "$seed" --out trees "$@"
 malt-data export trees
-train --role all --dataset trees --out team
+train --role all --stage sft --dataset trees --out team
 
-# A second round of STaR: trees grown by the first, with as many samples.
+# A second round: trees grown by the first, with as many samples.
 grow --team team/team.toml --adapters sft --seed "$((seed + 100))" --out again-trees "$@"
-malt-data export again-trees --format sft
+malt-data export again-trees
 train --role all --stage sft --dataset again-trees --out again
+
+# The generator learns from pairs of the first trees, the others from those that the team grew.
+dpo() { # ROLE TREES
+    train --role "$1" --stage dpo --dataset "$2" --adapter "team/$1_sft" --out "pairs/$1_dpo"
+}
+dpo generator trees
+dpo verifier again-trees
+dpo refiner again-trees
 
 # STaR on as many rows of either answer.
 python "$here/balanced.py" trees/exports balanced/rows
-for role in generator verifier refiner; do
-    train --role "$role" --stage sft --dataset "balanced/rows/${role}_sft" --model smollm2-135m \
-        --out "balanced/${role}_sft"
-done
+train --role generator --stage sft --dataset balanced/rows/generator_sft --out balanced/generator_sft
 
-{ cat team/team.toml && adapters again && adapters balanced; } >team/all.toml
-chains="sa sa+mv ma ma+mv"
-stars=$(for star in star-sa star-ma; do
-    for kind in "" -long -again -balanced; do echo "$star$kind $star$kind+mv"; done
-done)
-settings=$(echo $chains $stars malt-lone malt-lone+mv shared shared+mv malt malt+mv | tr ' ' ,)
-plain eval --team team/all.toml --temperature 0.3 --seeds 1 --settings "$settings" \
-    --settings-file "$here/settings.toml" --against malt+mv --figures --markdown --out results \
-    "$@" >results.md
+cat team/team.toml "$here/adapters.toml" >team/all.toml
+settings=sa+mv,star-sa+mv,star-ma+mv,star-sa-again+mv,star-ma-again+mv,star-sa-balanced+mv
+plain eval --team team/all.toml --temperature 0.3 --seeds 1 --against malt-again+mv \
+    --settings "$settings,malt-lone+mv,malt-again+mv" --settings-file "$here/settings.toml" \
+    --figures --markdown --out results "$@" >results.md
 cat results.md
