@@ -53,8 +53,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path, *, replace: bool) -> Iterator[Path]:
     """Yield a temporary folder next to `path`; on success rename it to `path`.
 
-    replace: overwrite an existing folder; otherwise a non-empty one is an error.
+    path: a link stays one; the folder behind it is written. replace: overwrite an existing folder;
+    otherwise a non-empty one is an error.
     """
+    path = Path(os.path.realpath(path))
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         recover(path.parent, path.name)

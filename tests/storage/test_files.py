@@ -14,14 +14,14 @@ from malt_data.storage.files import atomic_folder, atomic_write, lock, recover, 
 WRITER = """
 import sys
 from pathlib import Path
-from malt_data.forests.whole import whole, whole_folder
+from malt_data.storage.files import atomic_folder, atomic_write
 path = Path(sys.argv[1])
 if sys.argv[2] == "file":
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("new")
         print(temporary.name, flush=True)
         sys.stdin.read()
-with whole_folder(path, replace=True) as temporary:
+with atomic_folder(path, replace=True) as temporary:
     (temporary / "a").write_text("new")
     print(temporary.name, flush=True)
     sys.stdin.read()
@@ -32,7 +32,9 @@ def start(path: Path, kind: str) -> tuple["subprocess.Popen[str]", Path]:
     command = [sys.executable, "-c", WRITER, str(path), kind]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
-    return child, path.parent / child.stdout.readline().strip()
+    name = child.stdout.readline().strip()
+    assert name, "the writer has not started"
+    return child, path.parent / name
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
@@ -62,6 +64,18 @@ def test_recover_moves_a_complete_folder_into_place(tmp_path: Path) -> None:
         (temporary / "a").write_text("newer")
     assert (tmp_path / "x" / "a").read_text() == "newer"
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_folder_behind_a_link_is_replaced_and_the_link_stays(tmp_path: Path) -> None:
+    disk, link = tmp_path / "disk" / "x", tmp_path / "x"
+    link.symlink_to(disk)
+    for text in ("created", "replaced"):
+        with atomic_folder(link, replace=True) as temporary:
+            assert temporary.parent == disk.parent  # a rename cannot cross file systems
+            (temporary / "a").write_text(text)
+        assert link.is_symlink()
+        assert (disk / "a").read_text() == text
+    assert [path.name for path in disk.parent.iterdir()] == ["x"]
 
 
 def test_a_folder_created_meanwhile_is_not_replaced(tmp_path: Path) -> None:
