@@ -19,18 +19,20 @@ HERE = Path(__file__).parent
 OVERVIEW = HERE / "README.md"
 MARK = "<!-- written by tables.py -->\n"
 SURE = 0.01
+TEAMS = ("malt-again+mv", "malt+mv", "malt")
 
 
 class Contest(NamedTuple):
-    """`malt+mv` against the best of some baselines, with the questions and seeds of both.
+    """A team against the best of some baselines, with the questions and seeds of both.
 
-    ours: the folder that has `malt+mv`. theirs: the folder that has the baselines.
+    ours: the folder that has the setting `team`. theirs: the folder that has the baselines.
     """
 
     name: str
     ours: str
     theirs: str
     baselines: tuple[str, ...]
+    team: str = "malt+mv"
 
 
 _UNTRAINED = ("sa", "sa+mv", "ma", "ma+mv")
@@ -47,13 +49,26 @@ _NATURAL = {
 }
 
 
-def _natural(name: str, folder: str, without: tuple[str, ...] = ()) -> tuple[Contest, ...]:
+_SECOND_TRY = {
+    "untrained": ("sa+mv",),
+    "STaR": ("star-sa+mv", "star-ma+mv"),
+    "balanced STaR": ("star-sa-balanced+mv",),
+    "STaR, second round": ("star-sa-again+mv", "star-ma-again+mv"),
+    "lone generator": ("malt-lone+mv",),
+}
+
+
+def _natural(
+    name: str, folder: str, baselines: dict[str, tuple[str, ...]], team: str = "malt+mv"
+) -> tuple[Contest, ...]:
     """Return the contests of a task that nobody arranged."""
     return tuple(
-        Contest(f"[{name}](natural/README.md): {what}", folder, folder, baselines)
-        for what, baselines in _NATURAL.items()
-        if what not in without
+        Contest(f"[{name}](natural/README.md): {what}", folder, folder, those, team)
+        for what, those in baselines.items()
     )
+
+
+_FIRST_LOOK = {what: those for what, those in _NATURAL.items() if "second" not in what}
 
 
 _ADD, _SUM = "[Two ways to add](steps/README.md)", "[Small sums](arithmetic/README.md)"
@@ -67,25 +82,27 @@ CONTESTS = (
     Contest(f"{_SUM}: untrained", "arithmetic/first", "arithmetic/first", _UNTRAINED),
     Contest(f"{_SUM}: STaR", "arithmetic/first", "arithmetic/first", _STAR),
     Contest(f"{_SUM}: STaR, round two", "arithmetic/second", "arithmetic/second", _STAR),
-    *_natural("Which is larger, first look", "natural/larger/look", ("STaR, second round",)),
-    *_natural("Which is larger", "natural/larger/0/results"),
+    *_natural("Which is larger, first look", "natural/larger/look", _FIRST_LOOK),
+    *_natural("Which is larger", "natural/larger/0/results", _NATURAL),
+    *_natural("Is it greater", "natural/greater/0/results", _SECOND_TRY, "malt-again+mv"),
+    *_natural("Is it divisible", "natural/divisible/0/results", _SECOND_TRY, "malt-again+mv"),
 )
 
 
 def overview() -> str:
     """Return the table of all contests, won and lost."""
-    head = ("against", "questions × seeds", "best of them", "its accuracy, %", "`malt+mv`, %")
+    head = ("against", "questions × seeds", "best of them", "its accuracy, %", "the team's, %")
     rows = [[*head, "lead, points", "p", ""], ["---"] * 8]
     for contest in CONTESTS:
-        ours = _predictions(contest.ours, ("malt+mv",))
+        ours = _predictions(contest.ours, (contest.team,))
         both = pl.concat([ours, _predictions(contest.theirs, contest.baselines)])
         means = dict(both.group_by("setting").agg(pl.col("correct").mean()).iter_rows())
-        best = max((name for name in sorted(means) if name != "malt+mv"), key=lambda n: means[n])
-        found = compare(both, "malt+mv", best)
+        best = max((name for name in sorted(means) if name != contest.team), key=lambda n: means[n])
+        found = compare(both, contest.team, best)
         lead, p = found["behind"], found["p"]
         outcome = "no difference shown" if p >= SURE else "won" if lead > 0 else "lost"
         size = f"{ours['question_id'].n_unique()} × {ours['seed'].n_unique()}"
-        numbers = (means[best] * 100, means["malt+mv"] * 100, lead * 100)
+        numbers = (means[best] * 100, means[contest.team] * 100, lead * 100)
         shown = (f"{number:.1f}" for number in numbers)
         rows.append([contest.name, size, f"`{best}`", *shown, f"{p:.4f}", outcome])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
@@ -98,7 +115,7 @@ def _predictions(folder: str, settings: tuple[str, ...]) -> pl.DataFrame:
 def main(folders: list[Path]) -> None:
     for folder in folders:
         results = open_results(folder)
-        against = next((name for name in ("malt+mv", "malt") if name in results.settings), None)
+        against = next((name for name in TEAMS if name in results.settings), None)
         (folder / "table.md").write_text(markdown(accuracy_table(results, against)) + "\n", "utf-8")
         if (folder / "figures").exists():
             write_figures(results, folder / "figures")
