@@ -1,6 +1,7 @@
 """Write the questions of the tasks, two thirds for training.
 
-    python docs/results/natural/questions.py larger larger.jsonl
+    python docs/results/natural/questions.py larger larger.jsonl        # not evaluated yet
+    python docs/results/natural/questions.py larger larger.jsonl 1      # those of the first team
 
 larger      which of two numbers of three digits is larger: a hidden prior, as the model names the
             first far too seldom, though its odds know better
@@ -63,7 +64,7 @@ TASKS: dict[str, Callable[[random.Random], Question]] = {
 
 
 YES_OR_NO = ("greater", "divisible")
-UNSEEN = {"larger": 2, "greater": 1, "shopping": 1, "divisible": 1}
+UNSEEN = {"larger": 2, "greater": 2, "shopping": 1, "divisible": 2}
 
 
 def rows(task: str, seed: int | None = None) -> list[dict[str, str]]:
@@ -89,6 +90,6 @@ def _two(source: random.Random) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    task, file = sys.argv[1:]
-    lines = [json.dumps(row) for row in rows(task)]
+    task, file, *seed = sys.argv[1:]
+    lines = [json.dumps(row) for row in rows(task, *map(int, seed))]
     Path(file).write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 # resume it after an interruption, run it again; finished steps are skipped.
 #
 #     sh docs/results/natural/run.sh TASK SEED [FOLDER]
+#     ASKED=1 sh docs/results/natural/run.sh greater 0    # the questions of greater/0
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 task=$1 seed=$2 folder=${3:-natural}/$1
@@ -23,7 +24,7 @@ train() {
     malt-data train --config "$here/recipe.toml" --model smollm2-135m --seed "$seed" "$@"
 }
 
-python "$here/questions.py" "$task" ../questions.jsonl
+python "$here/questions.py" "$task" ../questions.jsonl ${ASKED:-}
 printf '%s\n' '[chat_template]' 'plain = true' >../plain.toml
 case $task in greater | divisible) set -- --grader "$here/grade.py:grade" ;; *) set -- ;; esac
 
