@@ -59,7 +59,7 @@ def table(costs: Costs, results: Path) -> list[list[str]]:
     head = ["setting", "accuracy, %", "tokens an answer", "sampled tokens, thousands"]
     head += ["trained tokens, thousands", "minutes before", "memory, GiB"]
     rows = [head, ["---"] * len(head)]
-    for use in open_results(results).sql("FROM cost ORDER BY accuracy").to_dicts():
+    for use in open_results(results).sql("FROM cost ORDER BY accuracy, setting").to_dicts():
         stages = TOOK.get(use["setting"].removesuffix("+mv"))
         if stages is None:
             continue
@@ -74,14 +74,18 @@ def table(costs: Costs, results: Path) -> list[list[str]]:
     return rows
 
 
+def written(rows: list[list[str]]) -> str:
+    """Return the rows as Markdown."""
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
 def main(*folders: str) -> None:
     *run, team = map(Path, folders)
     kept = team / "costs.json"
     if run:
         kept.write_text(json.dumps(collect(run[0]), indent=2) + "\n", "utf-8")
     rows = table(json.loads(kept.read_text("utf-8")), team / "results")
-    text = "".join(f"| {' | '.join(row)} |\n" for row in rows)
-    (team / "costs.md").write_text(text, "utf-8")
+    (team / "costs.md").write_text(written(rows), "utf-8")
 
 
 if __name__ == "__main__":
