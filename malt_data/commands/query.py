@@ -35,7 +35,7 @@ def sql(args: tuple[str, ...], form: str | None, as_json: bool) -> None:
     """Run a read-only DuckDB query on a forest or eval results.
 
     Views of a forest: questions, nodes, roles, trees, trajectories, pairs, forest_stats,
-    role_stats, judgements, verdicts, confidence.
+    role_stats, judgements, verdicts, credit, confidence.
 
     Views of results: questions, completions, predictions, roles, accuracy, cost, turns, ballots,
     turn_accuracy, flips, votes, verdicts.

@@ -55,8 +55,8 @@ class Forest:
     """All trees of one build: `manifest`, `questions`, `nodes`, and SQL over them."""
 
     views: tuple[str, ...] = (
-        "marked", "trajectories", "pairs", "role_stats", "judgements", "verdicts", "trees",
-        "forest_stats",
+        "marked", "trajectories", "pairs", "role_stats", "judgements", "verdicts", "credit",
+        "trees", "forest_stats",
     )  # fmt: skip
 
     def __init__(self, folder: Path, manifest: Manifest, origin: str | None = None) -> None:

@@ -64,3 +64,17 @@ def test_trees_of_one_turn_rescue_and_mislead_nothing(tmp_path: Path) -> None:
     forest = make_forest(tmp_path / "f", n=(4,), pipeline=find_pipeline("generator"))
     rows = forest.sql("SELECT DISTINCT rescued, spoiled, misled FROM trees").rows()
     assert rows == [(0, 0, 0)]
+
+
+def test_credit_is_counted_as_node_by_node(tmp_path: Path) -> None:
+    forest = make_forest(tmp_path / "forest", trees=12, n=(2, 3, 2), timeouts=0.1)
+    found = {row["role"]: row for row in forest.sql("FROM credit").to_dicts()}
+    nodes = [node for tree in _trees(forest).values() for node in tree]
+    assert list(found) == ["generator", "refiner"]  # in the order of their turns; the other judges
+    for role, row in found.items():
+        right = [n["label"] for n in nodes if n["role"] == role and n["correct"]]
+        wrong = [n["label"] for n in nodes if n["role"] == role and not n["correct"]]
+        assert (row["right_answers"], row["wrong_answers"]) == (len(right), len(wrong))
+        assert row["positive_if_right"] == pytest.approx(sum(right) / len(right))
+        assert row["positive_if_wrong"] == pytest.approx(sum(wrong) / len(wrong))
+        assert 0 < len(right) < len(right + wrong)
