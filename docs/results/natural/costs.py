@@ -60,9 +60,7 @@ def table(costs: Costs, results: Path) -> list[list[str]]:
     head += ["trained tokens, thousands", "minutes before", "memory, GiB"]
     rows = [head, ["---"] * len(head)]
     for use in open_results(results).sql("FROM cost ORDER BY accuracy, setting").to_dicts():
-        stages = TOOK.get(use["setting"].removesuffix("+mv"))
-        if stages is None:
-            continue
+        stages = TOOK[use["setting"].removesuffix("+mv")]
         taken = [(stage.endswith("trees"), costs[stage]) for stage in stages]
         sampled = sum(cost["tokens"] for tree, cost in taken if tree)
         trained = sum(cost["tokens"] for tree, cost in taken if not tree)
