@@ -23,7 +23,6 @@ TRAIN, TEST = 240, 400
 Question = tuple[str, str]
 """Text and gold answer."""
 
-_NAMES = ("Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Henry", "Ivy", "Jack")
 _PACKED = [
     ("boxes", "books"), ("bags", "apples"), ("packs", "pencils"), ("trays", "eggs"),
     ("shelves", "jars"), ("rows", "chairs"), ("tables", "plates"), ("cartons", "bottles"),
@@ -41,12 +40,11 @@ def greater(source: random.Random) -> Question:
 
 
 def shopping(source: random.Random) -> Question:
-    name, (holders, things) = source.choice(_NAMES), source.choice(_PACKED)
+    holders, things = source.choice(_PACKED)
     a, b = source.randint(2, 9), source.randint(2, 9)
     texts = [
-        f"{name} has {a} {holders} with {b} {things} each. How many {things} are there?",
-        f"One of the {things} costs {b} dollars. How much do {a} of them cost?",
-        f"There are {a} {holders} and {b} {things} in each. How many {things} does {name} count?",
+        f"{a} {holders} with {b} {things} each. How many {things}?",
+        f"{a} {things} cost {b} dollars each. How much do they cost?",
     ]
     return source.choice(texts), str(a * b)
 

@@ -17,7 +17,7 @@ plain() { # COMMAND …: on the task's questions, in plain text
         --config ../plain.toml --concurrency 128 "$@"
 }
 grow() {
-    plain build --prompts "$here/prompts/$task.toml" --limit 100 --n 3 --temperature 1.0 \
+    plain build --prompts "$here/prompts/$task.toml" --limit 100 --n 3 --temperature "$heat" \
         --max-tokens 16 "$@"
 }
 train() {
@@ -27,6 +27,7 @@ train() {
 python "$here/questions.py" "$task" ../questions.jsonl ${ASKED:-}
 printf '%s\n' '[chat_template]' 'plain = true' >../plain.toml
 case $task in greater | divisible) set -- --grader "$here/grade.py:grade" ;; *) set -- ;; esac
+case $task in shopping) heat=0.7 first=again-trees ;; *) heat=1.0 first=trees ;; esac
 
 grow --seed "$seed" --out trees "$@"
 malt-data export trees
@@ -37,20 +38,27 @@ grow --team team/team.toml --adapters sft --seed "$((seed + 100))" --out again-t
 malt-data export again-trees
 train --role all --stage sft --dataset again-trees --out again
 
-# The generator learns from pairs of the first trees, the others from those that the team grew.
+# Verifier and refiner learn from pairs of trees that the team grew, the generator from those that
+# were chosen for the task (PROTOCOL.md).
 dpo() { # ROLE TREES
     train --role "$1" --stage dpo --dataset "$2" --adapter "team/$1_sft" --out "pairs/$1_dpo"
 }
-dpo generator trees
+dpo generator "$first"
 dpo verifier again-trees
 dpo refiner again-trees
 
-# STaR on as many rows of either answer.
-python "$here/balanced.py" trees/exports balanced/rows
-train --role generator --stage sft --dataset balanced/rows/generator_sft --out balanced/generator_sft
+# STaR on as many rows of either answer, where there are two.
+if [ "$task" != shopping ]; then
+    python "$here/balanced.py" trees/exports balanced/rows
+    train --role generator --stage sft --dataset balanced/rows/generator_sft \
+        --out balanced/generator_sft
+    more=star-sa-balanced+mv
+else
+    more=malt-later+mv
+fi
 
 cat team/team.toml "$here/adapters.toml" >team/all.toml
-settings=sa+mv,star-sa+mv,star-ma+mv,star-sa-again+mv,star-ma-again+mv,star-sa-balanced+mv
+settings=sa+mv,star-sa+mv,star-ma+mv,star-sa-again+mv,star-ma-again+mv,$more
 plain eval --team team/all.toml --temperature 0.3 --seeds 1 --against malt-again+mv \
     --settings "$settings,malt-lone+mv,malt-again+mv" --settings-file "$here/settings.toml" \
     --figures --markdown --out results "$@" >results.md
