@@ -1,7 +1,7 @@
 """The statistics of a forest and its roles, from plain columns: the numbers of `malt-data stats`.
 
-The view `role_stats` counts the same in SQL. It groups nodes by the ids of their questions, which
-takes ten times as long as finding siblings by their place in the tree (`values.py`). Parts are
+The views `role_stats` and `credit` count the same in SQL. They group nodes by the ids of their
+questions, which takes ten times as long as finding siblings by their place in the tree (`values.py`). Parts are
 counted in threads and added up in their order, so that sums are always the same.
 
     role_stats(forest).roles[0]["usable_pairs"]
@@ -27,7 +27,7 @@ _READ = [*Columns.NAMES, "role", "label", "finish_reason", "verdict", "value", *
 
 
 class Statistics(NamedTuple):
-    """forest: facts of all trees, in the order of display. roles: a row a role, as in the view."""
+    """forest: facts of all trees, in the order of display. roles: a row a role, as in the views."""
 
     forest: dict[str, Any]
     roles: list[dict[str, Any]]
@@ -61,10 +61,12 @@ def role_stats(forest: Forest) -> Statistics:
         for counts in threads.map(count, forest.parts.paths()):
             total.add(counts)
         questions = forest.question_count()
-    roles = sorted(total.roles, key=lambda role: total.depths[role])
-    return Statistics(
-        _forest_row(total.forest, questions), [_role_row(role, total.roles[role]) for role in roles]
-    )
+    judges = forest.manifest.spec.pipeline.judges
+    rows = [
+        _role_row(role, total.roles[role]) | _credit(total.roles[role], judges=role in judges)
+        for role in sorted(total.roles, key=lambda role: total.depths[role])
+    ]
+    return Statistics(_forest_row(total.forest, questions), rows)
 
 
 def _forest_row(counts: Counter[str], questions: int) -> dict[str, Any]:
@@ -87,6 +89,17 @@ def _role_row(role: str, counts: Counter[str]) -> dict[str, Any]:
         "seconds": counts["latency"] if counts["timed"] else None,
         **{name: int(counts[name]) for name in ("truncated", "unanswered", "grading_timeouts")},
         "extra": int(counts["nodes"] - counts["base"]),
+    }
+
+
+def _credit(counts: Counter[str], *, judges: bool) -> dict[str, float | None]:
+    """Return how often right and wrong answers are labelled positive; None for roles that judge."""
+    if judges:
+        return {"positive_if_right": None, "positive_if_wrong": None}
+    right, positives = counts["correct"], counts["right_positives"]
+    return {
+        "positive_if_right": _share(positives, right),
+        "positive_if_wrong": _share(counts["base_positives"] - positives, counts["base"] - right),
     }
 
 
@@ -147,6 +160,8 @@ def _of_roles(
         "value": total(table["value"].to_numpy(), base),
         "graded": total(where=base & (correct >= 0)),
         "correct": total(where=base & (correct == 1)),
+        "right_positives": total(where=base & (correct == 1) & label),
+        "base_positives": total(where=base & label),
         "timed": total(where=nullable["timed"]),
         "unanswered": total(where=nullable["unanswered"]),
         "truncated": total(where=_is(table["finish_reason"], "length")),

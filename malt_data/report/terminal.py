@@ -16,8 +16,14 @@ from rich.text import Text
 from malt_data.display import escape, fold
 from malt_data.forests.confidence import FITTED_TREES, SURE
 
+_LITTLE = 0.25
+"""Labels say little if right answers have a positive one by less than this more often."""
+_FEW = 20
+"""Of fewer right or wrong answers, nothing is said about their labels."""
+
 _MAX_ROWS = 100
 _WIDEST_NAME = 100
+_SHARES = ("positive_if_right", "positive_if_wrong", "mean_confidence", "share_unsure")
 
 
 def print_stats(facts: dict[str, Any], console: Console) -> None:
@@ -47,8 +53,31 @@ def print_stats(facts: dict[str, Any], console: Console) -> None:
         )
     for block in _blocks(roles, console.width):
         console.print(_role_table(block))
+    if little := [row for row in roles if _says_little(row)]:
+        console.print(_on_credit(little))
     if roles:
         console.print(_on_confidence(overall["trees"]))
+
+
+def _says_little(row: dict[str, Any]) -> bool:
+    """Return whether a role's labels are nearly the same for its right and wrong answers."""
+    right, wrong = row["positive_if_right"], row["positive_if_wrong"]
+    if right is None or wrong is None:
+        return False
+    answers = (row["nodes"] - row["extra"]) * min(row["accuracy"], 1 - row["accuracy"])
+    return bool(answers >= _FEW and right - wrong < _LITTLE)
+
+
+def _on_credit(roles: list[dict[str, Any]]) -> str:
+    each = ", ".join(
+        f"{escape(row['role'])} ({percent(row['positive_if_right'])} of right ones are positive, "
+        f"{percent(row['positive_if_wrong'])} of wrong ones)"
+        for row in roles
+    )
+    return (
+        f"Labels say little about the answers of {each}: later turns decide them. Train on trees "
+        "that the team has grown after SFT: malt-data build --team TEAM --adapters sft"
+    )
 
 
 def _on_confidence(trees: int) -> str:
@@ -87,7 +116,7 @@ def _role_table(roles: list[dict[str, Any]]) -> Table:
 
 
 def _role_cell(name: str, value: Any) -> str:
-    return percent(value) if name in ("mean_confidence", "share_unsure") else _cell(value)
+    return percent(value) if name in _SHARES else _cell(value)
 
 
 def print_rows(frame: pl.DataFrame, console: Console) -> int:

@@ -52,7 +52,12 @@ def test_counting_columns_gives_what_sql_gives(
             forest.parts.rewrite(path, stamped(nodes, forest.manifest.labels))
     found = role_stats(forest)
     same(found.forest, forest.sql("FROM forest_stats").row(0, named=True))
-    expected = forest.sql("FROM role_stats").to_dicts()
+    credit = {row.pop("role"): row for row in forest.sql("FROM credit").to_dicts()}
+    judging = {"positive_if_right": None, "positive_if_wrong": None}
+    expected = [
+        row | {name: credit.get(row["role"], judging)[name] for name in judging}
+        for row in forest.sql("FROM role_stats").to_dicts()
+    ]
     for row, wanted in zip(found.roles, expected, strict=True):
         same(row, wanted)
     assert (sum(row["extra"] for row in found.roles) > 0) == (adaptive and n != (1, 1, 1))

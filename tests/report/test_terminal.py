@@ -14,8 +14,9 @@ OVERALL: dict[str, Any] = {
     "fix_rate": 0.996, "break_rate": 0.004, "prompt_computed": None, "prompt_least": None,
 }  # fmt: skip
 ROW: dict[str, Any] = {
-    "nodes": 123_456_789, "mean_value": 0.123456, "usable_pairs": 9_876_543_210,
-    "parents_with_pairs": 5, "extra": 0, "mean_confidence": 0.99961, "share_unsure": 1e-9,
+    "nodes": 123_456_789, "mean_value": 0.123456, "accuracy": 0.4, "usable_pairs": 9_876_543_210,
+    "parents_with_pairs": 5, "extra": 0, "positive_if_right": 0.9, "positive_if_wrong": 0.1,
+    "mean_confidence": 0.99961, "share_unsure": 1e-9,
 }  # fmt: skip
 
 
@@ -59,6 +60,22 @@ def test_it_says_which_trees_the_confidence_rests_on() -> None:
     assert "of the 1,000 trees with the smallest ids" in " ".join(
         shown(["generator"], trees=1001).split()
     )
+
+
+def test_labels_that_do_not_follow_the_answers_are_pointed_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert "say little" not in shown(["generator"])
+    monkeypatch.setitem(ROW, "positive_if_right", 0.23)
+    text = " ".join(shown(["generator", "refiner"]).split())
+    assert (
+        "the answers of generator (23 % of right ones are positive, 10 % of wrong ones), " in text
+    )
+    monkeypatch.setitem(ROW, "nodes", 30)  # 12 of them right: too few to say so
+    assert "say little" not in shown(["generator"])
+    monkeypatch.setitem(ROW, "nodes", 300)
+    monkeypatch.setitem(ROW, "positive_if_wrong", None)  # nothing was wrong
+    assert "say little" not in shown(["generator"])
 
 
 def test_what_is_not_certain_is_never_shown_as_100_percent() -> None:
