@@ -1,8 +1,9 @@
 """The statistics of a forest and its roles, from plain columns: the numbers of `malt-data stats`.
 
 The views `role_stats` and `credit` count the same in SQL. They group nodes by the ids of their
-questions, which takes ten times as long as finding siblings by their place in the tree (`values.py`). Parts are
-counted in threads and added up in their order, so that sums are always the same.
+questions, which takes ten times as long as finding siblings by their place in the tree
+(`values.py`). Parts are counted in threads and added up in their order, so that sums are always the
+same.
 
     role_stats(forest).roles[0]["usable_pairs"]
 """
