@@ -109,6 +109,8 @@ def main() -> None:
     malt-data stats                     summarise each role
     malt-data show                      show one tree with values and labels
     malt-data sql "FROM pairs LIMIT 5"  query it with DuckDB
+
+    Where a command takes a FOREST, the default is $MALT_FOREST or ./forest.
     """
 
 

@@ -57,7 +57,7 @@ FAMILIES = {
     "logit-normal": Family(lambda rng, count: expit(rng.normal(0, 2, count)), _logit_child),
     "mixture": Family(_mixture, _beta_child),
 }
-"""beta, uniform and mixture are of the model's own family, logit-normal is not."""
+"""Children's rates are Beta, or logit-normal where the name says so; the model mixes both."""
 
 
 def simulate(

@@ -93,8 +93,8 @@ def _tree_options() -> Decorator:
         setting(
             "--adaptive",
             is_flag=True,
-            help="Start from small trees (--n 2); sample on where siblings all have the same label "
-            "and another one is likely.",
+            help="Start from small trees (--n 2); sample more children where all siblings have the "
+            "same label and a different one is likely.",
         ),
     )
 
@@ -106,7 +106,7 @@ def _question_options() -> Decorator:
             shell_complete=completion.questions,
             help="Question source: embedded, a benchmark (gsm8k, math, csqa, …), "
             "reasoning-gym:TASK, a JSONL, Parquet or CSV file, or a Hub dataset.  "
-            "[default: embedded]",
+            "[default: 16 of the embedded]",
         ),
         setting("--split", help="Split of the question source.  [default: train]"),
         setting("--limit", type=int, help="Use at most this many questions, sampled at random."),
@@ -115,7 +115,9 @@ def _question_options() -> Decorator:
 
 
 @click.command(cls=_BuildCommand)
-@click.option("--out", type=NewFolder(), help="Folder of the forest.  [default: forest]")
+@click.option(
+    "--out", type=NewFolder(), help="Folder of the forest.  [default: $MALT_FOREST or ./forest]"
+)
 @_tree_options()
 @_question_options()
 @engine_options()

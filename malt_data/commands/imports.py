@@ -20,7 +20,9 @@ from malt_data.commands.output import note, note_refused, print_json, say
 
 @click.command("import")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE…")
-@click.option("--out", type=NewFolder(), help="New folder of the forest.  [default: forest]")
+@click.option(
+    "--out", type=NewFolder(), help="New folder of the forest.  [default: $MALT_FOREST or ./forest]"
+)
 @pipeline_option("The turns, if their roles do not tell: a shipped pipeline or a TOML file.")
 @click.option(
     "--prompts", "prompts_file", type=FILE, help="TOML file with the prompts that were used."

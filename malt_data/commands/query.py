@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 def sql(args: tuple[str, ...], form: str | None, as_json: bool) -> None:
     """Run a read-only DuckDB query on a forest or eval results.
 
-    Views of a forest: questions, nodes, roles, trees, trajectories, pairs, forest_stats,
+    Views of a forest: questions, nodes, marked, roles, trees, trajectories, pairs, forest_stats,
     role_stats, judgements, verdicts, credit, confidence.
 
     Views of results: questions, completions, predictions, roles, accuracy, cost, turns, ballots,

@@ -36,7 +36,7 @@ def _stages() -> tuple[str, ...]:
 @click.option(
     "--dataset",
     shell_complete=completion.forests,
-    help="A forest, an export or USER/NAME[@REVISION].  [default: ./forest]",
+    help="A forest, an export or USER/NAME[@REVISION].  [default: $MALT_FOREST or ./forest]",
 )
 @click.option("--model", help="Base model.  [default: the one that sampled the data]")
 @click.option("--other-model", is_flag=True, help="Allow a --model that did not sample the data.")

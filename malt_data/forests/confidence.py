@@ -53,6 +53,8 @@ COLUMNS = [
 ]
 """What must be read of the nodes."""
 _OUTER = (0.05, 0.95)
+_KEPT = "confidence-2"
+"""The folder of kept fits, with the number of the model: what another one found is of no use."""
 _TABLE = pa.schema(
     [
         *(NODES.field(name) for name in ("node_id", "question_id")),
@@ -114,7 +116,7 @@ def confidence_of(forest: Fittable) -> Confidence:
 
 def _place(forest: Fittable, what: str = "") -> Path:
     """Return the file that keeps what is known of this state of a forest."""
-    return cache() / "confidence" / f"{forest.fingerprint()}{what}.json"
+    return cache() / _KEPT / f"{forest.fingerprint()}{what}.json"
 
 
 def _keep(path: Path, found: Model) -> None:

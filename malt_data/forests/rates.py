@@ -5,11 +5,13 @@ question has one, the rates of its children scatter around it, theirs around the
 right at the rate of their parent. So leaves that share a verifier are alike, and n² leaves say less
 about a generator's answer than n² independent draws would.
 
-Under a parent with rate q, the rates of children are Beta(s·q, s·(1−q)). Each turn has its own
-concentration s. These, and the distribution of the questions' rates, are estimated from the forest
-(empirical Bayes). Rates live on a grid, on which inference is exact: messages pass up and down the
-tree, so a node also learns from its siblings. All children count, also those marked `extra`: they
-are draws from the same distribution, whatever made a build take them.
+Under a parent with rate q, half of the children have rates from Beta(s·q, s·(1−q)), and half have
+logit-normal ones with the same mean and, at q = ½, about the same variance: one shape alone is off
+by several points where rates have the other. Each turn has its own concentration s. These, and the
+distribution of the questions' rates, are estimated from the forest (empirical Bayes). Rates live on
+a grid, on which inference is exact: messages pass up and down the tree, so a node also learns from
+its siblings. All children count, also those marked `extra`: they are draws from the same
+distribution, whatever made a build take them.
 
     rates = fit(Trees.of(nodes))
     rates.posterior(Trees.of(nodes))[0]     # nodes of the first turn × GRID
@@ -213,10 +215,17 @@ def scatter(s: float) -> Floats:
 
 @lru_cache(maxsize=64)
 def _scatter(s: float) -> Floats:
-    from scipy.special import betainc  # takes as long to import as all else that `show` does
+    # scipy takes as long to import as all else that `show` does
+    from scipy.special import betainc, expit, logit, ndtr
 
-    below = betainc(s * GRID[:, None], s * (1 - GRID[:, None]), EDGES)
-    return np.diff(below, axis=1)
+    beta = betainc(s * GRID[:, None], s * (1 - GRID[:, None]), EDGES)
+    spread = 2 / np.sqrt(s)
+    points, weights = np.polynomial.hermite_e.hermegauss(41)
+    middles = np.linspace(-40, 40, 8_001)
+    means = expit(middles[:, None] + spread * points) @ (weights / weights.sum())
+    middle = np.interp(GRID, means, middles)[:, None]
+    logit_normal = ndtr((logit(EDGES) - middle) / spread)
+    return np.diff((beta + logit_normal) / 2, axis=1)
 
 
 def _upwards(trees: Trees, spreads: Any) -> tuple[list[Floats], list[Floats]]:

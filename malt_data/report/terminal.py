@@ -16,8 +16,8 @@ from rich.text import Text
 from malt_data.display import escape, fold
 from malt_data.forests.confidence import FITTED_TREES, SURE
 
-_LITTLE = 0.25
-"""Labels say little if right answers have a positive one by less than this more often."""
+_LITTLE = 0.8
+"""Labels say little if fewer pairs of a right and a wrong answer prefer the right one."""
 _FEW = 20
 """Of fewer right or wrong answers, nothing is said about their labels."""
 
@@ -60,12 +60,13 @@ def print_stats(facts: dict[str, Any], console: Console) -> None:
 
 
 def _says_little(row: dict[str, Any]) -> bool:
-    """Return whether a role's labels are nearly the same for its right and wrong answers."""
+    """Return whether the pairs of a role hardly prefer its right answers to its wrong ones."""
     right, wrong = row["positive_if_right"], row["positive_if_wrong"]
     if right is None or wrong is None:
         return False
     answers = (row["nodes"] - row["extra"]) * min(row["accuracy"], 1 - row["accuracy"])
-    return bool(answers >= _FEW and right - wrong < _LITTLE)
+    for_right, for_wrong = right * (1 - wrong), wrong * (1 - right)
+    return bool(answers >= _FEW and for_right < _LITTLE * (for_right + for_wrong))
 
 
 def _on_credit(roles: list[dict[str, Any]]) -> str:

@@ -56,7 +56,7 @@ def collect(run: Path) -> Costs:
 
 def table(costs: Costs, results: Path) -> list[list[str]]:
     """Return the rows of a table, with one setting each."""
-    head = ["setting", "accuracy, %", "tokens an answer", "sampled tokens, thousands"]
+    head = ["setting", "accuracy, %", "tokens per answer", "sampled tokens, thousands"]
     head += ["trained tokens, thousands", "minutes before", "memory, GiB"]
     rows = [head, ["---"] * len(head)]
     for use in open_results(results).sql("FROM cost ORDER BY accuracy, setting").to_dicts():
