@@ -1,15 +1,18 @@
 """A grader of the user's own through the commands, and that nobody else's is ever run."""
 
 import json
+import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from openai_server import OpenAIServer
 from shell import malt
 
+from malt_data import open_results
 from malt_data.forests.forest import open_forest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -159,6 +162,39 @@ def test_an_evaluation_votes_by_text_and_grades_by_the_function(
     done = malt(*words, cwd=tmp_path)
     assert done.returncode != 0
     assert "ran" not in done.stdout
+
+
+def _worded(messages: list[dict[str, str]], seed: int | None, sample: int) -> str:
+    """Answer 7, 8 or nothing, in one of several wordings."""
+    die = random.Random(f"{messages}{seed}{sample}")
+    answers = ["?", *["Final Answer: 7", "Final Answer: 8"] * 2]
+    return die.choice(["", "Well. ", "So. "]) + die.choice(answers)
+
+
+@pytest.mark.slow
+def test_a_vote_has_the_grade_of_the_first_pass_that_ended_with_it(tmp_path: Path) -> None:
+    """Here the grade depends on the wording, so texts with the same answer have different ones."""
+    (tmp_path / "wording.py").write_text(
+        "def grade(completion, question):\n    return len(completion) % 5 > 1\n"
+    )
+    rows = [{"question": f"What is {i}?", "answer": "7"} for i in range(40)]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with OpenAIServer(_worded, models=("m",)) as server:
+        done = malt(
+            "eval", "--questions", "q.jsonl", "--split", "train", "--settings", "sa,ma+mv",
+            "--seeds", 1, "--engine", "openai", "--model", "m", "--base-url", server.base_url,
+            "--grader", "wording.py:grade", cwd=tmp_path,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    results = open_results(tmp_path / "results")
+    told = "SELECT setting, question_id, answer, correct FROM"
+    elected = results.sql(f"{told} predictions ORDER BY ALL")
+    last = "turn = (SELECT max(turn) FROM turns AS t WHERE t.setting = ballots.setting)"
+    assert elected.equals(
+        results.sql(f"{told} ballots WHERE voters = passes AND {last} ORDER BY ALL")
+    )
+    assert elected.filter(pl.col("answer").is_null() & pl.col("correct")).height  # both are seen
+    assert elected.filter(pl.col("answer").is_not_null() & pl.col("correct")).height
 
 
 EVIL = "open({!r}, 'w').close()\ndef grade(completion, question):\n    return 1\n"

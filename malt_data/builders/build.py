@@ -79,7 +79,7 @@ class BuildReport(Usage):
         """Return a one-line summary."""
         trees = f"{self.before + self.grown} of {self.asked} trees in {folder}"
         elsewhere = f", {self.elsewhere} in another process" if self.elsewhere else ""
-        if not self.completions:
+        if not (self.completions or self.failed or self.interrupted or self.stopped):
             return f"{trees}{elsewhere}: nothing to do."
         prefixes = ""
         if self.prompt_computed is not None and self.prompt_least:

@@ -154,17 +154,6 @@ def _flatten(group: BaseExceptionGroup[EngineError]) -> list[EngineError]:
     return errors
 
 
-async def grade(
-    question: Question, nodes: Sequence[Node], spec: BuildSpec, model: str, grader: Grader
-) -> list[dict[str, Any]]:
-    """Grade the nodes of a tree; return its rows, without values and labels.
-
-    Raises GraderError if a function of the user's own cannot grade.
-    """
-    grades = await _judge(question, nodes, spec, grader)
-    return _rows(question, nodes, grades, spec, model)
-
-
 async def grow_and_grade(
     question: Question,
     spec: BuildSpec,
@@ -175,7 +164,7 @@ async def grow_and_grade(
 ) -> tuple[list[Node], list[dict[str, Any]]]:
     """Grow a tree and, if the build is adaptive, go on where a label is lacking.
 
-    Returns the nodes in tree order and their rows. Raises as `grow` and `grade` do.
+    Returns the nodes in tree order and their rows. Raises as `grow` does.
     """
     nodes = await grow(question, spec, script, engine, on_completion)
     grades = await _judge(question, nodes, spec, grader)

@@ -125,12 +125,12 @@ def show(args: tuple[str, ...], full: bool, as_json: bool) -> None:
     malt-data show my-forest --full
     """
     start_quickly()
-    from malt_data.forests.facts import find_tree
+    from malt_data.forests.facts import find_tree, full_id
     from malt_data.report.tree import print_tree
 
     opened, ids = forest_and_ids(args, 1)
-    marked = ids[0] if ids else None
-    tree = find_tree(opened, marked) if ids else _instructive_tree(opened)
+    tree = find_tree(opened, ids[0]) if ids else _instructive_tree(opened)
+    marked = full_id(tree, ids[0]) if ids else None
     if as_json:
         print_json(tree.to_dicts())
         return
@@ -218,7 +218,7 @@ def verify(forest: str | None, grader: str | None, as_json: bool) -> None:
 def _verify_forest(folder: str | None, grader: str | None) -> tuple[str, list[str], str]:
     """Return a forest's folder, its problems, and the line to print if there are none."""
     from malt_data.commands.progress import Progress
-    from malt_data.exporters.export import exports_of
+    from malt_data.exporters.export import export_names
     from malt_data.exporters.verify import verify_export
     from malt_data.forests.verify import verify as verify_forest
     from malt_data.schemas import layout
@@ -226,7 +226,7 @@ def _verify_forest(folder: str | None, grader: str | None) -> tuple[str, list[st
     forest = open_for_command(folder)
     with Progress("verify") as progress:
         problems = verify_forest(forest, progress.of("parts"), grader=grader, note=progress.note)
-    exports = {} if forest.origin else exports_of(forest)
+    exports = [] if forest.origin else export_names(forest)
     for name in exports:
         found = verify_export(forest.folder / layout.EXPORTS / name)
         problems += [f"{layout.EXPORTS}/{name}: {problem}" for problem in found]

@@ -29,10 +29,12 @@ def eval_results(results: Results, setting: str, benchmark: str, task: str) -> s
             f"{results.folder} has no predictions of {setting} yet. Finish it: malt-data eval"
         )
     row = rows[0]
+    # A run that was killed has no time.
+    started = [run["started"] for run in results.manifest["runs"] if run and "started" in run]
     entry = {
         "dataset": {"id": benchmark, "task_id": task},
         "value": round(100 * row["mean"], 2),
-        "date": results.manifest["runs"][-1]["started"],
+        **({"date": started[-1]} if started else {}),
         "notes": f"malt-data, setting {setting}: mean of {row['seeds']} seeds on "
         f"{row['questions']} questions of {results.manifest['questions']['split']}",
     }

@@ -115,7 +115,7 @@ class Plan:
         table = question_table(self.questions)
         if path.exists():
             stored = read_questions(self.out).cast(table.schema)
-            _refuse_changed_golds(stored, table, self.out)
+            _refuse_changed_questions(stored, table, self.out)
             new = pc.invert(pc.is_in(table["question_id"], stored["question_id"]))
             table = pa.concat_tables([stored, table.filter(new)])
         runs = merged["runs"] + ([] if model is None else [provenance()])
@@ -256,11 +256,14 @@ def _merged(out: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _refuse_changed_golds(stored: pa.Table, new: pa.Table, out: Path) -> None:
-    golds = dict(zip(*(stored[c].to_pylist() for c in ("question_id", "gold")), strict=True))
-    for name, gold in zip(*(new[c].to_pylist() for c in ("question_id", "gold")), strict=True):
-        if golds.get(name, gold) != gold:
-            raise _mismatch(out, f"gold answer to question {name} ({golds[name]}, now {gold})")
+def _refuse_changed_questions(stored: pa.Table, new: pa.Table, out: Path) -> None:
+    for what, column in (("gold answer to", "gold"), ("kind of", "kind")):
+        before = dict(zip(*(stored[c].to_pylist() for c in ("question_id", column)), strict=True))
+        now = zip(*(new[c].to_pylist() for c in ("question_id", column)), strict=True)
+        for name, value in now:
+            if before.get(name, value) != value:
+                change = f"({before[name]}, now {value})"
+                raise _mismatch(out, f"{what} question {name} {change}")
 
 
 def _mismatch(out: Path, what: str) -> EvalError:

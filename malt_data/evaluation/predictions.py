@@ -94,7 +94,7 @@ def _prediction(
         "seed": key[1],
         "question_id": key[2],
         "answer": answer,
-        "correct": _correct(rows, answer),
+        "correct": _correct(rows, judges, answer),
         "votes": votes,
         **{name: first.get(name) for name in PREDICTIONS.names if name.endswith("_answer")},
         "prompt_tokens": _sum(row["prompt_tokens"] for row in rows),
@@ -104,13 +104,15 @@ def _prediction(
     }
 
 
-def _correct(rows: list[dict[str, Any]], answer: str | None) -> bool | None:
+def _correct(
+    rows: list[dict[str, Any]], judges: Collection[str], answer: str | None
+) -> bool | None:
     """Return the grade of the first pass that ended with the elected answer."""
-    passes: dict[int, bool | None] = {}
+    last: dict[int, dict[str, Any]] = {}
     for row in sorted(rows, key=lambda row: (row["pass"], row["turn"])):
-        if answer is not None and row["answer"] == answer:
-            passes[row["pass"]] = row["correct"]
-    return passes[min(passes)] if passes else False
+        if row["pass"] not in last or row["answer"] is not None or row["role"] not in judges:
+            last[row["pass"]] = row
+    return next((row["correct"] for row in last.values() if row["answer"] == answer), False)
 
 
 def _seconds(rows: list[dict[str, Any]], *, debate: bool) -> float:

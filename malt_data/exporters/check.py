@@ -13,8 +13,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from malt_data.errors import ExportError
 from malt_data.exporters.export import read_report
 from malt_data.exporters.fit import SIDES, Fit, Measured
+from malt_data.exporters.layouts import TRL
 from malt_data.exporters.rendering import Rendering, parts_of
 from malt_data.exporters.selection import UNFIT
 from malt_data.forests.forest import Forest
@@ -76,6 +78,11 @@ def check(folder: str | Path, fit: Fit, leaks: Set[str] = frozenset()) -> dict[s
     """
     folder = Path(folder)
     report = read_report(folder)
+    if report.layout != TRL:
+        raise ExportError(
+            f"{folder} is in the layout of {report.layout}. Check an export for TRL: leave out "
+            "--layout."
+        )
     tally = _Tally(fit, leaks, thinking=report.selection.thinking)
     for rows in _batches(folder):
         tally.add(rows)

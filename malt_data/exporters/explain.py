@@ -18,10 +18,10 @@ from malt_data.exporters.export import exports_of
 from malt_data.exporters.rows import COLUMNS, Rows, new_database
 from malt_data.exporters.selection import Selection
 from malt_data.forests.confidence import COLUMNS as CONFIDENCE
-from malt_data.forests.facts import find_tree, question_of, with_confidence
+from malt_data.forests.facts import find_tree, full_id, question_of, with_confidence
 from malt_data.forests.forest import Forest
 from malt_data.schemas.exports import Config, all_configs, config_named
-from malt_data.schemas.forest import QUESTIONS
+from malt_data.schemas.forest import NODES, QUESTIONS
 
 _QUESTION = ("question_id", "question", "choices", "gold")
 _COLUMNS = [*dict.fromkeys([*COLUMNS, "thinking", *CONFIDENCE])]
@@ -34,6 +34,7 @@ def explain(forest: Forest, node_id: str, other: str | None = None) -> dict[str,
     such node.
     """
     tree = find_tree(forest, node_id)
+    node_id = full_id(tree, node_id)
     ids = set(tree["node_id"])
     steps = node_id.split("/")
     path = ["/".join(steps[: i + 1]) for i in range(1, len(steps))]
@@ -95,7 +96,7 @@ def _exports(
     database = new_database()
     existing = {} if forest.origin else exports_of(forest)
     state = forest.fingerprint()
-    chunk = tree.select(_COLUMNS).to_arrow().cast(pa.schema(_arrow_fields(tree)))
+    chunk = tree.select(_COLUMNS).to_arrow().cast(pa.schema(map(NODES.field, _COLUMNS)))
     decisions = {}
     pipeline = forest.manifest.spec.pipeline
     configs = {config.name: config for config in all_configs(pipeline.roles)}
@@ -122,10 +123,3 @@ def _rows(
         ledger = ledger.filter(pl.any_horizontal(pl.col(config.ids) == name))
     split = pl.when("validation").then(pl.lit("validation")).otherwise(pl.lit("train"))
     return ledger.select(*config.ids, split=split, reason="reason").to_dicts()
-
-
-def _arrow_fields(tree: pl.DataFrame) -> list[tuple[str, pa.DataType]]:
-    """Return the columns' Arrow types as stored; polars turns strings into large ones."""
-    schema = tree.select(_COLUMNS).to_arrow().schema
-    large = (pa.large_string(), pa.string_view())
-    return [(f.name, pa.string() if f.type in large else f.type) for f in schema]

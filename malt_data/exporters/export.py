@@ -139,7 +139,9 @@ def to_datasets(
     import datasets
 
     tables: dict[str, list[pa.Table]] = {}
-    with Rows(forest, _resolve(config), selection or Selection()) as rows:
+    chosen = selection or Selection()
+    with forest.reading(), Rows(forest, _resolve(config), chosen) as rows:
+        forest.require_labelled()
         for split, batch in rows.batches():
             tables.setdefault(split, []).append(batch.replace_schema_metadata(None))
     return datasets.DatasetDict(
@@ -158,10 +160,12 @@ def count(
     forest: Forest, config: Config, selection: Selection, *, layout: str = TRL
 ) -> ExportReport:
     """Return the report of an export without writing it."""
-    with Rows(forest, config, selected_for(layout, forest, config, selection)) as rows:
+    chosen = selected_for(layout, forest, config, selection)
+    with forest.reading(), Rows(forest, config, chosen) as rows:
+        forest.require_labelled()
         for chunk in rows.chunks():
             rows.count(chunk)
-    return summarize(forest, rows, forest.fingerprint(), layout)
+        return summarize(forest, rows, forest.fingerprint(), layout)
 
 
 def selected_for(layout: str, forest: Forest, config: Config, selection: Selection) -> Selection:
@@ -187,9 +191,13 @@ def read_report(folder: Path) -> ExportReport:
 
 def exports_of(forest: Forest) -> dict[str, ExportReport]:
     """Return the reports of the exports in the forest's own folder, by folder name."""
+    return {name: read_report(forest.folder / EXPORTS / name) for name in export_names(forest)}
+
+
+def export_names(forest: Forest) -> list[str]:
+    """Return the folder names of the exports in the forest's own folder."""
     recover(forest.folder / EXPORTS)  # a killed process may have left a complete one
-    paths = sorted((forest.folder / EXPORTS).glob(f"*/{EXPORT}"))
-    return {path.parent.name: read_report(path.parent) for path in paths}
+    return sorted(path.parent.name for path in (forest.folder / EXPORTS).glob(f"*/{EXPORT}"))
 
 
 def summarize(forest: Forest, rows: Rows, state: str, layout: str = TRL) -> ExportReport:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from malt_data.errors import ExportError, MaltError, StorageError, one_line
+from malt_data.errors import MaltError, StorageError, one_line
 from malt_data.exporters.export import count, read_report
 from malt_data.exporters.layouts import TRACES, Layout, layout_named
 from malt_data.exporters.traces import read_session
@@ -62,7 +62,10 @@ def verify_export(folder: str | Path) -> list[str]:
         problems.append("rows and dropped candidates do not add up to the candidates.")
     home = folder.absolute().parent.parent
     if folder.absolute().parent.name == layout.EXPORTS and (home / layout.MANIFEST).exists():
-        problems += _compare(open_forest(home), folder)
+        try:
+            problems += _compare(open_forest(home), folder)
+        except MaltError as error:  # its forest is damaged, its tokenizer is not available
+            problems.append(str(error))
     return problems
 
 
@@ -106,10 +109,7 @@ def _compare(forest: Forest, folder: Path) -> list[str]:
     report = read_report(folder)
     if report.forest != forest.fingerprint():
         return [f"it is from an earlier state of {forest.folder}: export again."]
-    try:
-        fresh = count(forest, config_named(report.config), report.selection, layout=report.layout)
-    except ExportError as error:  # its tokenizer is not available
-        return [str(error)]
+    fresh = count(forest, config_named(report.config), report.selection, layout=report.layout)
     if fresh.model_copy(update={"sampling": report.sampling}) != report:
         return [f"{forest.folder} now gives different rows: export again."]
     return []

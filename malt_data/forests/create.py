@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime as dt
+import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -136,6 +137,12 @@ def require_same_settings(forest: Forest, spec: BuildSpec) -> None:
         after["split"] = None
     differing = [name for name in before if after[name] not in (before[name], None)]
     if not differing:
+        if spec.labels == labels.model_copy(update={"grader": spec.labels.grader}) != labels:
+            raise MixError(
+                f"{folder} has since been graded by {labels.grader!r}, not by {spec.grader!r} as "
+                "when it was grown. Grade it as before, and build again: "
+                f"malt-data relabel {shlex.quote(str(folder))} --grader {spec.grader}"
+            )
         if spec.labels != labels:
             raise MixError(
                 f"{folder} is labelled with {labels!r}, but this build uses {spec.labels!r}. "

@@ -58,7 +58,8 @@ def question_of(forest: Forest, tree: pl.DataFrame) -> dict[str, Any]:
 def find_tree(forest: Forest, name: str | None) -> pl.DataFrame:
     """Return the nodes of one tree in tree order.
 
-    name: an id of a question or node, or the start of one; None: the first tree.
+    name: an id of a question or node, of which the question's may be cut short; None: the first
+    tree.
     """
     with forest.reading():  # no part is merged between two steps
         return _find_tree(forest, name)
@@ -79,9 +80,15 @@ def _find_tree(forest: Forest, name: str | None) -> pl.DataFrame:
             f"{prefix!r} is ambiguous: {len(trees)} ids start with it ({', '.join(trees[:3])}, …)."
         )
     nodes = pl.concat(forest.parts.tree(path, trees[0]) for path in found)
-    if "/" in (name or "") and name not in set(nodes["node_id"]):
+    if "/" in (name or "") and full_id(nodes, str(name)) not in set(nodes["node_id"]):
         raise ForestError(f"Tree {trees[0]} has no node {name!r}.")
     return nodes.sort("node")
+
+
+def full_id(tree: pl.DataFrame, name: str) -> str:
+    """Return the id of a question or node whose question's id may be cut short."""
+    _, slash, place = name.partition("/")
+    return f"{tree['question_id'][0]}{slash}{place}"
 
 
 def with_confidence(forest: Forest, tree: pl.DataFrame) -> pl.DataFrame:

@@ -24,6 +24,10 @@ def render_adapter_card(record: dict[str, Any]) -> str:
         tags=["malt-data", "malt", record["role"], record["stage"], "lora", "trl"],
     )
     recipe = Recipe(**record["settings"])
+    arguments = recipe.arguments(record["stage"], record["rows"])
+    if record.get("max_steps") is not None:  # which takes the place of the epochs
+        arguments.pop("num_train_epochs", None)
+        arguments["max_steps"] = record["max_steps"]
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
     )
@@ -35,10 +39,7 @@ def render_adapter_card(record: dict[str, Any]) -> str:
         metadata=data.to_yaml(),
         version=version(),
         record=record,
-        arguments={
-            **recipe.arguments(record["stage"], record["rows"]),
-            "max_length": record["max_length"],
-        },
+        arguments={**arguments, "max_length": record["max_length"]},
         lora=recipe.lora_arguments(),
         reasons=REASONS,
     )

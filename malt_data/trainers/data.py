@@ -6,6 +6,7 @@
 All problems with the data are found here, before a model is loaded.
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,9 @@ _REQUIRED_COLUMNS = {"sft": {"prompt", "completion"}, "dpo": {"prompt", "chosen"
 
 @dataclass(frozen=True)
 class Data:
-    """Rows for one stage of one role. report: that of the export; None for other data."""
+    """Rows for one stage of one role. report: that of the export; None for other data. state: a
+    hash of the exports' reports; empty for other data.
+    """
 
     source: str
     commit: str | None
@@ -39,6 +42,7 @@ class Data:
     train: "datasets.Dataset"
     validation: "datasets.Dataset | None"
     report: ExportReport | None
+    state: str
 
     @property
     def pinned(self) -> str:
@@ -99,7 +103,8 @@ def _load_all_roles(source: str, stage: Stage) -> Data:
             f"{source} has some exports with thinking and some without. Export all roles with the "
             f"same settings: malt-data export {source} --format {stage}"
         ) from None
-    return Data(source, by_role[0].commit, f"{SHARED}_{stage}", train, validation, None)
+    state = _hash("".join(data.state for data in by_role))
+    return Data(source, by_role[0].commit, f"{SHARED}_{stage}", train, validation, None, state)
 
 
 def _folder(source: str) -> Path | None:
@@ -152,7 +157,12 @@ def _read(folder: Path, source: str, commit: str | None, config: Config) -> Data
             f"{source} has no rows for {config.name} (left out: {dropped or 'nothing'}). "
             "Grow more trees, or export with a lower threshold or other settings."
         )
-    return Data(source, commit, config.name, train, validation, report)
+    state = _hash(report.to_json()) if report else ""
+    return Data(source, commit, config.name, train, validation, report, state)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _split(folder: Path, split: str, source: str, config: Config) -> "datasets.Dataset | None":

@@ -71,7 +71,3 @@ def require_reference(model: Any) -> None:
         for weight, ref in pairs
     ):
         raise TrainError("The reference policy is not the adapter that training starts from.")
-
-
-if __name__ == "__main__":
-    raise SystemExit("Run: python -m malt_data train --stage dpo …")

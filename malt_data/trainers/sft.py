@@ -55,7 +55,3 @@ def train_sft(
         ),
         on_progress,
     )
-
-
-if __name__ == "__main__":
-    raise SystemExit("Run: python -m malt_data train --stage sft …")

@@ -67,7 +67,7 @@ def train_team(
         model=name, seed=recipe.seed, adapters=adapters, sft=sft, sampling=sampling,
         data={key: record["data"] for key, record in records.items()},
     )  # fmt: skip
-    team = _with(team, *_existing_baselines(out / layout.TEAM))
+    team = _with(team, *_existing_sets(out / layout.TEAM))
     write_team(out / layout.TEAM, team)
     if recipe.baselines and stage is None:
         baselines, tables = train_baselines(source, out, records, pipeline.roles, **options)
@@ -77,16 +77,19 @@ def train_team(
     return records
 
 
-def _with(team: Team, tables: Mapping[str, dict[str, str]], data: Mapping[str, str]) -> Team:
+def _with(team: Team, tables: Mapping[str, Any], data: Mapping[str, str]) -> Team:
     return team.model_copy(update={**tables, "data": {**data, **team.data}})
 
 
-def _existing_baselines(path: Path) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
-    """Return the baselines in the team.toml of an earlier run, and their data."""
+def _existing_sets(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the baselines and own sets in the team.toml of an earlier run, and the data of the
+    baselines.
+    """
     try:
         team = parse_team(path)
     except SpecError:  # missing or invalid: the new file replaces it
         return {}, {}
     tables: dict[str, dict[str, str]] = {name: team.by_set()[name] for name in BASELINES}
     folders = {folder for adapters in tables.values() for folder in adapters.values()}
-    return tables, {key: data for key, data in team.data.items() if key in folders}
+    data = {key: source for key, source in team.data.items() if key in folders}
+    return {**tables, "own": team.own}, data

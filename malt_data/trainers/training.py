@@ -73,7 +73,8 @@ class Task:
             raise TrainError(
                 f"{out} contains other files. Choose a new folder: --out NAME"
             ) from None
-        if differing := [key for key in plan if before.get(key) != plan[key]]:
+        # What an older version did not write down is not compared.
+        if differing := [key for key in plan if before.get(key, plan[key]) != plan[key]]:
             raise TrainError(
                 f"{out} was started with a different {', '.join(differing)} "
                 f"({before.get(differing[0])!r}, now {plan[differing[0]]!r}). Use the same one, or "
@@ -251,6 +252,7 @@ def plan_of(data: Data, model: str, recipe: Recipe, stage: Stage, **more: Any) -
         "data": data.pinned,
         "config": data.config,
         "rows": len(data.train),
+        "export": data.state,
         "model": model,
         "settings": recipe.model_dump(exclude={other, "dpo_first", "baselines"}),
         "stage": stage,

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 import malt_data
+from malt_data.builders.build import BuildReport
 from malt_data.engines import Completion, Request
 from malt_data.errors import SpecError
 from malt_data.schemas.spec import Budget
@@ -126,3 +127,13 @@ def test_it_is_not_stored(tmp_path: Path) -> None:
     assert (
         "max_tokens_total" not in json.loads((tmp_path / "f" / "forest.json").read_text())["spec"]
     )
+
+
+def test_a_build_that_failed_or_was_stopped_does_not_say_that_nothing_was_to_do() -> None:
+    folder = Path("f")
+    assert "nothing to do" in BuildReport(asked=2, before=2).summary(folder)
+    ends: list[dict[str, Any]] = [
+        {"failed": {"q": "refused"}}, {"stopped": "--max-pairs"}, {"interrupted": True},
+    ]  # fmt: skip
+    for ended in ends:
+        assert "nothing to do" not in BuildReport(asked=2, **ended).summary(folder)

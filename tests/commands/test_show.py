@@ -61,3 +61,14 @@ def test_nothing_is_paged_where_there_is_no_terminal(folder: Path) -> None:
     run = malt("show", cwd=folder, env={"PAGER": PAGER, "PATH": ""})
     assert "paged" not in run.stdout
     assert "\x1b" not in run.stdout
+
+
+def test_the_question_in_an_id_may_be_cut_short(folder: Path) -> None:
+    tree = min(open_forest(folder / "forest").done)
+    whole, short = (malt("show", f"{name}/g1", cwd=folder) for name in (tree, tree[:6]))
+    assert whole.returncode == 0, whole.stderr
+    assert short.stdout == whole.stdout
+    facts = malt("explain", f"{tree[:6]}/g1/v0", "--json", cwd=folder)
+    assert json.loads(facts.stdout)["path"][-1]["node_id"] == f"{tree}/g1/v0"
+    missing = malt("show", f"{tree[:6]}/g7", cwd=folder)
+    assert "has no node" in missing.stderr

@@ -1,5 +1,7 @@
 """The file for a model's repo, read by the Hub's own client."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -29,3 +31,14 @@ def test_the_hub_client_reads_the_accuracy_of_a_setting() -> None:
 def test_a_setting_that_was_not_evaluated_is_an_error() -> None:
     with pytest.raises(EvalError, match="nope"):
         eval_results(open_results(STORED), "nope", "openai/gsm8k", "main")
+
+
+def test_a_run_that_was_killed_has_no_date(tmp_path: Path) -> None:
+    shutil.copytree(STORED, tmp_path / "results")
+    path = tmp_path / "results" / "eval.json"
+    manifest = json.loads(path.read_text())
+    started = manifest["runs"][-1]["started"]
+    for runs, date in (([*manifest["runs"], {"python": "3"}], started), ([None], None)):
+        path.write_text(json.dumps(manifest | {"runs": runs}))
+        text = eval_results(open_results(tmp_path / "results"), "ma+mv", "openai/gsm8k", "main")
+        assert yaml.safe_load(text)[0].get("date") == date

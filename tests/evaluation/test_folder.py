@@ -72,6 +72,17 @@ def test_changed_golds_and_retrained_adapters_are_refused(
     assert not [r for r in server.requests[asked:] if "messages" in r.body]
 
 
+def test_a_question_whose_kind_has_changed_is_refused(
+    server: OpenAIServer, words: list[Any]
+) -> None:
+    malt(server, *words, "--settings", "sa")
+    path = Path(words[1])  # one gold that is no number, and all are asked as math
+    path.write_text(path.read_text() + '{"question": "What is x + 1?", "answer": "x + 1"}\n')
+    _, message = malt(server, *words, "--settings", "sa,ma", code=1)
+    assert "a different kind of question" in message
+    assert "(numeric, now math)" in message
+
+
 def test_a_moved_question_file_counts_as_the_same(
     server: OpenAIServer, words: list[Any], tmp_path: Path
 ) -> None:

@@ -377,3 +377,11 @@ def test_a_leak_and_a_missing_tokenizer_are_one_line_errors(tmp_path: Path) -> N
         assert isinstance(run.exception, SystemExit)  # no traceback
         (error,) = [line for line in run.stderr.splitlines() if "Error" in line]
         assert message in error
+
+
+def test_an_export_for_another_trainer_is_not_checked(
+    forest: Forest, tokenizer: Any, tmp_path: Path
+) -> None:
+    export(forest, "refiner_sft", out=tmp_path / "lines", layout="openai")
+    with pytest.raises(ExportError, match="is in the layout of openai"):
+        check(tmp_path / "lines", tokenizer)

@@ -136,3 +136,11 @@ def test_explain_says_that_a_node_is_ungraded_and_its_ancestors_too(undecided: F
         (row,) = facts["exports"][f"{role}_sft"]["rows"]
         assert row["reason"] == "ungraded"
     assert "could not decide" in REASONS["ungraded"]
+
+
+def test_trajectories_can_be_selected_by_confidence(tmp_path: Path) -> None:
+    forest = make_forest(tmp_path / "f", trees=8, timeouts=0.2)
+    config = config_named("trajectory")
+    plain = export(forest, config, Selection(keep_ungraded=True))
+    sure = export(forest, config, Selection(keep_ungraded=True, min_confidence=0.9))
+    assert sure.rows == plain.rows  # a right path ends with a leaf, whose label is certain

@@ -12,13 +12,16 @@ import polars as pl
 import pytest
 from synthetic import make_forest
 
-from malt_data.errors import ForestError
-from malt_data.forests.create import create_forest
+from malt_data.errors import ForestError, MixError
+from malt_data.exporters.export import count, to_datasets
+from malt_data.exporters.selection import Selection
+from malt_data.forests.create import create_forest, require_same_settings
 from malt_data.forests.forest import Forest, open_forest
 from malt_data.forests.labels import assign, stamped
 from malt_data.forests.manifest import update_manifest
 from malt_data.forests.relabel import relabel
 from malt_data.forests.verify import verify
+from malt_data.schemas.exports import config_named
 from malt_data.schemas.manifest import BuildRecord
 from malt_data.schemas.spec import Labels
 from malt_data.storage.parquet import write_table
@@ -116,8 +119,23 @@ def test_an_interrupted_relabel_is_detected_and_can_be_finished(
     assert any("in the middle of a relabel" in problem for problem in verify(interrupted))
     with pytest.raises(ForestError, match="middle of a relabel"):
         create_forest(forest.folder, interrupted.manifest.spec, [], {})
+    config = config_named("refiner_sft")
+    with pytest.raises(ForestError, match="middle of a relabel"):
+        to_datasets(interrupted, config)
+    with pytest.raises(ForestError, match="middle of a relabel"):
+        count(interrupted, config, Selection())
     relabel(interrupted, interrupted.manifest.labels)
     assert verify(open_forest(forest.folder)) == []
+
+
+def test_a_build_after_a_relabel_by_another_grader_says_how_to_go_on(forest: Forest) -> None:
+    relabel(forest, Labels(grader="math"))
+    relabelled = open_forest(forest.folder)
+    with pytest.raises(MixError, match=r"graded by 'math', not by 'auto'.*relabel .*--grader auto"):
+        require_same_settings(relabelled, relabelled.manifest.spec)
+    relabel(relabelled, Labels(grader="auto"))
+    again = open_forest(forest.folder)
+    require_same_settings(again, again.manifest.spec)
 
 
 def test_a_grader_that_cannot_read_the_golds_is_refused(tmp_path: Path) -> None:

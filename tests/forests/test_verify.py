@@ -1,13 +1,16 @@
 """verify reports every kind of damage, and nothing for an intact forest."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from shell import malt
 from synthetic import make_forest
 
+from malt_data.exporters.export import export
 from malt_data.forests.forest import Forest, open_forest
 from malt_data.forests.labels import stamped
 from malt_data.forests.verify import verify
@@ -94,3 +97,20 @@ def test_a_changed_question_is_reported(forest: Forest) -> None:
     changed = table.set_column(column, table.schema.field(column), [["other"] * table.num_rows])
     write_table(path, changed)
     assert any("do not match their content" in problem for problem in verify(forest))
+
+
+@pytest.mark.slow
+def test_the_command_reports_all_problems_where_a_part_cannot_be_read(forest: Forest) -> None:
+    export(forest, "refiner_sft")
+    export(forest, "verifier_sft")
+    (forest.folder / "exports/verifier_sft/export.json").write_text("{")
+    (path,) = forest.parts.paths()[:1]
+    data = bytearray(path.read_bytes())
+    data[100:2000] = bytes(1900)  # pages, not the footer
+    path.write_bytes(data)
+    run = malt("verify", forest.folder, "--json")
+    assert run.returncode == 1
+    problems = json.loads(run.stdout)["problems"]
+    assert any(path.name in problem for problem in problems), problems
+    for name in ("refiner_sft", "verifier_sft"):
+        assert any(problem.startswith(f"exports/{name}") for problem in problems), problems

@@ -87,7 +87,10 @@ def test_an_older_team_gets_its_compute_matched_baselines(tmp_path: Path) -> Non
     shared = records["shared_sft"]
     assert (shared["steps"], shared["adapter"]) == (3, None)
     assert shared["rows"] == sum(records[f"{role}_sft"]["rows"] for role in ROLES)
-    assert "every role" in (out / "shared_sft" / "README.md").read_text()
+    card = (out / "shared_sft" / "README.md").read_text()
+    assert "every role" in card
+    assert "| max_steps | 3 |" in card
+    assert "num_train_epochs" not in card
 
     assert not team.lone  # without pairs; a note says how to get them
     assert any("malt-lone" in n and "--role generator --format dpo" in n for n in notes)
@@ -114,10 +117,13 @@ def test_an_older_team_gets_its_compute_matched_baselines(tmp_path: Path) -> Non
     assert read_team(path).lone == {"generator": str(out / "generator_dpo")}
     assert read_team(path).adapters["generator"] == str(out / "generator_sft")
 
+    with path.open("a") as file:
+        file.write('[own.elsewhere]\ngenerator = "me/g"\n')
     own = SHORT.model_copy(update={"dpo_first": True, "baselines": False})
     train(recipe=own)  # the team's own now, and the baseline's still
     assert read_team(path).adapters["generator"] == str(out / "generator_dpo")
     assert read_team(path).lone == {"generator": str(out / "generator_dpo")}
+    assert read_team(path).own == {"elsewhere": {"generator": "me/g"}}
 
     trained = weights(out)
     assert list(train(stage="sft")) == [f"{role}_sft" for role in ROLES]  # a team of STaR

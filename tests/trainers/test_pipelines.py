@@ -18,6 +18,7 @@ from malt_data.storage.team import read_team
 from malt_data.trainers.data import SHARED, load_rows, pipeline_of
 from malt_data.trainers.recipe import Recipe
 from malt_data.trainers.team import train_team
+from malt_data.trainers.training import plan_of
 
 pytestmark = [
     pytest.mark.model,
@@ -121,3 +122,19 @@ def test_a_base_model_is_trained_on_plain_text(tiny: str, tmp_path: Path) -> Non
 
 def test_data_without_a_manifest_is_of_the_shipped_pipeline(tmp_path: Path) -> None:
     assert pipeline_of(str(tmp_path)) == (shipped(), str(tmp_path))
+
+
+def test_a_training_is_not_resumed_with_rows_of_another_export(tmp_path: Path, tiny: str) -> None:
+    """Both exports have one pair for each parent, in the same folder."""
+    forest = make_forest(tmp_path / "f", trees=6, n=(3, 2, 2), model=tiny)
+    config = config_of("generator", "dpo")
+    rows = {}
+    for strategy in ("one", "best_worst"):
+        report = export(forest, config, ALL_ROWS.updated(strategy=strategy))
+        data = load_rows(str(forest.folder), "generator", "dpo")
+        rows[strategy] = (report.total, plan_of(data, tiny, SHORT, "dpo"))
+    assert rows["one"][0] == rows["best_worst"][0] > 0
+    assert rows["one"][1] != rows["best_worst"][1]
+    export(forest, config, ALL_ROWS.updated(strategy="best_worst"))  # the same rows again
+    data = load_rows(str(forest.folder), "generator", "dpo")
+    assert plan_of(data, tiny, SHORT, "dpo") == rows["best_worst"][1]
