@@ -86,6 +86,8 @@ def _printable_usage_errors() -> Iterator[None]:
     """Escape control characters in click's own errors, which quote the arguments."""
     try:
         yield
+    except click.exceptions.NoArgsIsHelpError:  # its message is the help
+        raise
     except click.UsageError as error:
         raise click.UsageError(printable(error.format_message()), error.ctx) from None
 

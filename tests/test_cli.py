@@ -220,3 +220,35 @@ def test_stats_show_and_verify_describe_the_forest(tmp_path: Path) -> None:
     assert malt("show", tmp_path / "f", "zzz").returncode == 1
     assert malt("verify", tmp_path / "f").stdout.strip().endswith("is sound: 3 trees.")
     assert malt("stats", cwd=tmp_path, env={"MALT_FOREST": "f", "PATH": ""}).returncode == 0
+
+
+def test_without_a_command_it_shows_its_help() -> None:
+    run = malt()
+    assert "Usage: malt-data [OPTIONS] COMMAND" in run.stdout + run.stderr
+    assert "\\n" not in run.stdout + run.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["build", "--plan", "--max-hours", "1"],
+        ["eval", "--table", "results", "--against", "sa"],
+        ["train", "--role", "all", "--out", "team", "--push", "me/team@v1"],
+        ["export", "--push", "team"],
+    ],
+    ids=" ".join,
+)
+def test_options_that_would_be_ignored_or_fail_late_are_refused_at_once(
+    words: list[str], tmp_path: Path
+) -> None:
+    run = malt(*words, cwd=tmp_path)
+    assert run.returncode == 2, run.stderr
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_secret_among_the_sampling_parameters_is_not_printed(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('[sampling]\napi_key = "sk-secret"\n')
+    run = malt("build", "--config", "c.toml", "--dry-run", cwd=tmp_path)
+    assert run.returncode == 2
+    assert "leave api_key out" in run.stderr
+    assert "sk-secret" not in run.stderr

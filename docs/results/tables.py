@@ -1,7 +1,8 @@
 """Recreate the tables and figures of evaluations from the data in their folders, without a model.
 
-python docs/results/tables.py docs/results/steps/*/     # those of the folders
-python docs/results/tables.py                           # the overview in README.md
+python docs/results/tables.py docs/results/steps/*/            # those of the folders
+python docs/results/tables.py docs/results/natural/greater     # one table of all its teams
+python docs/results/tables.py                                  # the overview in README.md
 """
 
 import sys
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import polars as pl
 
 from malt_data import compare, open_results
-from malt_data.evaluation.tables import accuracy_table
+from malt_data.evaluation.tables import accuracy_table, gather
 from malt_data.report.figures import write_figures
 from malt_data.report.tables import markdown
 
@@ -25,7 +26,8 @@ TEAMS = ("malt-again+mv", "malt+mv", "malt")
 class Contest(NamedTuple):
     """A team against the best of some baselines, with the questions and seeds of both.
 
-    ours: the folder that has the setting `team`. theirs: the folder that has the baselines.
+    ours: the folders (a glob) that have the setting `team`, one per trained team. theirs: those
+    that have the baselines.
     """
 
     name: str
@@ -69,16 +71,17 @@ CONTESTS = (
     Contest(f"{_SUM}: STaR", "arithmetic/first", "arithmetic/first", _STAR),
     Contest(f"{_SUM}: STaR, round two", "arithmetic/second", "arithmetic/second", _STAR),
     *_natural("Which is larger, first look", "natural/larger/look"),
-    *_natural("Which is larger", "natural/larger/0/results"),
-    *_natural("Is it greater", "natural/greater/0/results", "malt-again+mv"),
-    *_natural("Is it divisible", "natural/divisible/0/results", "malt-again+mv"),
+    *_natural("Which is larger", "natural/larger/[0-9]/results"),
+    *_natural("Is it greater", "natural/greater/[0-9]/results", "malt-again+mv"),
+    *_natural("Shopping", "natural/shopping/[0-9]/results", "malt-again+mv"),
+    *_natural("Is it divisible", "natural/divisible/[0-9]/results", "malt-again+mv"),
 )
 
 
 def overview() -> str:
     """Return the table of all contests, won and lost."""
-    head = ("against", "questions × seeds", "best of them", "its accuracy, %", "the team's, %")
-    rows = [[*head, "lead, points", "p", ""], ["---"] * 8]
+    head = ["against", "questions × seeds × teams", "best of them", "its accuracy, %"]
+    rows = [[*head, "the team's, %", "lead, points", "p", ""], ["---"] * 8]
     for contest in CONTESTS:
         ours = _predictions(contest.ours, (contest.team,))
         theirs = _predictions(contest.theirs, contest.baselines)
@@ -90,24 +93,25 @@ def overview() -> str:
         found = compare(both, contest.team, best)
         lead, p = found["behind"], found["p"]
         outcome = "no difference shown" if p >= SURE else "won" if lead > 0 else "lost"
-        size = f"{ours['question_id'].n_unique()} × {ours['seed'].n_unique()}"
+        size = " × ".join(str(ours[name].n_unique()) for name in ("question_id", "seed", "team"))
         numbers = (means[best] * 100, means[contest.team] * 100, lead * 100)
         shown = (f"{number:.1f}" for number in numbers)
         rows.append([contest.name, size, f"`{best}`", *shown, f"{p:.4f}", outcome])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def _predictions(folder: str, settings: tuple[str, ...]) -> pl.DataFrame:
-    return open_results(HERE / folder).predictions().filter(pl.col("setting").is_in(settings))
+def _predictions(folders: str, settings: tuple[str, ...]) -> pl.DataFrame:
+    teams = [open_results(folder) for folder in sorted(HERE.glob(folders))]
+    return gather(teams).filter(pl.col("setting").is_in(settings))
 
 
 def main(folders: list[Path]) -> None:
     for folder in folders:
-        results = open_results(folder)
-        against = next((name for name in TEAMS if name in results.settings), None)
-        (folder / "table.md").write_text(markdown(accuracy_table(results, against)) + "\n", "utf-8")
+        teams = [open_results(one) for one in sorted(folder.glob("[0-9]/results")) or [folder]]
+        against = next((name for name in TEAMS if name in teams[0].settings), None)
+        (folder / "table.md").write_text(markdown(accuracy_table(teams, against)) + "\n", "utf-8")
         if (folder / "figures").exists():
-            write_figures(results, folder / "figures")
+            write_figures(teams[0], folder / "figures")
     if not folders:
         before, _, rest = OVERVIEW.read_text("utf-8").partition(MARK)
         _, _, after = rest.partition(MARK)

@@ -189,6 +189,8 @@ def build(
     if plan:
         if dry_run:
             raise click.UsageError("--plan grows trees, --dry-run grows none: pass one of them.")
+        if budget != Budget():
+            raise click.UsageError("--plan grows its pilot whatever the budget: leave out --max-….")
         _plan(spec, folder, prompts_file, as_json)
         return
     if dry_run:

@@ -139,7 +139,10 @@ def export(
     from malt_data.exporters.selection import Selection
     from malt_data.report.exports import print_export
     from malt_data.schemas.exports import select_configs
+    from malt_data.storage.hub import require_repo
 
+    if repo is not None:
+        require_repo(repo)  # before the work
     opened = open_for_command(forest)
     roles = opened.manifest.spec.pipeline.roles
     requested = select_configs(roles, role, form)

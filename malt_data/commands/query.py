@@ -181,7 +181,7 @@ def explain(args: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         print_json(facts)
     else:
-        print_explained(facts, console())
+        print_explained(facts, console(), pair=len(ids) > 1)
 
 
 @click.command()

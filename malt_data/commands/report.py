@@ -48,11 +48,12 @@ def report(
     malt-data report --push me/my-report
     """
     from malt_data.commands.progress import Progress
-    from malt_data.publish.space import push_page, require_space
+    from malt_data.publish.space import push_page
     from malt_data.report.report import write_report
+    from malt_data.storage.hub import require_repo
 
     if repo is not None:
-        require_space(repo)  # before minutes of work
+        require_repo(repo)  # before minutes of work
     opened = _open(source)
     with Progress("report") as progress:
         made = write_report(

@@ -100,6 +100,7 @@ def train(
     """
     from malt_data.commands.progress import Progress
     from malt_data.schemas.layout import default_folder
+    from malt_data.storage.hub import require_repo
     from malt_data.trainers.recipe import read_recipe
     from malt_data.trainers.train import train as train_role
 
@@ -107,6 +108,8 @@ def train(
         raise click.UsageError("--no-baselines needs --role all.")
     if role == "all" and (stage == "dpo" or adapter):
         raise click.UsageError("--role all starts with SFT: leave out --stage dpo and --adapter.")
+    if repo is not None:
+        require_repo(repo)  # before hours of work
     if stage == "dpo" and adapter is None:
         raise click.UsageError("DPO starts from an SFT adapter: pass --adapter FOLDER.")
     chosen = read_recipe(recipe, config).seeded(seed)

@@ -35,6 +35,8 @@ def explain(forest: Forest, node_id: str, other: str | None = None) -> dict[str,
     """
     tree = find_tree(forest, node_id)
     node_id = full_id(tree, node_id)
+    if other and node_id.startswith(other.partition("/")[0]):  # of the same tree, cut short
+        other = full_id(tree, other)
     ids = set(tree["node_id"])
     steps = node_id.split("/")
     path = ["/".join(steps[: i + 1]) for i in range(1, len(steps))]

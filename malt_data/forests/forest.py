@@ -96,9 +96,10 @@ class Forest:
         """Return the SQL of a file in schemas/views, for the turns of this forest."""
         from malt_data.storage.query import read_view  # imports DuckDB, which only this needs
 
-        if name == "marked" and not self.manifest.spec.adaptive:  # spares a join of all nodes
+        spec = self.manifest.spec
+        if name == "marked" and not (spec.adaptive or spec.imported):  # spares a join of all nodes
             return "CREATE VIEW marked AS SELECT *, true AS base FROM nodes"
-        return fill_turns(read_view(name), len(self.manifest.spec.pipeline.turns))
+        return fill_turns(read_view(name), len(spec.pipeline.turns))
 
     def questions(self) -> "pl.LazyFrame":
         """Return one row per question (`schemas.forest.QUESTIONS`), with or without a tree."""

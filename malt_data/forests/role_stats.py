@@ -55,7 +55,8 @@ def role_stats(forest: Forest) -> Statistics:
 
     def count(path: Path) -> _Counts:
         table, spec = forest.parts.read(path, _READ), forest.manifest.spec
-        return _count(table, len(spec.pipeline.turns), adaptive=spec.adaptive is not None)
+        marked = bool(spec.adaptive or spec.imported)  # nodes may be `extra`
+        return _count(table, len(spec.pipeline.turns), marked=marked)
 
     total = _Counts()
     with forest.reading(), ThreadPoolExecutor(os.cpu_count()) as threads:
@@ -108,10 +109,10 @@ def _share(part: float, whole: float) -> float | None:
     return float(part / whole) if whole else None
 
 
-def _count(table: pa.Table, turns: int, *, adaptive: bool) -> _Counts:
+def _count(table: pa.Table, turns: int, *, marked: bool) -> _Counts:
     """Return the counts of a part. turns: those of the pipeline."""
     columns, nullable = Columns.of(table), _filled(table)
-    base = columns.base() if adaptive else np.ones(columns.node.size, bool)
+    base = columns.base() if marked else np.ones(columns.node.size, bool)
     roles = encoded(table["role"])
     role = roles.indices.to_numpy()
     counts = _of_roles(role, len(roles.dictionary), table, nullable, base)

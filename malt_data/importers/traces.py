@@ -41,14 +41,22 @@ def read_episodes(
 ) -> Iterator[Imported]:
     """Yield the completions of a file of episodes; count in `left_out` those that are unusable.
 
-    roles: who speaks in which turn; None: as in the first episode. names: the roles of agents with
-    other names.
-    Raises ImportsError for a row that is no episode, or a trace whose parent cannot be told.
+    roles: who speaks in which turn; None: as in the first episode that did not fail. names: the
+    roles of agents with other names.
+    Raises ImportsError for a row that is no episode, an agent who is not in the first one, or a
+    trace whose parent cannot be told.
     """
+    derived = roles is None
     for where, row in rows:
         try:
-            if roles is None and row["traces"]:
-                roles = chain_of([_name(trace, names) for trace in row["traces"]])
+            if _failed(row):
+                left_out[FAILED] += len(row["traces"])
+                continue
+            speakers = [_name(trace, names) for trace in row["traces"]]
+            if roles is None and speakers:
+                roles = chain_of(speakers)
+            if derived and (strangers := [name for name in speakers if name not in (roles or ())]):
+                raise _stranger(where, strangers[0], roles or ())
             yield from _episode(where, row, file, roles or (), names, left_out)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError):
             raise ImportsError(
@@ -93,9 +101,6 @@ def _episode(
     names: Mapping[str, str],
     left_out: Counter[str],
 ) -> Iterator[Imported]:
-    if not row["ok"] or not all(trace["ok"] for trace in row["traces"]):
-        left_out[FAILED] += len(row["traces"])
-        return
     if any(_sampled(trace) is None for trace in row["traces"]):
         left_out[CONVERSATION] += len(row["traces"])
         return
@@ -115,6 +120,10 @@ def _episode(
         if parent:
             parent.children += 1
         yield placed
+
+
+def _failed(row: Mapping[str, Any]) -> bool:
+    return not row["ok"] or not all(trace["ok"] for trace in row["traces"])
 
 
 def _sampled(trace: Mapping[str, Any]) -> int | None:
@@ -177,12 +186,16 @@ def _turn(found: _Trace, roles: Sequence[str], turns: Mapping[int, Sequence[_Tra
     spoken = [i for i, role in enumerate(roles) if role == found.said.role]
     possible = [i for i in spoken if i == 0 or i - 1 in turns]
     if not possible:
-        raise ImportsError(
-            f"{found.said.where} is by the agent {found.said.role!r}, who does not speak there in "
-            f"{' → '.join(roles)}. Name a pipeline of your own (--pipeline FILE.toml), or give the "
-            "agents the names of its roles: [roles] in --config FILE.toml."
-        )
+        raise _stranger(found.said.where, str(found.said.role), roles)
     return possible[-1]
+
+
+def _stranger(where: str, name: str, roles: Sequence[str]) -> ImportsError:
+    return ImportsError(
+        f"{where} is by the agent {name!r}, who does not speak there in {' → '.join(roles)}. Name "
+        "a pipeline of your own (--pipeline FILE.toml), or give the agents the names of its roles: "
+        "[roles] in --config FILE.toml."
+    )
 
 
 def _parent(found: _Trace, above: Sequence[_Trace]) -> _Trace:

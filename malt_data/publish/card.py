@@ -9,6 +9,7 @@ interpreted as Markdown, HTML or YAML.
 """
 
 import io
+import json
 import re
 import shlex
 from collections.abc import Mapping
@@ -87,6 +88,7 @@ def _facts(forest: Forest, repo: str, configs: list[Config]) -> dict[str, Any]:
         tree=_tree(forest),
         prompts=_prompts(forest),
         rebuild=_rebuild(forest),
+        further=_further(forest),
     )
 
 
@@ -208,6 +210,17 @@ def _rebuild(forest: Forest) -> str:
         f"--{name} {shlex.quote(clean(str(v)))}" for name, v in flags.items() if v is not None
     ]
     return " \\\n    ".join(["malt-data build", *options])
+
+
+def _further(forest: Forest) -> str:
+    """Return what the command of `_rebuild` needs in --config, as JSON; empty if it is nothing."""
+    spec, labels = forest.manifest.spec, forest.manifest.labels
+    names = ("adapters", "sampling", "chat_template", "engine_options", "fields", "kind")
+    chosen = spec.model_dump(mode="json", include={*names}, exclude_defaults=True)
+    chosen |= labels.model_dump(include={"threshold", "pooling"}, exclude_defaults=True)
+    if spec.adaptive:
+        chosen["adaptive"] = spec.adaptive.model_dump()
+    return json.dumps(chosen, ensure_ascii=False) if chosen else ""
 
 
 def _leaves(pipeline: Pipeline) -> list[tuple[str, int]]:

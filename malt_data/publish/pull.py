@@ -6,7 +6,7 @@ pull("me/trees@v1", "trees")
 import shutil
 from pathlib import Path
 
-from malt_data.errors import HubError
+from malt_data.errors import HubError, SpecError
 from malt_data.publish.sync import save_states
 from malt_data.storage.files import LOCK, lock
 from malt_data.storage.folders import refuse_folder
@@ -28,6 +28,8 @@ def pull(name: str, out: str | Path | None = None) -> Path:
     """
     repo, revision = parse_repo(name)
     target = Path(out or repo.partition("/")[2])
+    if target.name in ("", ".."):
+        raise SpecError(f"{target} cannot be made anew. Choose a new folder: --out NAME")
     refuse_folder(target)
     _refuse_existing(target)
     partial = target.with_name(f".{target.name}.partial")

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from malt_data.errors import HubError, SpecError
+from malt_data.errors import HubError
 from malt_data.exporters.export import export, exports_of
 from malt_data.exporters.layouts import TRL
 from malt_data.forests.forest import Forest
@@ -35,7 +35,7 @@ from malt_data.storage.hub import (
     find_head,
     head,
     listing_of,
-    parse_repo,
+    require_repo,
     retrying,
     tag_commit,
 )
@@ -83,8 +83,7 @@ def push(
     Stale exports are written again with their own settings. replace: overwrite changes made
     elsewhere. Raises HubError if the Hub refuses, is unreachable, or has such changes.
     """
-    if parse_repo(repo)[1]:
-        raise SpecError(f"{repo!r}: pass the branch with --revision, not with @.")
+    require_repo(repo)
     forest.require_writable()
     with forest.reading(), contextlib.ExitStack() as stack:
         forest.require_labelled()
@@ -110,8 +109,7 @@ def push_adapter(folder: str | Path, repo: str) -> str:
 
     Pushing an unchanged adapter creates no commit. Raises HubError if the Hub refuses.
     """
-    if parse_repo(repo)[1]:
-        raise SpecError(f"{repo!r}: pass a repo without @.")
+    require_repo(repo)
     folder = Path(folder)
     with explain_hub_errors(repo):
         create_model_repo(repo)
@@ -171,8 +169,8 @@ class _RepoUpdate:
             )
         if self.dry_run:
             return Pushed(self.repo, sha, True, added, removed)
-        if not self.pull_request:  # before the commit, in case its response is lost
-            self._save([*synced, local])
+        # Before the commit, in case its response is lost; a pull request may be merged later.
+        self._save([*synced, local])
         sha, url = commit(
             self.repo,
             {path: self.files[path] for path in added},

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from malt_data.errors import SpecError
-from malt_data.storage.hub import commit, create_space, explain_hub_errors, parse_repo, space_url
+from malt_data.storage.hub import commit, create_space, explain_hub_errors, require_repo, space_url
 
 
 def push_page(page: Path, repo: str, *, title: str, private: bool = False) -> str:
@@ -16,7 +15,7 @@ def push_page(page: Path, repo: str, *, title: str, private: bool = False) -> st
 
     The Space is created if it does not exist. Raises HubError if the Hub refuses.
     """
-    require_space(repo)
+    require_repo(repo)
     facts = {"title": title, "sdk": "static", "app_file": "index.html", "tags": ["malt-data"]}
     head = yaml.safe_dump(facts, allow_unicode=True, sort_keys=False)
     card = f"---\n{head}---\n\nA report of [malt-data](https://pypi.org/project/malt-data).\n"
@@ -25,9 +24,3 @@ def push_page(page: Path, repo: str, *, title: str, private: bool = False) -> st
         files: dict[str, Path | bytes] = {"index.html": page, "README.md": card.encode()}
         commit(repo, files, message=f"malt-data: {title}", repo_type="space")
         return space_url(repo)
-
-
-def require_space(repo: str) -> None:
-    """Raise SpecError if this cannot be the name of a Space."""
-    if parse_repo(repo)[1]:
-        raise SpecError(f"{repo!r}: pass a Space without @.")

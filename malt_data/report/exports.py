@@ -41,8 +41,11 @@ def print_export(
         console.print(f"  the end of a row:\n    {shown}", markup=False, soft_wrap=True)
 
 
-def print_explained(facts: dict[str, Any], console: Console) -> None:
-    """Print the result of `explain`, from the question down to the exports."""
+def print_explained(facts: dict[str, Any], console: Console, *, pair: bool = False) -> None:
+    """Print the result of `explain`, from the question down to the exports.
+
+    pair: of two nodes, not of one.
+    """
     question = facts["question"]
     console.print(
         Text(f"question {question['question_id']}, gold {clean(question['gold'])}", "bold")
@@ -70,16 +73,16 @@ def print_explained(facts: dict[str, Any], console: Console) -> None:
     console.print(Text("\nexports", "bold"))
     for name, decision in facts["exports"].items():
         rows = decision["rows"]
-        console.print(Text(f"{name} ({decision['status']}): {_outcome(rows)}"))
+        console.print(Text(f"{name} ({decision['status']}): {_outcome(rows, pair=pair)}"))
         for row in rows:
             if "chosen_id" in row:
                 why = row["reason"] or f"row in {row['split']}"
                 console.print(Text(f"  {row['chosen_id']} over {row['rejected_id']}: {why}"))
 
 
-def _outcome(rows: list[dict[str, Any]]) -> str:
+def _outcome(rows: list[dict[str, Any]], *, pair: bool) -> str:
     if not rows:
-        return "no pair: all siblings have the same label"
+        return "these two are no pair" if pair else "no pair: all siblings have the same label"
     if "chosen_id" in rows[0]:
         kept = sum(row["reason"] is None for row in rows)
         return f"in {kept} of {len(rows)} pairs"

@@ -70,7 +70,7 @@ def _explain(error: ValidationError, known: Iterable[str]) -> str:
             )
         else:
             # Both may contain a key.
-            show_input = key and key not in ("base_url", "engine_options")
+            show_input = key and key not in ("base_url", "engine_options", "sampling")
             got = f" (got {issue['input']!r})" if show_input else ""
             problems.append(f"{key + ': ' if key else ''}{issue['msg']}{got}")
     return "; ".join(problems)

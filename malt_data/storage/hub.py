@@ -49,6 +49,12 @@ def parse_repo(name: str) -> tuple[str, str | None]:
     return repo, revision or None
 
 
+def require_repo(name: str) -> None:
+    """Raise SpecError unless this names a repo to push to, which has no @."""
+    if parse_repo(name)[1]:
+        raise SpecError(f"{name!r}: pass the repo without @; a branch is named with --revision.")
+
+
 def fetch_forest(name: str) -> Path:
     """Download the trees of `user/name[@revision]` to the Hub's cache; return their folder.
 

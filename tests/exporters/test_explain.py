@@ -226,6 +226,8 @@ def test_two_ids_that_are_not_a_pair_have_no_row(forest: Forest) -> None:
     for other in (f"{tree}/g0/v1/r0", f"{tree}/g0/v0", f"{tree}/g0"):
         rows = explain(forest, f"{tree}/g0/v0/r0", other)["exports"]["refiner_dpo"]["rows"]
         assert rows == []
+    shown = malt("explain", forest.folder, f"{tree}/g0/v0/r0", f"{tree[:6]}/g0").stdout
+    assert "refiner_dpo (not exported yet): these two are no pair" in shown
 
 
 # --- on the terminal ------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from malt_data import (
     relabel,
     verify,
 )
+from malt_data.forests.facts import stats
 from malt_data.importers.importing import INCOMPLETE
 from malt_data.importers.reading import _FORMATS
 from malt_data.publish.card import render_card
@@ -310,3 +311,17 @@ def test_every_format_that_the_message_names_is_read(tmp_path: Path) -> None:
             import_forest([path], tmp_path / "forest")
     with pytest.raises(ImportsError, match="unsupported extension"):
         import_forest([write(tmp_path / "runs.csv", "question,answer")], tmp_path / "forest")
+
+
+def test_extra_nodes_of_an_imported_tree_are_in_no_mean(tmp_path: Path) -> None:
+    rows = [
+        {**ASKED, "id": str(place), "role": "generator", "text": f"Final Answer: {said}",
+         "extra": place > 1}
+        for place, said in enumerate([5, 6, 5, 5])
+    ]  # fmt: skip
+    import_forest([write(tmp_path / "rows.jsonl", *rows)], tmp_path / "imported")
+    imported = open_forest(tmp_path / "imported")
+    (facts,) = stats(imported)["roles"]
+    assert (facts["mean_value"], facts["accuracy"], facts["extra"]) == (0.5, 0.5, 2)
+    assert imported.sql("SELECT mean_value, extra FROM role_stats").rows() == [(0.5, 2)]
+    assert imported.sql("FROM trees")["value"].to_list() == [0.5]

@@ -91,6 +91,25 @@ def test_one_agent_of_any_name_is_the_generator(tmp_path: Path) -> None:
     assert report.pipeline == "generator 2"
 
 
+def test_an_episode_that_failed_does_not_say_who_speaks(tmp_path: Path) -> None:
+    whole = episode(
+        trace("generator", "2 + 3?", SAID),
+        trace("verifier", f"Check: {SAID}", "No."),
+        trace("refiner", f"{SAID} No.", "Final Answer: 5"),
+    )
+    broken = episode(trace("generator", "2 + 3?", SAID)) | {"ok": False}
+    report, _ = load(tmp_path, broken, whole)
+    assert report.completions == {"generator": 1, "verifier": 1, "refiner": 1}
+    assert report.left_out == {FAILED: 1}
+
+
+def test_an_agent_who_is_not_in_the_first_episode_is_refused(tmp_path: Path) -> None:
+    alone = episode(trace("generator", "2 + 3?", SAID))
+    both = episode(trace("generator", "2 + 3?", SAID), trace("refiner", SAID, "5"))
+    with pytest.raises(MaltError, match="by the agent 'refiner', who does not speak there"):
+        load(tmp_path, alone, both)
+
+
 def test_agents_of_a_pipeline_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "critic.toml").write_text(
         "[[turns]]\nrole='solver'\n[[turns]]\nrole='critic'\n[[turns]]\nrole='solver'\n"

@@ -176,6 +176,11 @@ def test_the_card_has_measured_facts(lfs: Hub, forest: Forest) -> None:
     assert "1 rows of the source were refused: no gold" in card
     assert "malt-data build" in card
     assert forest.manifest.spec.prompts["numeric"]["verifier"]["user"] in card
+    assert "--config" not in card
+    malt(lfs, "relabel", forest.folder, "--threshold", "0.2")
+    malt(lfs, "push", forest.folder, REPO)
+    card = lfs.files("dataset", REPO, "main")["README.md"].decode()
+    assert '"threshold": 0.2' in card
 
 
 # --- round trip -----------------------------------------------------------------------------------
@@ -298,6 +303,18 @@ def test_branch_pull_request_private_and_dry_run(lfs: Hub, forest: Forest) -> No
     done, _ = malt(lfs, "export", folder, "--push", REPO, "--json")
     assert done["push"]["changed"]
     assert "exports/verifier_dpo/train-00000.parquet" in remote(lfs, "main")
+
+
+def test_after_a_merged_pull_request_the_next_push_goes_on(lfs: Hub, forest: Forest) -> None:
+    folder = forest.folder
+    malt(lfs, "push", folder, REPO, "--exports", "none")
+    malt(lfs, "relabel", folder, "--threshold", "0.2")
+    malt(lfs, "push", folder, REPO, "--exports", "none", "--pr")
+    shutil.copytree(folder, folder.parent / "merged")
+    malt(lfs, "push", folder.parent / "merged", REPO, "--exports", "none")  # as a merge would
+    malt(lfs, "relabel", folder, "--threshold", "0.8")
+    malt(lfs, "push", folder, REPO, "--exports", "none")
+    assert remote(lfs)["forest.json"] == local(folder)["forest.json"]
 
 
 # --- what goes wrong ------------------------------------------------------------------------------
@@ -443,6 +460,7 @@ def test_invalid_repo_names(lfs: Hub, forest: Forest, name: str) -> None:
     if name != "a/b@":
         malt(lfs, "push", forest.folder, name, code=2)
         malt(lfs, "pull", name, code=2)
+    malt(lfs, "pull", REPO, "--out", "..", code=2)
 
 
 def test_parse() -> None:

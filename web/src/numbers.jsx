@@ -1,5 +1,7 @@
 // Numbers and tables. A number keeps its exact value in <data>, whatever is shown of it.
 
+import { read } from "./data.js";
+
 // Columns that are shares of one.
 const SHARES = new Set([
   ..."accuracy mean_value fix_rate break_rate mean_confidence share_unsure chosen_longer".split(" "),
@@ -98,7 +100,7 @@ export function Query({ table }) {
   return (
     <details class="query">
       <summary>SQL of “{table.title}”</summary>
-      <pre tabIndex={0}>{`malt-data sql "${table.query.trim().replaceAll('"', '\\"')}"`}</pre>
+      <pre tabIndex={0}>{`malt-data sql ${read("facts").kind.toUpperCase()} "${table.query.trim().replaceAll('"', '\\"')}"`}</pre>
     </details>
   );
 }

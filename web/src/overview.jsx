@@ -13,7 +13,7 @@ export function Overview({ facts }) {
   const tables = Object.fromEntries(facts.tables.map((table) => [table.id, table]));
   return (
     <>
-      <Tiles tables={tables} />
+      <Tiles facts={facts} tables={tables} />
       <Section table={tables.forest} turned heading="questions" open={false}>
         <Outcomes table={tables.forest} />
       </Section>
@@ -48,11 +48,11 @@ export function Overview({ facts }) {
 const SIBLINGS =
   "Usable pairs: siblings with different labels, before any export leaves one out.";
 
-function Tiles({ tables }) {
+function Tiles({ facts, tables }) {
   const [forest] = rowsOf(tables.forest);
   const roles = rowsOf(tables.roles);
   const pairs = roles.reduce((sum, role) => sum + role.usable_pairs, 0);
-  const last = roles.at(-1);
+  const last = roles.find((row) => row.role === facts.roles.at(-1));
   return (
     <dl class="tiles">
       <Tile name="trees" note={`of ${forest.questions.toLocaleString("en")} questions`}>
@@ -66,7 +66,7 @@ function Tiles({ tables }) {
       </Tile>
       {last && (
         <Tile name={`accuracy of the ${last.role}`} note={roles[0] === last ? "" : `${roles[0].role}: ${percent(roles[0].accuracy)}`}>
-          <Value value={last.accuracy} column="accuracy" cell={`roles/${roles.length - 1}/accuracy`} />
+          <Value value={last.accuracy} column="accuracy" cell={`roles/${roles.indexOf(last)}/accuracy`} />
         </Tile>
       )}
       {roles.length > 1 && (

@@ -24,23 +24,30 @@ def _stages(folder: str, roles: tuple[str, ...], stage: str = "sft") -> tuple[st
 
 
 _STAR = ("trees", *_stages("team", _TEAM))
+_AGAIN = (*_STAR, "again-trees")
 TOOK = {
     "sa": (),
     "star-sa": ("trees", *_stages("team", _ONE)),
     "star-ma": _STAR,
-    "star-sa-again": (*_STAR, "again-trees", *_stages("again", _ONE)),
-    "star-ma-again": (*_STAR, "again-trees", *_stages("again", _TEAM)),
+    "star-sa-again": (*_AGAIN, *_stages("again", _ONE)),
+    "star-ma-again": (*_AGAIN, *_stages("again", _TEAM)),
     "star-sa-balanced": ("trees", *_stages("balanced", _ONE)),
     "malt-lone": ("trees", *_stages("team", _ONE), *_stages("pairs", _ONE, "dpo")),
-    "malt-again": (*_STAR, "again-trees", *_stages("pairs", _TEAM, "dpo")),
+    "malt-later": (*_AGAIN, *_stages("pairs", ("verifier", "refiner"), "dpo")),
+    "malt-again": (*_AGAIN, *_stages("pairs", _TEAM, "dpo")),
 }
-"""The trees and adapters that a setting takes."""
+"""The trees and adapters that a setting takes. Where the generator's pairs are of the second round,
+so is malt-lone (OF_AGAIN).
+"""
+OF_AGAIN = {"malt-lone": (*_AGAIN, *_stages("pairs", _ONE, "dpo"))}
 
 
 def collect(run: Path) -> Costs:
     """Return the costs of a team's trees and adapters. Those of trees are sampled tokens."""
     found: Costs = {}
     for stage in sorted({stage for stages in TOOK.values() for stage in stages}):
+        if not (run / stage).exists():  # left out for this task
+            continue
         if stage.endswith("trees"):
             builds = json.loads((run / stage / "forest.json").read_text("utf-8"))["runs"]
             found[stage] = {
@@ -51,6 +58,8 @@ def collect(run: Path) -> Costs:
         else:
             record = json.loads((run / stage / "training.json").read_text("utf-8"))
             found[stage] = {key: record[key] for key in ("tokens", "seconds", "peak_memory")}
+            if stage == "pairs/generator_dpo":
+                found[stage]["data"] = record["data"]
     return found
 
 
@@ -59,8 +68,10 @@ def table(costs: Costs, results: Path) -> list[list[str]]:
     head = ["setting", "accuracy, %", "tokens per answer", "sampled tokens, thousands"]
     head += ["trained tokens, thousands", "minutes before", "memory, GiB"]
     rows = [head, ["---"] * len(head)]
+    pairs = costs["pairs/generator_dpo"].get("data", "trees")
+    took = TOOK | (OF_AGAIN if pairs == "again-trees" else {})
     for use in open_results(results).sql("FROM cost ORDER BY accuracy, setting").to_dicts():
-        stages = TOOK[use["setting"].removesuffix("+mv")]
+        stages = took[use["setting"].removesuffix("+mv")]
         taken = [(stage.endswith("trees"), costs[stage]) for stage in stages]
         sampled = sum(cost["tokens"] for tree, cost in taken if tree)
         trained = sum(cost["tokens"] for tree, cost in taken if not tree)
