@@ -18,6 +18,8 @@ from malt_data.engines.prompts import encode
 from malt_data.engines.quiet import quiet_libraries
 from malt_data.errors import EngineDown
 
+_LOAD_ERRORS = (AttributeError, ImportError, OSError, RuntimeError, TypeError, ValueError)
+
 if TYPE_CHECKING:
     import torch
 
@@ -87,6 +89,8 @@ class Loaded:
 
     def set_adapter(self, adapter: str | None) -> None:
         """Activate a LoRA adapter from a folder or the Hub; None: the base model."""
+        from safetensors import SafetensorError
+
         if adapter is None:
             if self.adapters:
                 self.model.disable_adapters()
@@ -98,7 +102,7 @@ class Loaded:
                     warnings.filterwarnings("ignore", "Already found a `peft_config`")
                     self.model.load_adapter(adapter, adapter_name=name)
                 self.adapters[adapter] = name
-        except (ImportError, OSError, ValueError, RuntimeError) as error:
+        except (*_LOAD_ERRORS, SafetensorError) as error:
             raise EngineDown(
                 f"The adapter {adapter} could not be loaded: {_first_line(error)} "
                 "Check its folder and base model, and that peft is installed (pip install peft)."
@@ -321,12 +325,16 @@ def load(
     try:
         import torch
         import transformers
+        from safetensors import SafetensorError
     except ImportError as error:
         raise EngineDown(
             f"The transformers engine needs torch and transformers ({error}). Run: "
             "pip install 'malt-data[local]'"
         ) from error
-    torch_device = torch.device(device or _best_device())
+    try:
+        torch_device = torch.device(device or _best_device())
+    except RuntimeError as error:
+        raise EngineDown(f"There is no device {device!r}: {_first_line(error)}") from error
     options = {"dtype": "float32" if torch_device.type == "cpu" else "bfloat16", **options}
     source = resolve(name, note)
     try:
@@ -336,7 +344,7 @@ def load(
             if "device_map" not in options:
                 model = model.to(torch_device)
             model = model.eval()
-    except (AttributeError, ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except (*_LOAD_ERRORS, SafetensorError) as error:
         raise EngineDown(
             f"The model {name} could not be loaded: {_first_line(error)} "
             "Check its name, the network and the memory of the device."

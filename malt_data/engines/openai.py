@@ -207,7 +207,7 @@ class OpenAIEngine:
             stream, seconds_by_sample = Stream(count), dict[int, float]()
             async with aclosing(ends(response, stream)) as samples:  # type: ignore[type-var]
                 async for sample in samples:
-                    (completion,) = read(stream.reply([sample]))
+                    (completion,) = read(stream.reply([sample]) | {"usage": None})
                     seconds_by_sample[sample] = seconds = time.monotonic() - started
                     yield sample, replace(completion, counted=False, latency=seconds)
             seconds = time.monotonic() - started

@@ -55,6 +55,8 @@ async def _vllm(spec: SamplingSpec, adapters: Sequence[str], note: Note) -> Engi
 
 def _own_options(spec: SamplingSpec) -> dict[str, Any]:
     """Return the options of the engine itself, without those of its replicas."""
+    if ours := {"batch_size", "concurrency", "adapters", "note"} & {*spec.engine_options}:
+        raise SpecError(f"[engine] may not hold {min(ours)}: use --concurrency, or [adapters].")
     return {name: value for name, value in spec.engine_options.items() if name != "num_gpus"}
 
 
@@ -71,6 +73,9 @@ async def _openai(spec: SamplingSpec, adapters: Sequence[str], note: Note) -> En
             raise SpecError(
                 f"The openai engine has no option {name!r}. [engine] may hold {', '.join(known)}."
             )
+    for name, value in spec.engine_options.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+            raise SpecError(f"engine: {name} is a number, not {value!r}.")
     options = {"concurrency": spec.concurrency, **spec.engine_options}
     return await OpenAIEngine.open(spec.model, base_url=spec.base_url, **options)
 

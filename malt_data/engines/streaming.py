@@ -43,7 +43,10 @@ class _Choice:
                 if not isinstance(piece, str):
                     raise TypeError(f"{name} is not a string")
                 self.pieces.setdefault(name, []).append(piece)
-        self.finish_reason = chunk.get("finish_reason") or None
+        reason = chunk.get("finish_reason") or None
+        if reason == "abort" or not isinstance(reason, str | None):  # as in replies.py
+            raise ValueError(f"ended by {reason!r}")
+        self.finish_reason = reason
 
 
 class Stream:

@@ -265,6 +265,8 @@ class Grader:
         if verdict is not None or answer is None:
             return verdict or "wrong"
         reply = self._pool(_ALGEBRA).call(answer, gold)
+        if reply.unusable:
+            raise GraderError(f"Computer algebra cannot run: {reply.error}")
         verdict = "timeout" if reply.reward is None else "right" if reply.reward else "wrong"
         return self._store(_key(answer, gold, kind, choices), verdict)
 

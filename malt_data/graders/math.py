@@ -25,6 +25,7 @@ MAX_ITEMS = 50
 Leaf = Callable[[str, str], bool | None]
 
 _BASE = re.compile(r"\(?([0-9A-Za-z]+(?:\.[0-9A-Za-z]+)?)\)?_\{?(\d+)\}?")
+_THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2},\d{3}(?![\d,])")
 _CLOCK = re.compile(r"\d\s*:\s*\d")
 _LABEL = re.compile(
     r"((?:[a-zA-Z]|\\(?!sin|cos|tan|cot|sec|csc|log|ln|exp|arc)[a-zA-Z]+)(?:_\{?\w+\}?)?'*(?:\([a-zA-Z](?:,[a-zA-Z])*\))?"
@@ -144,9 +145,14 @@ def _singleton(
     depth: int,
 ) -> bool | None:
     """Compare a structure with a plain text: `{5}` equals 5, `(1,2)` does not equal a matrix."""
-    for parsed, other in ((answer_structure, gold), (gold_structure, answer)):
+    for text, parsed, other in (
+        (answer, answer_structure, gold),
+        (gold, gold_structure, answer),
+    ):
         if parsed is not None and parsed[0] in ("", "{}") and len(parsed[1]) == 1:
             return _parts(parsed[1][0], other, leaf, depth + 1)
+        if parsed is not None and parsed[0] == "" and _THOUSANDS.match(text):
+            return _leaf(answer, gold, leaf)  # not a list, as the other side is none
     relation = re.compile(r"=|<|>|\\(?:le|ge|ne)(?![a-z])|\\pm")
     matrices = "matrix}" in answer and "matrix}" in gold  # e.g. a sum of matrices
     if matrices or relation.search(answer) or relation.search(gold):

@@ -28,9 +28,11 @@ from malt_data.graders.arithmetic import (
 _PLAIN = re.compile(r"[-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d{1,300})(?:\.\d{1,100})?\.?")
 _REFUSED = re.compile(
     r"\b(?:not?|none|wrong)\b|n't\b|\\pm|\d:\d|\b(?:or|to|and|through)\s+\(?[-$]?\.?\d"
-    r"|\d\s*-+\s*\d+ +[a-z]|\d\s+\(|\d\s*[a-z]+,?\s+\d+\s*[a-z]+$",
+    r"|\d\s*-+\s*\d+ +[a-z]|\d\s+\(|\d\s*[a-z]+,?\s+\d+\s*[a-z]+$"
+    r"|\band an? (?:half|third|quarter|fifth|tenth)\b",
     re.IGNORECASE,
 )
+_MINUS = re.compile(r"\b(?:minus|negative)\s+(?=[$.]?\d)", re.IGNORECASE)
 _ANNOTATION = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator annotations
 _REMARK = re.compile(
     r"\s+\((?=[^()\\]*[a-zA-Z]{2})[^()]*\)"
@@ -84,6 +86,7 @@ def read(text: str) -> Value | None:
     if _PLAIN.fullmatch(text):
         return literal(text.lstrip("+-").rstrip(".")) if text[0] not in "+-" else evaluate(text)
     text = strip_formatting(_REMARK.sub("", _ANNOTATION.sub("", text)))
+    text = _MINUS.sub("-", text)
     if _REFUSED.search(text):
         return None
     text = _conclusion(text.rstrip(" .,;:?\n"))
@@ -127,6 +130,10 @@ _UNITS = {word: number for number, word in enumerate(_SMALL.split())}
 _UNITS |= {word: 10 * number for number, word in enumerate(_TENS.split(), start=2)}
 
 
+_OTHERS = {"or", "half", "halves", "third", "thirds", "fifth", "fifths", "tenth", "tenths"}
+"""After a number in words, it is another one or only a part: `one half`."""
+
+
 def _in_words(text: str) -> Value | None:
     """Return the number spelled out at the start of a text: `twenty-five apples`."""
     words = re.findall(r"[a-z]+", text.lower())
@@ -144,6 +151,6 @@ def _in_words(text: str) -> Value | None:
             break
         used += 1
     rest = words[used:]
-    if not used or len(rest) > 3 or any(word in _UNITS or word == "or" for word in rest):
+    if not used or len(rest) > 3 or any(word in _UNITS or word in _OTHERS for word in rest):
         return None
     return Value(Fraction(total + group))

@@ -75,7 +75,9 @@ def complete_prompts(prompts: Prompts, pipeline: Pipeline) -> Prompts:
 
 
 def require_prompts(prompts: Prompts, pipeline: Pipeline, kinds: Collection[str]) -> None:
-    """Raise SpecError if questions of one of `kinds` cannot be asked."""
+    """Raise SpecError if questions of one of `kinds` cannot be asked, or a turn would not see what
+    its template shows: built-in templates need the aliases of the shipped pipelines.
+    """
     for kind in sorted(kinds):
         if kind not in prompts:
             names = dict.fromkeys(turn.template for turn in pipeline.turns)
@@ -84,6 +86,8 @@ def require_prompts(prompts: Prompts, pipeline: Pipeline, kinds: Collection[str]
                 + ", ".join(f"[prompts.{kind}.{name}]" for name in names)
                 + " to the pipeline file."
             )
+        for index, turn in enumerate(pipeline.turns):
+            _check_placeholders(pipeline, index, kind, prompts[kind][turn.template], "prompts")
 
 
 def kept_kinds(prompts: Prompts, before: Prompts) -> Prompts:

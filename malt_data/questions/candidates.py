@@ -150,10 +150,10 @@ def free_kind(
         return source.kind, None
     if requested is not None:
         return requested, None
+    if all(candidate.kind is not None for candidate in candidates):
+        return "numeric", None
     others = read_candidates(source.rest, names, AUTO, [], [])
     free_form = [candidate for candidate in (*candidates, *others) if candidate.kind is None]
-    if not free_form:
-        return "numeric", None
     first_golds = [gold for candidate in free_form for _, gold in candidate.golds[:1]]
     if not first_golds:
         return "math", f"{source.source}: asked as math, since it has no golds to tell by."

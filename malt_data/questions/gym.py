@@ -5,7 +5,8 @@ Some have no gold, since any answer that satisfies their constraints is right.
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -37,13 +38,24 @@ def open_gym(source: str, split: str | None, limit: int | None) -> Source:
     chosen = pick_split(split, list(SPLITS), source)
     settings = {"size": max(GYM_SIZE, limit or 0), "seed": 0}
     settings |= {key: _literal(value) for key, value in parse_qsl(query, keep_blank_values=True)}
-    try:
+    with _explained(source):
         dataset = reasoning_gym.create_dataset(name, **settings)
         indices = range(len(dataset))
+
+    def rows() -> Iterator[tuple[str, dict[str, Any]]]:
+        with _explained(source):
+            for i in indices:
+                yield f"{source} row {i + 1}", _gym_row(dataset[i])
+
+    return Source(f"reasoning-gym:{name}", chosen, rows(), "Apache-2.0")
+
+
+@contextmanager
+def _explained(source: str) -> Iterator[None]:
+    try:
+        yield
     except (TypeError, ValueError, AssertionError) as error:
         raise QuestionsError(f"{source}: {one_line(error)}. Fix the settings after '?'.") from None
-    rows = ((f"{source} row {i + 1}", _gym_row(dataset[i])) for i in indices)
-    return Source(f"reasoning-gym:{name}", chosen, rows, "Apache-2.0")
 
 
 def _gym_row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import tomli_w
 
+from malt_data.errors import StorageError
 from malt_data.schemas.team import Team, table_of
 from malt_data.storage.documents import read_settings
 from malt_data.storage.files import write_text
@@ -46,7 +47,10 @@ def questions_of(adapter: str) -> frozenset[str] | None:
     path = Path(adapter) / QUESTIONS
     if not path.exists() and adapter.count("/") == 1 and not Path(adapter).exists():
         path = fetch_file(adapter, QUESTIONS)
-    return frozenset(path.read_text("utf-8").split()) if path.exists() else None
+    try:
+        return frozenset(path.read_text("utf-8").split()) if path.exists() else None
+    except UnicodeDecodeError:
+        raise StorageError(f"{path} is not text, so what {adapter} has seen is unknown.") from None
 
 
 def seen_by(team: Team) -> dict[str, frozenset[str] | None]:

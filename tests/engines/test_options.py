@@ -158,3 +158,33 @@ def test_an_option_that_a_local_model_does_not_have_is_refused_in_the_librarys_w
     spec = BuildSpec(engine_options={"no_such_option": 1})
     with pytest.raises(EngineDown, match="no_such_option"):
         asyncio.run(open_engine(spec))
+
+
+@pytest.mark.parametrize(
+    ("engine", "options", "message"),
+    [
+        ("transformers", {"batch_size": 8}, "may not hold batch_size"),
+        ("vllm", {"concurrency": 8}, "may not hold concurrency"),
+        ("openai", {"timeout_s": "10"}, "timeout_s is a number, not '10'"),
+    ],
+)
+def test_options_that_have_a_place_of_their_own_or_are_no_number_are_refused(
+    engine: str, options: dict[str, Any], message: str
+) -> None:
+    spec = BuildSpec(engine=engine, model="m", engine_options=options)
+    with pytest.raises(SpecError, match=message):
+        asyncio.run(open_engine(spec))
+
+
+@pytest.mark.model
+def test_a_device_that_is_not_there_and_broken_weights_are_explained(tmp_path: Path) -> None:
+    from trainers.tiny import make_tiny
+
+    model = Path(make_tiny(tmp_path / "tiny"))
+    spec = BuildSpec(engine="transformers", model=str(model), engine_options={"device": "gpu"})
+    with pytest.raises(EngineDown, match="There is no device 'gpu'"):
+        asyncio.run(open_engine(spec))
+    (weights,) = model.glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(EngineDown, match="could not be loaded"):
+        asyncio.run(open_engine(BuildSpec(engine="transformers", model=str(model))))

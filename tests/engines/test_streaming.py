@@ -1,6 +1,7 @@
 """Samples that are waited for come when they end; a broken stream loses and doubles none."""
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +144,13 @@ def test_children_start_before_the_slowest_sibling_ends(tmp_path: Path) -> None:
     root, *children = [r.at for r in server.requests if r.path.endswith("completions")]
     assert children[0] - root < 0.4, "the first child waited for the slowest sibling"
     assert malt_data.verify(malt_data.open_forest(str(tmp_path / "f"))) == []
+
+
+@pytest.mark.parametrize("reason", ["abort", 1])
+def test_a_sample_that_the_server_aborted_is_requested_again(reason: Any) -> None:
+    answers: Iterator[str | Reply] = iter([Reply("half an", reason), *["4"] * 9])
+    with OpenAIServer(answer=lambda *_: next(answers)) as server:
+        (samples,) = ask(server)
+    assert {sample: each.text for sample, each in samples if each.counted} == dict.fromkeys(
+        range(3), "4"
+    )

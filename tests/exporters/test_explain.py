@@ -300,7 +300,7 @@ def test_an_unknown_id_is_a_one_line_error(forest: Forest) -> None:
         ("zzz",): "has no tree 'zzz'",
         (tree,): f"is not a node of tree {tree}",
         (f"{tree}/g9",): f"has no node '{tree}/g9'",
-        (f"{tree[:8]}/g0",): "has no node",
+        (f"{tree[:8]}/g9",): "has no node",
         (f"{tree}/",): "has no node",
         ("",): "is not a node",
         (good, ""): "'' is not a node",

@@ -63,6 +63,9 @@ NUMBERS = [
     ("The price of 3 pears is 31", 31),
     ("(31)", 31),
     ("**31**", 31),
+    ("minus 31", -31),
+    ("The change is negative 31", -31),
+    ("thirty-one quarters", 31),
 ]
 
 NOT_NUMBERS = [
@@ -93,6 +96,9 @@ NOT_NUMBERS = [
     "1/0",
     "1.2.3",
     "12,34,567",
+    "one half",
+    "two thirds",
+    "31 and a half",
     "Between 30 and 31 pears",
 ]
 

@@ -14,8 +14,8 @@ from malt_data.errors import SpecError
 from malt_data.graders import KINDS
 from malt_data.prompts.pipelines import find_pipeline
 from malt_data.prompts.resolve import resolve_sampling
-from malt_data.prompts.templates import builtin, render
-from malt_data.schemas.pipeline import Prompts, shipped
+from malt_data.prompts.templates import builtin, render, require_prompts
+from malt_data.schemas.pipeline import Pipeline, Prompts, shipped
 from malt_data.schemas.spec import BuildSpec
 
 FILES = ("prompts.toml", "prompts_embedded.toml", "prompts_plain.toml")
@@ -61,6 +61,17 @@ def test_texts_are_inserted_verbatim_and_never_expanded(answer: str, verificatio
     assert text.startswith(before + "{choices}")
     assert text[len(between) - len("{question}") + len("{choices}") :].startswith(answer)
     assert verification in text
+
+
+def test_a_built_in_template_that_would_show_a_placeholder_as_text_is_refused() -> None:
+    """A chain of shipped roles without their aliases: {initial_answer} would be no text's name."""
+    turns = [{"role": "generator"}, {"role": "verifier", "judges": True}, {"role": "refiner"}]
+    bare = Pipeline(name="bare", turns=turns)
+    prompts = resolve_sampling(BuildSpec(engine="openai", pipeline=bare), None).prompts
+    with pytest.raises(SpecError, match=r"unknown placeholder \{initial_answer\}.*\{generator\}"):
+        require_prompts(prompts, bare, {"numeric"})
+    aliased = bare.updated(aliases=shipped().aliases)
+    require_prompts(prompts, aliased, {"numeric", "math", "choice"})
 
 
 def test_an_empty_verification_is_allowed() -> None:

@@ -356,6 +356,14 @@ def test_the_kind_does_not_depend_on_the_limit_or_the_split(tmp_path: Path) -> N
     assert {q.kind for q in load_questions(str(folder), kind="numeric").questions} == {"numeric"}
 
 
+def test_other_splits_are_not_read_if_no_kind_is_inferred(tmp_path: Path) -> None:
+    row = {"question": "Which is it?", "answer": "A", "choices": ["this", "that"]}
+    (tmp_path / "test.jsonl").write_text(json.dumps(row))
+    (tmp_path / "train.jsonl").write_text("{")
+    loaded = load_questions(str(tmp_path), split="test")
+    assert [question.kind for question in loaded.questions] == ["choice"]
+
+
 def test_benchmarks_declare_their_kind() -> None:
     kinds = {name: benchmark.kind for name, benchmark in BENCHMARKS.items()}
     assert (kinds["math"], kinds["math500"], kinds["csqa"]) == ("math", "math", "choice")

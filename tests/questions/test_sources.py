@@ -302,6 +302,7 @@ def test_tasks_with_prose_grids_or_no_gold_can_be_asked(task: str, has_gold: boo
         ("reasoning-gym:chainsum", "Did you mean chain_sum"),
         ("reasoning-gym:chain_sum?colour=red", "unexpected keyword argument 'colour'"),
         ("reasoning-gym:chain_sum?size=many", r"Fix the settings after '\?'"),
+        ("reasoning-gym:chain_sum?seed=abc", r"Fix the settings after '\?'"),
     ],
 )
 def test_invalid_reasoning_gym_sources_are_explained(source: str, message: str) -> None:

@@ -7,12 +7,12 @@ from click.testing import CliRunner
 
 from malt_data.cli import main
 from malt_data.commands.build import _with_team
-from malt_data.errors import EvalError, SpecError
+from malt_data.errors import EvalError, SpecError, StorageError
 from malt_data.evaluation.settings import find_settings, require_adapters
 from malt_data.schemas.pipeline import ChatTemplate, Pipeline, shipped
 from malt_data.schemas.spec import BuildSpec
 from malt_data.schemas.team import Team
-from malt_data.storage.team import read_team, write_team
+from malt_data.storage.team import questions_of, read_team, write_team
 
 SAMPLING = {
     "temperature": 0.7,
@@ -91,3 +91,9 @@ def test_a_team_of_any_chain_has_the_roles_of_its_pipeline(tmp_path: Path) -> No
 def test_the_seed_0_is_written(tmp_path: Path) -> None:
     write_team(tmp_path / "team.toml", Team(model="m", seed=0))
     assert read_team(tmp_path / "team.toml").seed == 0
+
+
+def test_questions_of_an_adapter_that_are_no_text_are_explained(tmp_path: Path) -> None:
+    (tmp_path / "questions.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(StorageError, match="is not text"):
+        questions_of(str(tmp_path))
