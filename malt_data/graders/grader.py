@@ -265,19 +265,17 @@ class Grader:
         if verdict is not None or answer is None:
             return verdict or "wrong"
         reply = self._pool(_ALGEBRA).call(answer, gold)
-        if reply.unusable:
-            raise GraderError(f"Computer algebra cannot run: {reply.error}")
-        verdict = "timeout" if reply.reward is None else "right" if reply.reward else "wrong"
-        return self._store(_key(answer, gold, kind, choices), verdict)
+        return self._store(_key(answer, gold, kind, choices), _by_algebra(reply))
 
     async def verdict(
         self, answer: str | None, gold: str, kind: str, choices: Sequence[str] | None = None
     ) -> Verdict:
-        """Return the same as `grade`, running it in a thread if it would block."""
-        quick = self.quick(answer, gold, kind, choices)
-        if quick is not None:
-            return quick
-        return await asyncio.to_thread(self.grade, answer, gold, kind, choices)
+        """Return the same as `grade`, without blocking the loop."""
+        verdict = self.quick(answer, gold, kind, choices)
+        if verdict is not None or answer is None:
+            return verdict or "wrong"
+        reply = await asyncio.wrap_future(self._pool(_ALGEBRA).submit(answer, gold))
+        return self._store(_key(answer, gold, kind, choices), _by_algebra(reply))
 
     def _store(self, key: _Key, verdict: Verdict) -> Verdict:
         with self._lock:
@@ -285,6 +283,13 @@ class Grader:
                 del self._cache[next(iter(self._cache))]  # the oldest
             self._cache[key] = verdict
         return verdict
+
+
+def _by_algebra(reply: Reply) -> Verdict:
+    """Return what computer algebra says; raise GraderError if it cannot run at all."""
+    if reply.unusable:
+        raise GraderError(f"Computer algebra cannot run: it {reply.error}.")
+    return "timeout" if reply.reward is None else "right" if reply.reward else "wrong"
 
 
 def _exact(answer: str | None, verdict: Verdict) -> Graded:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
+from malt_data.errors import GraderError
 from malt_data.graders import Grader, extract_answer
 from malt_data.graders.numeric import is_number
 from malt_data.graders.pool import Pool as Pool
@@ -263,3 +264,14 @@ def test_no_input_blocks_the_caller_or_raises(grader: Grader, name: str) -> None
     grader.grade("12", hostile, "math")
     grader.grade(hostile, "B", "choice", ROOMS)
     is_number(hostile)
+
+
+def test_algebra_that_cannot_run_is_an_error_and_no_timeout(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("malt_data.graders.grader._ALGEBRA", "no_such_module:equal")
+    with Grader() as grader:
+        with pytest.raises(GraderError, match="Computer algebra cannot run: it .*no_such_module"):
+            grader.grade("x^2-1", "(x-1)(x+1)", "math")
+        with pytest.raises(GraderError, match="Computer algebra cannot run"):
+            asyncio.run(grader.verdict("x^2-1", "(x-1)(x+1)", "math"))
