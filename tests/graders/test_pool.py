@@ -271,7 +271,7 @@ def test_algebra_that_cannot_run_is_an_error_and_no_timeout(
 ) -> None:
     monkeypatch.setattr("malt_data.graders.grader._ALGEBRA", "no_such_module:equal")
     with Grader() as grader:
-        with pytest.raises(GraderError, match="Computer algebra cannot run: it .*no_such_module"):
+        with pytest.raises(GraderError, match=r"Computer algebra cannot run: it .*no_such"):
             grader.grade("x^2-1", "(x-1)(x+1)", "math")
         with pytest.raises(GraderError, match="Computer algebra cannot run"):
             asyncio.run(grader.verdict("x^2-1", "(x-1)(x+1)", "math"))
