@@ -178,7 +178,7 @@ def test_a_push_without_a_hub_keeps_the_page(forest: Forest, tmp_path: Path) -> 
 
 
 def test_a_space_that_cannot_be_is_refused_before_the_work(forest: Forest, tmp_path: Path) -> None:
-    for repo, why in [("ann", "use user/name"), ("ann/page@v1", "pass a Space without @")]:
+    for repo, why in [("ann", "use user/name"), ("ann/page@v1", "pass the repo without @")]:
         run = malt("report", forest.folder, "--push", repo, cwd=tmp_path)
         assert (run.returncode, why in run.stderr) == (2, True), run.stderr
     assert not (tmp_path / "report.html").exists()
