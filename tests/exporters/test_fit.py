@@ -109,12 +109,10 @@ def test_max_length_alone_counts_tokens_of_the_forests_model(
     config = config_named("refiner_sft")
     chosen = FITTED.model_copy(update={"tokenizer": None})
     assert export(forest, config, chosen, tmp_path / "out").selection == FITTED
-    nameless = make_forest(tmp_path / "f", trees=1, model=str(tmp_path / "gone"))
+    gone = make_forest(tmp_path / "f", trees=1, model=str(tmp_path / "gone"))
     with pytest.raises(ExportError, match=r"gone could not be loaded.*--tokenizer"):
-        export(nameless, config, chosen, tmp_path / "no")
-    nameless.manifest = nameless.manifest.model_copy(
-        update={"spec": nameless.manifest.spec.model_copy(update={"model": None})}
-    )
+        export(gone, config, chosen, tmp_path / "no")
+    nameless = make_forest(tmp_path / "g", trees=1, model=None)
     with pytest.raises(SpecError, match="--tokenizer NAME"):
         count(nameless, config, chosen)
 

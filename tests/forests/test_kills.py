@@ -140,7 +140,7 @@ def finish(workspace: Workspace, work: str) -> None:
         assert start_work(workspace, "threshold").wait() == 0
     for _ in range(4):
         done = workspace.build(GROWN)
-        if done.wait() == 0 or "is labelled with Labels(grader='math'" in done.printed:
+        if done.wait() == 0 or "has since been graded by 'math'" in done.printed:
             break  # such a forest cannot be extended with --grader auto
         assert "Traceback" not in done.printed
         suggested = re.search(r"malt-data (relabel .*)", done.printed)
