@@ -25,9 +25,10 @@ def render_adapter_card(record: dict[str, Any]) -> str:
     )
     recipe = Recipe(**record["settings"])
     arguments = recipe.arguments(record["stage"], record["rows"])
-    if record.get("max_steps") is not None:  # which takes the place of the epochs
-        arguments.pop("num_train_epochs", None)
+    if record.get("max_steps") is not None:
         arguments["max_steps"] = record["max_steps"]
+    if arguments.get("max_steps", -1) > 0:  # which takes the place of the epochs
+        del arguments["num_train_epochs"]
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
     )

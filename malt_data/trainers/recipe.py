@@ -30,6 +30,8 @@ from malt_data.storage.documents import read_settings
 
 Stage = Literal["sft", "dpo"]
 STAGES: tuple[Stage, ...] = ("sft", "dpo")
+MOST_EPOCHS = 10
+"""On few rows (§A.9)."""
 BASE = "malt"
 """The paper's recipe, which all others override."""
 
@@ -123,7 +125,7 @@ def read_recipe(name: str = BASE, overrides: str | Path | None = None) -> Recipe
 
 def epochs(rows: int) -> int:
     """Return 1 to 10 epochs (§A.9), so that training sees about 8,000 rows in total."""
-    return max(1, min(10, round(8_000 / max(rows, 1))))
+    return max(1, min(MOST_EPOCHS, round(8_000 / max(rows, 1))))
 
 
 @cache

@@ -30,7 +30,7 @@ from malt_data.trainers.costs import CostLogger, costs, last_values
 from malt_data.trainers.curves import plot_curves
 from malt_data.trainers.data import Data, load_rows
 from malt_data.trainers.fitting import fit_rows
-from malt_data.trainers.recipe import Recipe, Stage
+from malt_data.trainers.recipe import MOST_EPOCHS, Recipe, Stage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -114,9 +114,21 @@ class Task:
         arguments.setdefault("use_cpu", not gpu and not torch.backends.mps.is_available())
         arguments.setdefault("eval_strategy", "no" if self.data.validation is None else "epoch")
         try:
-            return kind(**arguments)
+            config = kind(**arguments)
         except (TypeError, ValueError) as error:
             raise SpecError(f"[trainer] {one_line(error)}") from None
+        self._note_passes(config)
+        return config
+
+    def _note_passes(self, config: Any) -> None:
+        """Say so if a fixed number of steps goes over few rows more often than the paper does."""
+        steps, rows = config.max_steps, len(self.data.train)
+        batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
+        if steps * batch > MOST_EPOCHS * rows:
+            self.note(
+                f"{self.data.config}: {steps} steps are {steps * batch / rows:.0f} passes over "
+                f"{rows} rows. The paper has at most {MOST_EPOCHS} (§A.9); more can do harm."
+            )
 
     def train(self, make_trainer: Callable[[], Any], on_progress: OnProgress) -> dict[str, Any]:
         """Create the trainer, run it and save the adapter; return the record."""

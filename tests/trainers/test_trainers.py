@@ -254,6 +254,20 @@ def test_a_finished_training_is_kept_and_a_different_one_refused(
         train_sft("verifier", str(forest.folder), tmp_path, recipe=FAST)
 
 
+def test_more_passes_over_few_rows_than_in_the_paper_are_pointed_out(
+    forest: Forest, tmp_path: Path, caught: list[Any]
+) -> None:
+    notes: list[str] = []
+    for steps in (1, 1000):
+        with pytest.raises(Captured):
+            train_sft(
+                "verifier", str(forest.folder), tmp_path / str(steps), recipe=FAST,
+                max_steps=steps, note=notes.append,
+            )  # fmt: skip
+    (found,) = [note for note in notes if "passes over" in note]
+    assert found.startswith("verifier_sft: 1000 steps are")
+
+
 def test_killed_and_resumed_ends_with_the_same_metrics(forest: Forest, tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text("[trainer]\nper_device_train_batch_size = 2\nsave_steps = 2\n")
