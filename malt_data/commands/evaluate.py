@@ -217,9 +217,11 @@ def evaluate(
 
     if join != bool(folders):
         raise click.UsageError("Pass --table and FOLDERS together: malt-data eval --table results")
-    if join and (against or figures or dry_run):
-        raise click.UsageError("--table joins results: leave out --against, --figures, --dry-run.")
     if join:
+        if against or figures or dry_run:
+            raise click.UsageError(
+                "--table joins results: leave out --against, --figures, --dry-run."
+            )
         _print_overview(folders, as_json, markdown)
         return
     names = [name.strip() for name in settings.split(",")]

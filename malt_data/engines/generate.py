@@ -18,8 +18,6 @@ from malt_data.engines.prompts import encode
 from malt_data.engines.quiet import quiet_libraries
 from malt_data.errors import EngineDown
 
-_LOAD_ERRORS = (AttributeError, ImportError, OSError, RuntimeError, TypeError, ValueError)
-
 if TYPE_CHECKING:
     import torch
 
@@ -89,8 +87,6 @@ class Loaded:
 
     def set_adapter(self, adapter: str | None) -> None:
         """Activate a LoRA adapter from a folder or the Hub; None: the base model."""
-        from safetensors import SafetensorError
-
         if adapter is None:
             if self.adapters:
                 self.model.disable_adapters()
@@ -102,7 +98,7 @@ class Loaded:
                     warnings.filterwarnings("ignore", "Already found a `peft_config`")
                     self.model.load_adapter(adapter, adapter_name=name)
                 self.adapters[adapter] = name
-        except (*_LOAD_ERRORS, SafetensorError) as error:
+        except _load_errors() as error:
             raise EngineDown(
                 f"The adapter {adapter} could not be loaded: {_first_line(error)} "
                 "Check its folder and base model, and that peft is installed (pip install peft)."
@@ -311,6 +307,14 @@ class _Sampler:
         self._uniforms, self._temperatures = self._uniforms[keep], self._temperatures[keep]
 
 
+def _load_errors() -> tuple[type[Exception], ...]:
+    """Return what loading a model or an adapter may raise."""
+    from safetensors import SafetensorError
+
+    known = (AttributeError, ImportError, OSError, RuntimeError, TypeError, ValueError)
+    return (*known, SafetensorError)
+
+
 def load(
     name: str, note: Callable[[str], None], device: str | None = None, **options: Any
 ) -> Loaded:
@@ -325,7 +329,6 @@ def load(
     try:
         import torch
         import transformers
-        from safetensors import SafetensorError
     except ImportError as error:
         raise EngineDown(
             f"The transformers engine needs torch and transformers ({error}). Run: "
@@ -344,7 +347,7 @@ def load(
             if "device_map" not in options:
                 model = model.to(torch_device)
             model = model.eval()
-    except (*_LOAD_ERRORS, SafetensorError) as error:
+    except _load_errors() as error:
         raise EngineDown(
             f"The model {name} could not be loaded: {_first_line(error)} "
             "Check its name, the network and the memory of the device."

@@ -128,8 +128,6 @@ _SMALL = (
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _UNITS = {word: number for number, word in enumerate(_SMALL.split())}
 _UNITS |= {word: 10 * number for number, word in enumerate(_TENS.split(), start=2)}
-
-
 _OTHERS = {"or", "half", "halves", "third", "thirds", "fifth", "fifths", "tenth", "tenths"}
 """After a number in words, it is another one or only a part: `one half`."""
 
