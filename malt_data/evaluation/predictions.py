@@ -108,11 +108,16 @@ def _correct(
     rows: list[dict[str, Any]], judges: Collection[str], answer: str | None
 ) -> bool | None:
     """Return the grade of the first pass that ended with the elected answer."""
-    last: dict[int, dict[str, Any]] = {}
-    for row in sorted(rows, key=lambda row: (row["pass"], row["turn"])):
-        if row["pass"] not in last or row["answer"] is not None or row["role"] not in judges:
-            last[row["pass"]] = row
-    return next((row["correct"] for row in last.values() if row["answer"] == answer), False)
+    graded = (
+        (row["pass"], row["turn"], row["role"], None if _is_silent(row, judges) else row)
+        for row in rows
+    )
+    ends = [row for row in by_turn(graded, judges)[-1] if row is not None]
+    return next((row["correct"] for row in ends if row["answer"] == answer), False)
+
+
+def _is_silent(row: dict[str, Any], judges: Collection[str]) -> bool:
+    return row["answer"] is None and row["role"] in judges
 
 
 def _seconds(rows: list[dict[str, Any]], *, debate: bool) -> float:

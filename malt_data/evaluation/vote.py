@@ -8,7 +8,10 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TypeVar
 
+Said = TypeVar("Said")
+"""An answer, or what else is known of a turn with one."""
 Same = Callable[[str, str], bool]
 Turns = Iterable[tuple[int, int, str, str | None]]
 """(pass, turn, role, answer) of one question, in any order."""
@@ -48,12 +51,14 @@ def ballots(turns: Turns, judges: Collection[str]) -> list[str | None]:
     return answers[-1] if answers else []
 
 
-def by_turn(turns: Turns, judges: Collection[str]) -> list[list[str | None]]:
+def by_turn(
+    turns: Iterable[tuple[int, int, str, Said | None]], judges: Collection[str]
+) -> list[list[Said | None]]:
     """Return, for each turn, what each pass would answer if it ended there.
 
     A turn of a role in `judges` without an answer of its own keeps the one before (Table 5, G + V).
     """
-    passes: dict[int, list[str | None]] = {}
+    passes: dict[int, list[Said | None]] = {}
     for pass_index, _, role, answer in sorted(turns, key=lambda turn: turn[:2]):
         answers = passes.setdefault(pass_index, [])
         keeps = role in judges and answer is None and answers

@@ -69,7 +69,7 @@ def _explain(error: ValidationError, known: Iterable[str]) -> str:
                 f"unknown setting '{key}'" + (f", did you mean '{near[0]}'?" if near else "")
             )
         else:
-            # Both may contain a key.
+            # These may contain a key.
             show_input = key and key not in ("base_url", "engine_options", "sampling")
             got = f" (got {issue['input']!r})" if show_input else ""
             problems.append(f"{key + ': ' if key else ''}{issue['msg']}{got}")
