@@ -3,8 +3,8 @@
     python docs/results/natural/balanced.py trees/exports balanced/rows
 
 The kinds are yes and no, or the first and the second of the two numbers in the question. Of the
-commoner kind, rows are drawn at random; rows of neither kind (long texts, other numbers) stay, and
-so do those of one kind if there is none of the other.
+commoner kind, rows are drawn at random; rows of neither kind (long texts, other numbers) are left
+out, and those of one kind stay if there is none of the other.
 """
 
 import re
@@ -30,7 +30,7 @@ def balanced(rows: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
     """Return rows with as many of yes as of no, and of first as of second, in their order."""
     kinds = [kind(row["prompt"], row["completion"]) for row in rows.iter_rows(named=True)]
     rows = rows.with_row_index("_place").with_columns(_kind=pl.Series(kinds))
-    kept = [rows.filter(pl.col("_kind") == "")]
+    kept = []
     for pair in (("yes", "no"), ("first", "second")):
         sides = [rows.filter(pl.col("_kind") == side) for side in pair]
         fewest = min(map(len, sides)) or max(map(len, sides))

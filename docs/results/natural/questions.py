@@ -7,6 +7,7 @@ larger      which of two numbers of three digits is larger: a hidden prior, as t
             first far too seldom, though its odds know better
 greater     is a number greater than another, yes or no: the same for yes
 shopping    boxes, rows and prices, which can be answered at once or worked out: two ways
+bulk        the same with larger numbers, so that the better way alone is not enough
 divisible   is a number divisible by 7, yes or no: the control, of which the model knows nothing
 
 Nothing in a question hints at its answer: the larger number comes first in half of them, and half
@@ -39,14 +40,18 @@ def greater(source: random.Random) -> Question:
     return f"Is {a} greater than {b}?", "Yes" if a > b else "No"
 
 
-def shopping(source: random.Random) -> Question:
+def shopping(source: random.Random, fewest: int = 2, most: int = 9) -> Question:
     holders, things = source.choice(_PACKED)
-    a, b = source.randint(2, 9), source.randint(2, 9)
+    a, b = source.randint(2, 9), source.randint(fewest, most)
     texts = [
         f"{a} {holders} with {b} {things} each. How many {things}?",
         f"{a} {things} cost {b} dollars each. How much do they cost?",
     ]
     return source.choice(texts), str(a * b)
+
+
+def bulk(source: random.Random) -> Question:
+    return shopping(source, 6, 14)
 
 
 def divisible(source: random.Random) -> Question:
@@ -57,12 +62,12 @@ def divisible(source: random.Random) -> Question:
 
 
 TASKS: dict[str, Callable[[random.Random], Question]] = {
-    task.__name__: task for task in (larger, greater, shopping, divisible)
+    task.__name__: task for task in (larger, greater, shopping, bulk, divisible)
 }
 
 
 YES_OR_NO = ("greater", "divisible")
-UNSEEN = {"larger": 2, "greater": 2, "shopping": 2, "divisible": 2}
+UNSEEN = {"larger": 2, "greater": 2, "shopping": 2, "bulk": 1, "divisible": 2}
 
 
 def rows(task: str, seed: int | None = None) -> list[dict[str, str]]:

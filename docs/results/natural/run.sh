@@ -17,7 +17,7 @@ plain() { # COMMAND …: on the task's questions, in plain text
         --config ../plain.toml --concurrency 128 "$@"
 }
 grow() {
-    plain build --prompts "$here/prompts/$task.toml" --limit 100 --n 3 --temperature "$heat" \
+    plain build --prompts "$here/prompts/$prompts.toml" --limit 100 --n 3 --temperature "$heat" \
         --max-tokens 16 "$@"
 }
 train() {
@@ -27,7 +27,10 @@ train() {
 python "$here/questions.py" "$task" ../questions.jsonl ${ASKED:-}
 printf '%s\n' '[chat_template]' 'plain = true' >../plain.toml
 case $task in greater | divisible) set -- --grader "$here/grade.py:grade" ;; *) set -- ;; esac
-case $task in shopping) heat=0.7 first=again-trees ;; *) heat=1.0 first=trees ;; esac
+case $task in
+shopping | bulk) heat=0.7 first=again-trees prompts=shopping ;;
+*) heat=1.0 first=trees prompts=$task ;;
+esac
 
 grow --seed "$seed" --out trees "$@"
 malt-data export trees
@@ -40,15 +43,19 @@ train --role all --stage sft --dataset again-trees --out again
 
 # Verifier and refiner learn from pairs of trees that the team grew, the generator from those that
 # were chosen for the task (PROTOCOL.md).
-dpo() { # ROLE TREES
-    train --role "$1" --stage dpo --dataset "$2" --adapter "team/$1_sft" --out "pairs/$1_dpo"
+dpo() { # ROLE TREES, 40 steps but at most 10 passes, as in the paper (§A.9)
+    steps=$(python -c 'import sys, polars as pl
+rows = pl.scan_parquet(sys.argv[1]).select(pl.len()).collect().item()
+print(max(1, min(40, 10 * rows // 4)))' "$2/exports/$1_dpo/train-*.parquet")
+    train --role "$1" --stage dpo --dataset "$2" --adapter "team/$1_sft" --out "pairs/$1_dpo" \
+        --max-steps "$steps"
 }
 dpo generator "$first"
 dpo verifier again-trees
 dpo refiner again-trees
 
 # STaR on as many rows of either answer, where there are two.
-if [ "$task" != shopping ]; then
+if [ "$prompts" != shopping ]; then
     python "$here/balanced.py" trees/exports balanced/rows
     train --role generator --stage sft --dataset balanced/rows/generator_sft \
         --out balanced/generator_sft
