@@ -74,6 +74,7 @@ CONTESTS = (
     *_natural("Which is larger", "natural/larger/[0-9]/results"),
     *_natural("Is it greater", "natural/greater/[0-9]/results", "malt-again+mv"),
     *_natural("Shopping", "natural/shopping/[0-9]/results", "malt-again+mv"),
+    *_natural("Shopping, in the paper's order", "natural/shopping/[0-9]/results", "malt-later+mv"),
     *_natural("Is it divisible", "natural/divisible/[0-9]/results", "malt-again+mv"),
 )
 

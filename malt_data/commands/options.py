@@ -164,13 +164,14 @@ def capacity_options() -> Decorator:
             is_flag=False,
             flag_value="auto",
             metavar="[ADDRESS]",
-            help="Run the replicas on a Ray cluster.  [default: this machine]",
+            help="Run the replicas on a Ray cluster.  [default ADDRESS: the one running here]",
         ),
     )
 
 
 def grader_option(
-    help: str = "How to grade: by kind, or with a function of your own.  [default: auto]",
+    help: str = "How to grade: by kind, or with a function of your own (also MODULE:function).  "
+    "[default: auto]",
 ) -> Decorator:
     return setting("--grader", type=GraderName(), help=help)
 

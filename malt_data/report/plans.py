@@ -24,8 +24,10 @@ def print_plan(plan: dict[str, Any], console: Console) -> None:
         _row(table, f"{role['role']} pairs", role["pairs"])
     _row(table, "hours left", plan["hours_left"], "{:,.2f}")
     console.print(table)
+    if not plan["branchings"]:  # adaptive trees have none
+        return
     console.print("\nWith another branching, at the rates of these questions:")
-    others = _table("n", "completions", "tokens", "pairs", "from", "to", "a 1,000 tokens")
+    others = _table("n", "completions", "tokens", "pairs", "from", "to", "per 1,000 tokens")
     for row in plan["branchings"]:
         pairs = [f"{row['pairs'][end]:,.0f}" for end in ("mean", "low", "high")]
         rate = row["pairs_per_1000_tokens"]

@@ -41,7 +41,7 @@ def test_a_plan_grows_twenty_trees_and_fits_a_terminal(asked: list[str], tmp_pat
     assert run.returncode == 0, run.stderr
     assert "From 20 of 30 trees" in run.stdout
     assert max(map(len, run.stdout.splitlines())) <= 80
-    for name in ("completions", "generator positives", "refiner pairs", "a 1,000 tokens"):
+    for name in ("completions", "generator positives", "refiner pairs", "per 1,000 tokens"):
         assert name in run.stdout
     assert "To grow the other 10 trees, run it with --questions" in run.stderr
     assert facts("stats", cwd=tmp_path)["forest"]["trees"] == 20
@@ -84,6 +84,9 @@ def test_a_budget_in_a_config_file_is_no_part_of_the_forest(
 
 
 def test_adaptive_trees_from_the_command_line(asked: list[str], tmp_path: Path) -> None:
+    plan = malt(*asked, "--adaptive", "--plan", "--out", "planned", cwd=tmp_path)
+    assert plan.returncode == 0, plan.stderr
+    assert "refiner pairs" in plan.stdout and "another branching" not in plan.stdout
     dry = facts(*asked, "--adaptive", "--dry-run", cwd=tmp_path)
     report = facts(*asked, "--adaptive", cwd=tmp_path)
     assert dry["completions"] < report["completions"] <= dry["completions_at_most"]
