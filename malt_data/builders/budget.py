@@ -27,10 +27,6 @@ class Limit:
         self._trees, self._pairs = earlier.trees, earlier.pairs
         self._tokens = self._before = earlier.prompt_tokens + earlier.completion_tokens
 
-    @property
-    def _counts(self) -> bool:
-        return self._budget.max_tokens_total is not None or self._budget.max_pairs is not None
-
     def add(self, completion: Completion) -> None:
         """Count a completion."""
         self._completions += 1
@@ -48,9 +44,11 @@ class Limit:
 
     def is_blind(self, growing: int) -> bool:
         """Return whether the first trees must show what a tree costs before others start."""
-        if growing == 0 or not self._counts or self._trees:
+        if growing == 0 or self._trees:
             return False
-        return self._budget.max_pairs is not None or not self._completions
+        if self._budget.max_pairs is not None:
+            return True
+        return self._budget.max_tokens_total is not None and not self._completions
 
     def reached(self, growing: int) -> str | None:
         """Return the budget that another tree would exceed, or None.

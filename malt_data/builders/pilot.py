@@ -61,9 +61,10 @@ def predict_build(
     report = build_forest(
         pilot, folder, engine=engine, prompts_file=prompts_file, on_progress=on_progress, note=note
     )
-    if report.interrupted or report.failed:
-        why = next(iter(report.failed.values()), "it was interrupted")
-        raise ForestError(f"The pilot is not complete: {why} Run the same command again.")
+    if report.interrupted:
+        raise ForestError(
+            "The pilot is not complete: it was interrupted. Run the same command again."
+        )
     return _predict(open_forest(folder), spec, asked)
 
 

@@ -11,6 +11,7 @@ with the model of the forest (`forests/rates.py`), question by question.
     predict_total([3, 0, 4, 1], missing=96, clusters=["a", "b", "c", "d"]).high
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -25,6 +26,8 @@ LEVEL = 0.9
 TOGETHER = 1 - (1 - LEVEL) / 3
 """The level of three intervals that all hold in LEVEL of the cases (Bonferroni)."""
 _DRAWS = 4_000
+_MOST_PARENTS = 1_000_000
+"""Of leaves, in all draws: each takes some kilobytes."""
 _LEAST = 0.01
 """Half of the narrowest interval, relative: a pilot may be more alike than the other trees are."""
 
@@ -116,11 +119,13 @@ def simulate(
 ) -> Yields:
     """Return what trees of another branching would have, for each question many times.
 
-    questions: the distribution of each question's rate, questions × GRID.
+    questions: the distribution of each question's rate, questions × GRID. Of long pipelines, fewer
+    trees are drawn.
     """
-    times = max(1, _DRAWS // max(1, len(questions)))
+    draws = max(1, min(_DRAWS, _MOST_PARENTS // math.prod(branching[:-1])))
+    times = max(1, draws // max(1, len(questions)))
     rng = np.random.default_rng(0)
-    rewards = rates.simulate(branching, rng, np.repeat(questions, times, axis=0))
+    rewards = rates.simulate(branching, rng, np.repeat(questions[:draws], times, axis=0))
     return count(rewards, labels)
 
 

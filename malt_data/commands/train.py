@@ -1,5 +1,6 @@
 """`train` one role's adapter, or the whole team."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,8 @@ def train(
             note=progress.note,
             **options,
         )
+    if os.environ.get("RANK", "0") != "0":  # one process of several speaks, see accelerate
+        return
     if repo is not None:
         _push(repo, out, whole_team=role == "all")
     if as_json:

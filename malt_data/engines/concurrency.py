@@ -62,7 +62,6 @@ class Concurrency:
     def __init__(self, first: int = FIRST, most: int = MOST) -> None:
         self.width = first
         self.most = most
-        self.refusals = 0
         self._known = 1  # the largest width that has worked for a turnover
         self._ceiling: int | None = None  # the smallest that was refused since
         self._growing = True
@@ -92,7 +91,6 @@ class Concurrency:
 
     def refused(self, now: float, latency: float) -> None:
         """Record a request that the server refused because it has too much to do."""
-        self.refusals += 1
         turnover = self._turnover
         if turnover is not None and now - latency < turnover.began:
             return  # sent before the last change

@@ -16,7 +16,7 @@ from malt_data.engines import Prompt
 from malt_data.engines.embedded import resolve
 from malt_data.engines.prompts import encode
 from malt_data.engines.quiet import quiet_libraries
-from malt_data.errors import EngineDown
+from malt_data.errors import EngineDown, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -98,9 +98,9 @@ class Loaded:
                     warnings.filterwarnings("ignore", "Already found a `peft_config`")
                     self.model.load_adapter(adapter, adapter_name=name)
                 self.adapters[adapter] = name
-        except _load_errors() as error:
+        except load_errors() as error:
             raise EngineDown(
-                f"The adapter {adapter} could not be loaded: {_first_line(error)} "
+                f"The adapter {adapter} could not be loaded: {one_line(error)}. "
                 "Check its folder and base model, and that peft is installed (pip install peft)."
             ) from error
         self.model.enable_adapters()
@@ -122,9 +122,7 @@ class Loaded:
         prompts = list(dict.fromkeys(tuple(row.prompt) for row in rows))
         prompt_index = {prompt: index for index, prompt in enumerate(prompts)}
         width = max(2, *map(len, prompts))  # the last token of a prompt is not in the prefill
-        ids = torch.tensor(
-            [(self.eos_tokens[0],) * (width - len(p)) + p for p in prompts], device=device
-        )
+        ids = torch.tensor([(p[0],) * (width - len(p)) + p for p in prompts], device=device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
         with torch.inference_mode():
             prefill = self._generate(ids[:, :-1], mask[:, :-1], 1, closing)
@@ -307,7 +305,7 @@ class _Sampler:
         self._uniforms, self._temperatures = self._uniforms[keep], self._temperatures[keep]
 
 
-def _load_errors() -> tuple[type[Exception], ...]:
+def load_errors() -> tuple[type[Exception], ...]:
     """Return what loading a model or an adapter may raise."""
     from safetensors import SafetensorError
 
@@ -337,7 +335,7 @@ def load(
     try:
         torch_device = torch.device(device or _best_device())
     except RuntimeError as error:
-        raise EngineDown(f"There is no device {device!r}: {_first_line(error)}") from error
+        raise EngineDown(f"There is no device {device!r}: {one_line(error)}.") from error
     options = {"dtype": "float32" if torch_device.type == "cpu" else "bfloat16", **options}
     source = resolve(name, note)
     try:
@@ -347,9 +345,9 @@ def load(
             if "device_map" not in options:
                 model = model.to(torch_device)
             model = model.eval()
-    except _load_errors() as error:
+    except load_errors() as error:
         raise EngineDown(
-            f"The model {name} could not be loaded: {_first_line(error)} "
+            f"The model {name} could not be loaded: {one_line(error)}. "
             "Check its name, the network and the memory of the device."
         ) from error
     eos_tokens = _eos_tokens(model, tokenizer)
@@ -360,11 +358,6 @@ def load(
     config = model.config.get_text_config()
     context_length = getattr(config, "max_position_embeddings", 1 << 30)
     return Loaded(name, model, tokenizer, eos_tokens, context_length)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _best_device() -> str:

@@ -204,18 +204,27 @@ class OpenAIEngine:
                 for sample, completion in enumerate(response):
                     yield sample, replace(completion, latency=seconds)
                 return
-            stream, seconds_by_sample = Stream(count), dict[int, float]()
+            stream, early = Stream(count), dict[int, Completion]()
             async with aclosing(ends(response, stream)) as samples:  # type: ignore[type-var]
                 async for sample in samples:
                     (completion,) = read(stream.reply([sample]) | {"usage": None})
-                    seconds_by_sample[sample] = seconds = time.monotonic() - started
-                    yield sample, replace(completion, counted=False, latency=seconds)
+                    early[sample] = replace(completion, latency=time.monotonic() - started)
+                    yield sample, replace(early[sample], counted=False)
             seconds = time.monotonic() - started
         ended = stream.ended
         self._note_stream(stream, ended, count)
         for sample, completion in zip(ended, counted(stream, ended, read), strict=True):
-            latency = seconds_by_sample.get(sample, seconds)
-            yield sample, replace(completion, latency=latency)
+            # The text that its children were asked with: the habits may have changed since.
+            said = early.get(sample, replace(completion, latency=seconds))
+            yield (
+                sample,
+                replace(
+                    said,
+                    prompt_tokens=completion.prompt_tokens,
+                    completion_tokens=completion.completion_tokens,
+                    cached_tokens=completion.cached_tokens,
+                ),
+            )
 
     def _reader(self, request: Request, seeds: Sequence[int]) -> Callable[[Any], list[Completion]]:
         return partial(completions, seeds=seeds, stop=request.stop, habits=self._habits)

@@ -41,7 +41,6 @@ class Order:
     losses: int = 0
     moved: bool = False
     closed: bool = False
-    _early: dict[int, Completion] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.missing = set(range(len(self.request.seeds)))
@@ -52,28 +51,14 @@ class Order:
         return replace(self.request, seeds=tuple(self.request.seeds[i] for i in self.sent))
 
     def deliver(self, event: Sampled) -> bool:
-        """Pass a sample on; return whether it is complete, with its counts."""
+        """Pass a sample on; return whether it was still missing."""
         sample = self.sent[event.sample]
         if sample not in self.missing:
             return False
         self.moved, self.losses = True, 0
         self.arrived.put_nowait((sample, event.completion))
-        if not event.completion.counted:
-            self._early[sample] = event.completion
-            return False
-        self._early.pop(sample, None)
         self.missing.remove(sample)
         return True
-
-    def lose(self) -> None:
-        """Give up what its replica would still have said.
-
-        The counts of a text that is already in use stay unknown: sampled again, it might differ.
-        """
-        for sample, completion in self._early.items():
-            self.arrived.put_nowait((sample, replace(completion, counted=True)))
-            self.missing.remove(sample)
-        self._early.clear()
 
     def fail(self, error: Exception) -> None:
         """Let whoever waits for it raise `error`."""

@@ -110,13 +110,11 @@ class Replicas:
         order = Order(next(self._numbers), request)
         self._orders[order.number] = order
         self._dispatcher.add(order)
-        left = len(request.seeds)
         try:
-            while left:
+            for _ in request.seeds:
                 arrival = await order.arrived.get()
                 if isinstance(arrival, Exception):
                     raise arrival
-                left -= arrival[1].counted
                 yield arrival
         finally:
             self._withdraw(order)
@@ -252,11 +250,8 @@ class Replicas:
         """Send what a lost replica had not returned elsewhere, or stop if there is nobody left."""
         self._losses += 1
         host.failures += 1
-        orders = list(host.orders.values())
+        orders = [order for order in host.orders.values() if not order.closed]
         host.clear()
-        for order in orders:
-            order.lose()
-        orders = [order for order in orders if not order.closed]
         if lost.down and not self._sampled:
             return self._stop(EngineDown(str(lost)))
         if self._is_hopeless():

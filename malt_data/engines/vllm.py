@@ -78,7 +78,6 @@ class VLLMEngine:
         Raises EngineError if the prompt plus `max_tokens` exceeds the model's context, EngineDown
         if it is a chat and the model has no chat template.
         """
-        await self._start()
         prompt = self._encode(request)
         opened = opened_by(self._tokenizer, prompt)
         parameters = _sampling_parameters(request)

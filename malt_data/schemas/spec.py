@@ -293,8 +293,10 @@ class BuildSpec(GraderLimitSpec, LabelSpec, SamplingSpec, TreeSpec, QuestionSpec
     @classmethod
     def _default_base(cls, values: Any) -> Any:
         """Read true as the default rule, and start from small trees."""
-        if not isinstance(values, dict) or not values.get("adaptive"):
+        if not isinstance(values, dict) or values.get("adaptive") is None:
             return values
+        if values["adaptive"] is False:
+            return values | {"adaptive": None}
         rule = {} if values["adaptive"] is True else values["adaptive"]
         n = ADAPTIVE_N if values.get("n") is None else values["n"]
         return values | {"adaptive": rule, "n": n}

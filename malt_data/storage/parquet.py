@@ -121,6 +121,8 @@ def _metadata(path: Path) -> Any:
     file_state(path)
     try:
         return pq.read_metadata(path)
+    except FileNotFoundError:
+        raise _missing(path) from None
     except (OSError, pa.ArrowException) as error:
         raise corrupt(path, error) from error
 

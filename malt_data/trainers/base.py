@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from malt_data.engines.generate import load_errors
 from malt_data.errors import SpecError, TrainError, one_line
 from malt_data.trainers.data import Data
 from malt_data.trainers.recipe import Recipe
@@ -54,7 +55,7 @@ def load_base(name: str, quantize: str | None) -> tuple[Any, "PreTrainedTokenize
         model = transformers.AutoModelForCausalLM.from_pretrained(
             source, dtype=torch.bfloat16 if bfloat16 else torch.float32, **extra
         )
-    except (OSError, ValueError, ImportError) as error:
+    except load_errors() as error:
         raise TrainError(f"The base model {name} could not be loaded: {one_line(error)}") from None
     return model, tokenizer
 
@@ -65,7 +66,7 @@ def load_adapter(base: Any, adapter: str) -> Any:
 
     try:
         return peft.PeftModel.from_pretrained(base, adapter, is_trainable=True)
-    except (OSError, ValueError, RuntimeError) as error:
+    except load_errors() as error:
         raise TrainError(
             f"The adapter {adapter} could not be loaded onto the base model: {one_line(error)}. "
             "Check its name, your login (hf auth login), and that it was trained on this model."

@@ -1,6 +1,8 @@
 """Render the model card of an adapter: data, base model, training and results."""
 
+import re
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -11,15 +13,20 @@ from malt_data.storage.provenance import version
 from malt_data.trainers.recipe import Recipe
 
 
+def _is_repo(name: str) -> bool:
+    """Return whether a name is a repo's, not a folder's, which the Hub would refuse in a card."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not Path(name).exists()
+
+
 def render_adapter_card(record: dict[str, Any]) -> str:
     """Return the README.md of an adapter from its `training.json`."""
     from huggingface_hub import ModelCardData
 
-    on_hub = "@" in record["data"]
+    dataset, _, commit = record["data"].partition("@")
     data = ModelCardData(
         library_name="peft",
-        base_model=record["model"] if "/" in record["model"] else None,
-        datasets=[record["data"].partition("@")[0]] if on_hub else None,
+        base_model=record["model"] if _is_repo(record["model"]) else None,
+        datasets=[dataset] if commit and _is_repo(dataset) else None,
         pipeline_tag="text-generation",
         tags=["malt-data", "malt", record["role"], record["stage"], "lora", "trl"],
     )

@@ -11,6 +11,7 @@ out/
   checkpoints/     to resume from after a kill; removed at the end
 """
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -65,7 +66,7 @@ class Task:
         Raises TrainError if `out` contains a run with another plan, or other files.
         """
         out, plan = self.out, self.plan
-        if not out.exists() or not any(out.iterdir()):
+        if not any(path.is_file() for path in out.rglob("*")):  # or a run that failed at its start
             return None
         try:
             before = read_json(out / PLAN)
@@ -117,6 +118,11 @@ class Task:
             config = kind(**arguments)
         except (TypeError, ValueError) as error:
             raise SpecError(f"[trainer] {one_line(error)}") from None
+        if config.n_gpu > 1:  # which TRL refuses
+            raise TrainError(
+                f"{config.n_gpu} GPUs are visible. Train on all of them: accelerate launch -m "
+                "malt_data train …, or on one: CUDA_VISIBLE_DEVICES=0 malt-data train …"
+            )
         self._note_passes(config)
         return config
 
@@ -124,6 +130,7 @@ class Task:
         """Say so if a fixed number of steps goes over few rows more often than the paper does."""
         steps, rows = config.max_steps, len(self.data.train)
         batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
+        batch *= config.world_size
         if steps * batch > MOST_EPOCHS * rows:
             self.note(
                 f"{self.data.config}: {steps} steps are {steps * batch / rows:.0f} passes over "
@@ -133,7 +140,10 @@ class Task:
     def train(self, make_trainer: Callable[[], Any], on_progress: OnProgress) -> dict[str, Any]:
         """Create the trainer, run it and save the adapter; return the record."""
         with quiet_libraries(datasets=True):
-            trainer = make_trainer()
+            try:
+                trainer = make_trainer()
+            except ValueError as error:
+                raise SpecError(f"[trainer] or [lora]: {one_line(error)}") from None
             write_plan(self.out, self.plan, self.data)
             run_training(trainer, self.out, on_progress)
         report = self.data.report.model_dump(mode="json") if self.data.report else None
@@ -209,7 +219,8 @@ def last_checkpoint(folder: Path) -> str | None:
     """Return the newest complete checkpoint, and remove incomplete ones."""
     paths = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     for path in reversed(paths):
-        if (path / "trainer_state.json").exists():  # the last file to be written
+        with contextlib.suppress(OSError, ValueError):  # missing, or torn
+            read_json(path / "trainer_state.json")  # the last file to be written
             return str(path)
         shutil.rmtree(path, ignore_errors=True)
     return None
@@ -237,8 +248,14 @@ def save(trainer: Any, out: Path, record: dict[str, Any]) -> dict[str, Any]:
         "metrics": last_values(log),
         "packages": {name: metadata.version(name) for name in _PACKAGES},
     }
-    if not trainer.is_world_process_zero():
-        return record
+    if trainer.is_world_process_zero():
+        _write(trainer, out, record)
+    trainer.accelerator.wait_for_everyone()  # before another process reads the adapter
+    return record
+
+
+def _write(trainer: Any, out: Path, record: dict[str, Any]) -> None:
+    log = trainer.state.log_history
     model = trainer.accelerator.unwrap_model(trainer.model)
     with write_errors(out):
         # Only the adapter itself, without DPO's frozen copy `ref`.
@@ -249,7 +266,6 @@ def save(trainer: Any, out: Path, record: dict[str, Any]) -> dict[str, Any]:
     write_text(out / "README.md", render_adapter_card(record))
     write_text(out / RECORD, json.dumps(record, indent=2) + "\n")
     shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
-    return record
 
 
 def write_metrics(out: Path, history: list[dict[str, Any]]) -> None:

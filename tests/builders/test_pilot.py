@@ -9,7 +9,8 @@ import pytest
 
 import malt_data
 from malt_data.builders.pilot import PILOT_TREES, predict_build
-from malt_data.builders.predict import count, most, predict_total
+from malt_data.builders.predict import count, most, predict_total, simulate
+from malt_data.forests.rates import GRID, Rates
 from malt_data.schemas.spec import Labels
 
 DIFFICULTY = {
@@ -83,6 +84,13 @@ def test_other_branchings_are_those_of_a_build_with_them(tmp_path: Path) -> None
     tokens = int(real["prompt_tokens"] + real["completion_tokens"])
     assert _holds(by_n[3]["pairs"], real["usable_pairs"])
     assert by_n[3]["tokens"] == pytest.approx(tokens, rel=0.15)  # of other questions
+
+
+def test_long_pipelines_are_predicted_with_fewer_draws() -> None:
+    """Eight turns with five samples each have 97,656 parents per tree."""
+    even = np.full(len(GRID), 1 / len(GRID))
+    found = simulate(Rates(even, (4.0,) * 7), np.tile(even, (20, 1)), (5,) * 8, Labels())
+    assert 0 < len(found.pairs) <= 20
 
 
 def test_trees_that_are_there_are_the_pilot(tmp_path: Path) -> None:

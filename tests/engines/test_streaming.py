@@ -65,6 +65,19 @@ def test_thinking_is_kept_apart_and_usage_may_be_missing() -> None:
     }
 
 
+def test_what_was_said_stays_said_when_a_sibling_shows_how_the_template_thinks() -> None:
+    """If prompts open a thought, a text that was cut off is one; but its children have read it."""
+    replies = (Reply("Two and two", "length"), Reply("Hm.</think>4"), Reply("Hm.</think>5"))
+    with OpenAIServer(
+        answer=lambda m, s, i: replies[i], choice_delay=lambda i: (0.0, 0.2, 0.4)[i]
+    ) as server:
+        (samples,) = ask(server)
+    early = {sample: each for sample, each in samples if not each.counted}
+    final = counted(samples)
+    assert early[0].text == final[0].text == "Two and two"
+    assert final[1].text == "4"
+
+
 @pytest.mark.parametrize("fault", ["cut", "error", "garbage"])
 def test_a_broken_stream_loses_only_what_had_not_ended(fault: str) -> None:
     with OpenAIServer(stream_fault=fault, choice_delay=lambda i: 0.1 * (i != 1)) as server:

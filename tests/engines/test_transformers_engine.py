@@ -120,6 +120,15 @@ def test_a_seed_gives_the_same_text_alone_and_in_any_batch(
     assert [completion.seed for completion in alone] == [11, 12]
 
 
+def test_a_repetition_penalty_does_not_depend_on_the_batch(
+    runner: asyncio.Runner, engine: TransformersEngine
+) -> None:
+    sampling = {"repetition_penalty": 3.0}
+    requests = [Request(text, (1, 2), 1.0, 24, sampling=sampling) for text in ("2 + 2 =", PLAIN)]
+    alone = [runner.run(gather(engine, request)) for request in requests]
+    assert runner.run(gather_all(engine, *requests)) == alone
+
+
 def test_latency_is_measured_from_the_start_of_the_batch(
     runner: asyncio.Runner, engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,12 @@ def test_what_is_stored_of_a_build_keeps_its_groups_in_order() -> None:
     ]
 
 
+def test_adaptive_may_be_a_table_of_any_size_or_false() -> None:
+    for rule in (True, {}, {"most": 8}):
+        assert BuildSpec(adaptive=rule).chain.branching == (2, 2, 2)
+    assert BuildSpec(adaptive=False) == BuildSpec()
+
+
 def test_labels_are_changed_one_by_one_and_checked() -> None:
     assert Labels(threshold=0.7).updated(pooling="local") == Labels(threshold=0.7, pooling="local")
     with pytest.raises(SpecError, match=r"threshold: .*\(got 2\)"):

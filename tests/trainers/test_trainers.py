@@ -249,9 +249,24 @@ def test_a_finished_training_is_kept_and_a_different_one_refused(
     assert (sft / "adapter_model.safetensors").stat().st_mtime_ns == before
     with pytest.raises(TrainError, match=r"a different max_steps \(3, now 4\).*--out"):
         train_sft("verifier", str(forest.folder), sft, recipe=FAST, max_steps=4)
+    recipe = FAST.updated(lora={"target_modules": ["q_projj"]})
+    with pytest.raises(SpecError, match="q_projj"):
+        train_sft("verifier", str(forest.folder), tmp_path / "o", recipe=recipe, max_steps=3)
+    (tmp_path / "o" / "checkpoints").mkdir(parents=True, exist_ok=True)  # and stops nobody
+    train_sft("verifier", str(forest.folder), tmp_path / "o", recipe=FAST, max_steps=1)
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(TrainError, match="contains other files"):
         train_sft("verifier", str(forest.folder), tmp_path, recipe=FAST)
+
+
+def test_several_gpus_are_refused_with_the_way_out(
+    forest: Forest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trl.trainer.sft_config import SFTConfig
+
+    monkeypatch.setattr(SFTConfig, "n_gpu", 2)
+    with pytest.raises(TrainError, match=r"2 GPUs are visible.*accelerate launch"):
+        train_sft("verifier", str(forest.folder), tmp_path / "o", recipe=FAST)
 
 
 def test_more_passes_over_few_rows_than_in_the_paper_are_pointed_out(
@@ -290,6 +305,7 @@ def test_killed_and_resumed_ends_with_the_same_metrics(forest: Forest, tmp_path:
     assert not (tmp_path / "b" / "training.json").exists()
     torn = checkpoints / "checkpoint-999"
     torn.mkdir()
+    (torn / "trainer_state.json").write_text('{"epoch": 1.')
     run = subprocess.run([*words, "--out", str(tmp_path / "b"), "--json"], capture_output=True)
     assert run.returncode == 0, run.stderr
     json.loads(run.stdout)  # nothing else was written to stdout
