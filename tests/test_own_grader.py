@@ -90,6 +90,22 @@ def test_a_build_is_rewarded_by_the_function_relabelled_verified_and_exported(gr
 
 
 @pytest.mark.slow
+def test_relabel_and_verify_wait_as_long_as_the_build(grown: Path) -> None:
+    (grown / "programs.py").write_text(
+        "import time\ndef grade(text, question):\n    time.sleep(1)\n    return 1.0\n"
+    )
+    manifest = grown / "forest" / "forest.json"
+    facts = json.loads(manifest.read_text())
+    facts["spec"]["grader_timeout"] = 0.1
+    manifest.write_text(json.dumps(facts))
+    done = malt("relabel", "--grader", "programs.py:grade", cwd=grown)
+    assert done.returncode == 1
+    assert "has failed on all" in done.stderr
+    done = malt("verify", "--grader", "programs.py:grade", cwd=grown)
+    assert "has failed on all" in done.stdout
+
+
+@pytest.mark.slow
 def test_verify_by_another_function_finds_the_difference(grown: Path) -> None:
     path = grown / "programs.py"
     path.write_text(path.read_text().replace("return 0.0", "return 0.5"))

@@ -8,8 +8,10 @@ from collections.abc import Callable
 
 from malt_data.errors import MaltError, QueryError, from_os_error
 
+_GIBIBYTES = 16
 
-def isolated(work: Callable[[], None], gibibytes: int = 16) -> int:
+
+def isolated(work: Callable[[], None]) -> int:
     """Run `work` in a child process with a memory limit; return its exit code.
 
     The caller survives whatever happens to the child: a MaltError is printed as one line on
@@ -19,7 +21,7 @@ def isolated(work: Callable[[], None], gibibytes: int = 16) -> int:
     sys.stderr.flush()
     child = os.fork()
     if child == 0:
-        _run_child(work, gibibytes)
+        _run_child(work)
     try:
         _, status = os.waitpid(child, 0)
     except KeyboardInterrupt:
@@ -29,16 +31,16 @@ def isolated(work: Callable[[], None], gibibytes: int = 16) -> int:
     if os.WIFSIGNALED(status):
         name = signal.Signals(os.WTERMSIG(status)).name
         raise QueryError(
-            f"The query was killed ({name}), probably because it needs more than {gibibytes} GiB "
+            f"The query was killed ({name}), probably because it needs more than {_GIBIBYTES} GiB "
             "of memory. Select fewer rows or columns, or aggregate."
         )
     return os.waitstatus_to_exitcode(status)
 
 
-def _run_child(work: Callable[[], None], gibibytes: int) -> None:
+def _run_child(work: Callable[[], None]) -> None:
     import resource
 
-    limit = gibibytes * 2**30
+    limit = _GIBIBYTES * 2**30
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     code = 1

@@ -14,9 +14,9 @@ from malt_data.evaluation.play import Memo, Turn, play
 from malt_data.evaluation.settings import Setting, require_adapters, require_playable
 from malt_data.evaluation.vote import ballots, majority
 from malt_data.graders import KINDS, TEXT, Grader, is_own, kind_of, require_grader
+from malt_data.graders.choice import MAX_CHOICES
 from malt_data.prompts.resolve import resolve_sampling
 from malt_data.prompts.templates import require_prompts
-from malt_data.questions.fields import MAX_CHOICES
 from malt_data.schemas.forest import Question
 from malt_data.schemas.ids import question_id
 from malt_data.schemas.spec import EvalSpec

@@ -58,6 +58,19 @@ def pipeline_of(manifest: dict[str, Any]) -> Pipeline:
     return Pipeline(**manifest["spec"]["pipeline"])
 
 
+def team_of(manifest: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """Return the adapters by set and role, local ones by a digest of their weights.
+
+    So a team is known again in another folder. Sets without adapters are left out.
+    """
+    weights = manifest.get("weights", {})
+    return {
+        name: {role: weights.get(adapter, adapter) for role, adapter in adapters.items()}
+        for name, adapters in manifest["team"].items()
+        if adapters
+    }
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the content of `folder`/eval.json; raise EvalError if it is corrupt or too new."""
     path = folder / layout.RESULTS

@@ -22,6 +22,7 @@ from malt_data.evaluation.parts import (
     read_manifest,
     read_questions,
     stored_pipeline,
+    team_of,
 )
 from malt_data.evaluation.settings import Setting, require_adapters, require_playable
 from malt_data.graders import label_of
@@ -234,13 +235,13 @@ def _merged(out: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         if old != new and not (key == "model" and new is None):
             values = "" if isinstance(new, dict) else f" ({old}, now {new})"
             raise _mismatch(out, f"{key}{values}")
-    teams = [{k: v for k, v in version["team"].items() if v} for version in (before, now)]
-    if any(teams[0].get(name, adapters) != adapters for name, adapters in teams[1].items()):
-        raise _mismatch(out, "team")
     weights = before.get("weights", {})
     for name, digest in now["weights"].items():
         if weights.get(name, digest) != digest:
             raise _mismatch(out, f"adapter in {name}, which has been retrained since")
+    old_team, new_team = team_of(before), team_of(now)
+    if any(old_team.get(name, adapters) != adapters for name, adapters in new_team.items()):
+        raise _mismatch(out, "team")
     settings = {setting["name"]: setting for setting in before["settings"]}
     for setting in now["settings"]:
         if settings.get(setting["name"], setting) != setting:
@@ -248,7 +249,8 @@ def _merged(out: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     return manifest | {
         "spec": now["spec"] | {"model": now["spec"]["model"] or before["spec"]["model"]},
         "seen": max(before.get("seen", 0), now["seen"]),
-        "team": teams[0] | teams[1],  # baselines may be trained after the team was first evaluated
+        # Baselines may be trained after the team was first evaluated.
+        "team": {k: v for team in (before["team"], now["team"]) for k, v in team.items() if v},
         "weights": weights | now["weights"],
         "settings": list((settings | {s["name"]: s for s in now["settings"]}).values()),
         "seeds": max(before["seeds"], now["seeds"]),

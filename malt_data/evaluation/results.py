@@ -88,6 +88,8 @@ class Results:
 def open_results(folder: str | Path) -> Results:
     """Open the folder of an evaluation; raise EvalError if it is not one."""
     path = Path(folder)
-    if not (path / layout.RESULTS).exists() or not (path / layout.PREDICTIONS).exists():
+    if not (path / layout.RESULTS).exists():
         raise EvalError(f"{path} is not an evaluation. Run one: malt-data eval --out {path}")
+    if not (path / layout.PREDICTIONS).exists():
+        raise EvalError(f"{path} has no predictions yet. Run the same malt-data eval again.")
     return Results(path, read_manifest(path))

@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 
 from malt_data.errors import EvalError
+from malt_data.evaluation.parts import team_of
 from malt_data.evaluation.results import Results
 from malt_data.evaluation.statistics import holm, interval, paired_test
 
@@ -84,7 +85,8 @@ def gather(results: Sequence[Results]) -> pl.DataFrame:
                     f"{item.folder}. Print a table for each of them."
                 )
         trained = [s["name"] for s in item.manifest["settings"] if s["adapters"] != "none"]
-        identity = sorted(item.manifest.get("weights", {}).values()) or item.manifest["team"]
+        sets = team_of(item.manifest)
+        identity = sets.get("team", sets)  # baselines may be trained later
         team = teams.setdefault(json.dumps(identity, sort_keys=True), str(item.folder))
         column = pl.when(pl.col("setting").is_in(trained)).then(pl.lit(team)).otherwise(None)
         frames.append(item.predictions().with_columns(team=column))

@@ -15,16 +15,14 @@ import pyarrow as pa
 
 from malt_data.errors import ForestError
 from malt_data.exporters.export import exports_of
-from malt_data.exporters.rows import COLUMNS, Rows, new_database
+from malt_data.exporters.rows import LEDGER_COLUMNS, Rows, new_database
 from malt_data.exporters.selection import Selection
-from malt_data.forests.confidence import COLUMNS as CONFIDENCE
 from malt_data.forests.facts import find_tree, full_id, question_of, with_confidence
 from malt_data.forests.forest import Forest
 from malt_data.schemas.exports import Config, all_configs, config_named
 from malt_data.schemas.forest import NODES, QUESTIONS
 
 _QUESTION = ("question_id", "question", "choices", "gold")
-_COLUMNS = [*dict.fromkeys([*COLUMNS, "thinking", *CONFIDENCE])]
 
 
 def explain(forest: Forest, node_id: str, other: str | None = None) -> dict[str, Any]:
@@ -98,7 +96,8 @@ def _exports(
     database = new_database()
     existing = {} if forest.origin else exports_of(forest)
     state = forest.fingerprint()
-    chunk = tree.select(_COLUMNS).to_arrow().cast(pa.schema(map(NODES.field, _COLUMNS)))
+    schema = pa.schema(map(NODES.field, LEDGER_COLUMNS))
+    chunk = tree.select(LEDGER_COLUMNS).to_arrow().cast(schema)
     decisions = {}
     pipeline = forest.manifest.spec.pipeline
     configs = {config.name: config for config in all_configs(pipeline.roles)}
@@ -123,5 +122,4 @@ def _rows(
 ) -> list[dict[str, Any]]:
     for name in filter(None, (node["node_id"], other)):
         ledger = ledger.filter(pl.any_horizontal(pl.col(config.ids) == name))
-    split = pl.when("validation").then(pl.lit("validation")).otherwise(pl.lit("train"))
-    return ledger.select(*config.ids, split=split, reason="reason").to_dicts()
+    return ledger.select(*config.ids, "split", "reason").to_dicts()

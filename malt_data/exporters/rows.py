@@ -48,6 +48,8 @@ COLUMNS = [
     *("question_id", "node_id", "depth", "sample", "node", "parent"),
     *("text", "verdict", "value", "label", "finish_reason"),
 ]
+LEDGER_COLUMNS = [*dict.fromkeys([*COLUMNS, "thinking", *confidence.COLUMNS])]
+"""The columns of nodes that a ledger may need, whatever the selection."""
 _CANDIDATES = {"node": "nodes", "pair": "pairs", "trajectory": "trajectories"}
 _LEDGER = {
     "node": ["key", "node_id"],
@@ -184,8 +186,7 @@ class Rows:
             source += f" LEFT JOIN unfit USING ({', '.join(self.config.ids)})"
         self._apply_rules(source, all_rules)
         counts: list[tuple[str, str | None, int]] = self._connection.execute(
-            "SELECT if(validation, 'validation', 'train') AS split, reason, count(*) "
-            "FROM ledger GROUP BY ALL"
+            "SELECT split, reason, count(*) FROM ledger GROUP BY ALL"
         ).fetchall()
         return counts
 
@@ -211,7 +212,8 @@ class Rows:
         self._connection.execute(
             f"CREATE OR REPLACE TEMP TABLE ledger AS WITH {', '.join(steps)} "
             f"SELECT {', '.join(columns)}, question_id, reason, "
-            f"validation, {key} AS prompt_key FROM {last} JOIN questions USING (question_id) "
+            f"validation, if(validation, 'validation', 'train') AS split, {key} AS prompt_key "
+            f"FROM {last} JOIN questions USING (question_id) "
             "ORDER BY validation, parent, place",
             {"depths": self._depths, "seed": str(self.selection.seed)},
         )

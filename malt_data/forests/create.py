@@ -116,15 +116,11 @@ def remove_empty(folder: Path) -> None:
     with lock(folder / layout.NODES, wait=False) as acquired:
         if not acquired or NodeParts(folder / layout.NODES).trees():
             return
-        _remove(folder)
-
-
-def _remove(folder: Path) -> None:
-    for path in [folder / layout.MANIFEST, folder / layout.QUESTIONS, folder / ".lock"]:
-        path.unlink(missing_ok=True)
-    shutil.rmtree(folder / layout.NODES, ignore_errors=True)
-    with contextlib.suppress(OSError):  # not empty
-        folder.rmdir()
+        for path in [folder / layout.MANIFEST, folder / layout.QUESTIONS, folder / ".lock"]:
+            path.unlink(missing_ok=True)
+        shutil.rmtree(folder / layout.NODES, ignore_errors=True)
+        with contextlib.suppress(OSError):  # not empty
+            folder.rmdir()
 
 
 def require_same_settings(forest: Forest, spec: BuildSpec) -> None:

@@ -43,7 +43,9 @@ class Choice:
 
     def reason(self) -> str:
         """Return what it shows, as the rest of a sentence about the tree."""
-        if self.mixed == self.turns:
+        if self.turns == 0:
+            where = "in no turn, as none has siblings"
+        elif self.mixed == self.turns:
             where = "in every turn"
         else:
             where = f"in {self.mixed} of {self.turns} turns, the most of {self.seen:,} trees"

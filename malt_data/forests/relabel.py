@@ -155,7 +155,8 @@ class _Job:
                     "malt-data relabel --grader FILE.py:function"
                 )
             return Grader()  # grades nothing
-        return Grader(name, note=self.note)
+        timeout_s = self.forest.manifest.spec.grader_timeout
+        return Grader(name, timeout_s=timeout_s, note=self.note)
 
 
 def _needs_regrade(old: Labelled | None, new: Labelled) -> bool:

@@ -16,7 +16,7 @@ from malt_data.forests.forest import Forest
 from malt_data.forests.grading import Golds
 from malt_data.forests.labels import assign
 from malt_data.graders import Grader, is_own, label_of
-from malt_data.schemas.forest import NODES, QUESTIONS
+from malt_data.schemas.forest import NODES
 from malt_data.schemas.ids import question_id
 
 _EXAMPLES = 3
@@ -72,7 +72,8 @@ def _problems(
     known = set(questions["question_id"])
     stored = forest.manifest.labels.grader
     part_of: dict[str, str] = {}
-    with Grader(named or ("auto" if is_own(stored) else stored), note=note) as grader:
+    name = named or ("auto" if is_own(stored) else stored)
+    with Grader(name, timeout_s=forest.manifest.spec.grader_timeout, note=note) as grader:
         golds = None if is_own(stored) and named is None else Golds(forest, grader)
         for done, path in enumerate(paths, 1):
             try:
@@ -85,8 +86,6 @@ def _problems(
 
 
 def _questions(forest: Forest, questions: pl.DataFrame) -> Iterator[str]:
-    if forest.questions_dataset().schema.names != QUESTIONS.names:
-        yield "questions.parquet: its columns differ from the schema's."
     wrong = [
         row["question_id"]
         for row in questions.iter_rows(named=True)

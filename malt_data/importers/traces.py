@@ -180,14 +180,23 @@ def _trace(where: str, trace: Mapping[str, Any], file: int, names: Mapping[str, 
 
 
 def _turn(found: _Trace, roles: Sequence[str], turns: Mapping[int, Sequence[_Trace]]) -> int:
-    """Return the turn of a trace, from 0: the last one of its agent whose turn before is there."""
+    """Return the turn of a trace, from 0: the last one of its agent whose turn before is there.
+
+    Later turns only count if its prompt shows a reply of the turn before, where there is a choice.
+    """
     if len(roles) == 1:
         return 0
     spoken = [i for i, role in enumerate(roles) if role == found.said.role]
     possible = [i for i in spoken if i == 0 or i - 1 in turns]
     if not possible:
         raise _stranger(found.said.where, str(found.said.role), roles)
-    return possible[-1]
+    shown = [i for i in possible if i == 0 or any(_shows(found, above) for above in turns[i - 1])]
+    return (shown or possible)[-1]
+
+
+def _shows(found: _Trace, trace: _Trace) -> bool:
+    """Return whether the prompt of `found` shows the reply of `trace`."""
+    return trace.said.text.strip() in found.read
 
 
 def _stranger(where: str, name: str, roles: Sequence[str]) -> ImportsError:
@@ -200,7 +209,7 @@ def _stranger(where: str, name: str, roles: Sequence[str]) -> ImportsError:
 
 def _parent(found: _Trace, above: Sequence[_Trace]) -> _Trace:
     """Return the trace that `found` continues; raise ImportsError if several may be it."""
-    shown = [trace for trace in above if trace.said.text.strip() in found.read]
+    shown = [trace for trace in above if _shows(found, trace)]
     candidates = list(above) if len(above) == 1 else shown
     longest = max((len(trace.said.text) for trace in candidates), default=0)
     best = [trace for trace in candidates if len(trace.said.text) == longest]

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from malt_data.errors import SpecError
 from malt_data.graders import KINDS
+from malt_data.graders.kinds import OWN_KIND
 from malt_data.schemas.pipeline import PREVIOUS, Pipeline, Prompts, Turn
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class Script:
         if (kind, turn) not in self._read:
             spoken = templates(self._prompts, kind, self._pipeline.turns[turn])
             self._read[kind, turn] = [(who, self._pieces(text, turn)) for who, text in spoken]
-        values = ["", question, render_choices(choices) if choices else "", *texts]
+        values = ["", question, render_choices(choices), *texts]
         messages = [
             (who, "".join([literal + values[source] for literal, source in parts]))
             for who, parts in self._read[kind, turn]
@@ -194,7 +195,7 @@ def _table(value: object, where: str) -> Mapping[str, object]:
 def _check_kind(kind: str, where: str) -> None:
     """Raise SpecError for a misspelt kind; other names are kinds of the user's own."""
     near = difflib.get_close_matches(kind, KINDS, n=1, cutoff=0.8)  # `code` is no misspelt `choice`
-    if kind not in KINDS and (near or not re.fullmatch("[a-z][a-z0-9_]{0,31}", kind)):
+    if kind not in KINDS and (near or not OWN_KIND.fullmatch(kind)):
         hint = f"Did you mean [{near[0]}]?" if near else "A kind is a lower-case name."
         raise SpecError(f"{where}: unknown kind [{kind}]. {hint}")
 

@@ -31,6 +31,7 @@ from malt_data.schemas import layout
 from malt_data.schemas.exports import Config
 from malt_data.schemas.forest import NODES, QUESTIONS
 from malt_data.schemas.pipeline import DEFAULT, SHIPPED, Pipeline
+from malt_data.schemas.spec import BuildSpec
 from malt_data.storage.provenance import version
 
 _WIDTH = 100
@@ -195,7 +196,7 @@ def _rebuild(forest: Forest) -> str:
     """Return the command that rebuilds the forest."""
     spec = forest.manifest.spec
     flags: dict[str, Any] = {
-        **_branching(spec.chain),
+        **_branching(spec),
         "questions": spec.questions,
         "split": spec.split,
         "limit": spec.limit,
@@ -204,7 +205,7 @@ def _rebuild(forest: Forest) -> str:
         "temperature": spec.temperature,
         "max-tokens": spec.max_tokens,
         "seed": spec.seed,
-        "grader": forest.manifest.labels.grader,
+        "grader": spec.grader,
     }
     options = [
         f"--{name} {shlex.quote(clean(str(v)))}" for name, v in flags.items() if v is not None
@@ -232,13 +233,16 @@ def _leaves(pipeline: Pipeline) -> list[tuple[str, int]]:
     ]
 
 
-def _branching(pipeline: Pipeline) -> dict[str, Any]:
+def _branching(spec: BuildSpec) -> dict[str, Any]:
     """Return the options of the pipeline; a shipped one is named."""
-    own = pipeline.name not in SHIPPED
-    named = {} if pipeline.name == DEFAULT else {"pipeline": f"{pipeline.name}{'.toml' * own}"}
-    if len({*pipeline.branching}) == 1:
-        return {**named, "n": pipeline.branching[0]}
-    return {**named, **{f"n-{turn.role}": turn.n for turn in pipeline.turns}}
+    name, turns = spec.pipeline.name, spec.chain.turns
+    own = name not in SHIPPED
+    named = {} if name == DEFAULT else {"pipeline": f"{name}{'.toml' * own}"}
+    if len({turn.n for turn in turns}) == 1:
+        return {**named, "n": turns[0].n}
+    if len({turn.role for turn in turns}) == len(turns):
+        return {**named, **{f"n-{turn.role}": turn.n for turn in turns}}
+    return {**named, "n": spec.n, **{f"n-{role}": n for role, n in spec.n_by_role.items()}}
 
 
 def _cell(value: object) -> str:

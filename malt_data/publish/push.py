@@ -120,7 +120,11 @@ def push_adapter(folder: str | Path, repo: str) -> str:
 
 def _fresh_exports(forest: Forest, names: Sequence[str] | None) -> list[Config]:
     """Return the configs to push, after exporting the missing and stale ones."""
-    existing = {name: r for name, r in exports_of(forest).items() if r.layout == TRL}
+    existing = {
+        name: report
+        for name, report in exports_of(forest).items()
+        if report.layout == TRL and report.config == name  # others are for use here
+    }
     roles = forest.manifest.spec.pipeline.roles
     if names is None:
         names = list(existing) or [config.name for config in default_configs(roles)]

@@ -86,9 +86,9 @@ class Converter:
         field, gold = next(iter(candidate.golds), (None, ""))
         if kind_of(kind).whole:
             return field, gold_text(candidate.row[field]) if field else ""
-        for field, gold in candidate.golds:
+        for name, text in candidate.golds:
             try:
-                return field, self._canonical(gold, candidate.choices, kind)
+                return name, self._canonical(text, candidate.choices, kind)
             except Refused as reason:
                 refused = refused or reason
         if self.own:

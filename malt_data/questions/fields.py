@@ -18,6 +18,8 @@ from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any
 
+from malt_data.graders.choice import MAX_CHOICES
+
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "question": ("question", "problem", "query", "prompt"),
     "answer": ("answer", "gold", "target", "answerKey", "solution"),
@@ -25,7 +27,6 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 }
 """Recognised field names, case-insensitive; the first with content is used."""
 
-MAX_CHOICES = 26
 _BARE_SOLUTION = 100  # characters; a longer solution must mark its answer
 
 

@@ -14,8 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from malt_data.exporters.export import exports_of
-from malt_data.exporters.rows import COLUMNS as LEDGER
-from malt_data.exporters.rows import Rows
+from malt_data.exporters.rows import LEDGER_COLUMNS, Rows
 from malt_data.exporters.selection import Selection
 from malt_data.forests.confidence import COLUMNS as CONFIDENCE
 from malt_data.forests.confidence import confidence_of
@@ -67,7 +66,7 @@ class TreeReader:
             yield str(name), {"nodes": _short(tree), "pairs": _places(tree, pairs)}
 
     def _nodes(self, ids: Sequence[str]) -> pl.DataFrame:
-        wanted = [*dict.fromkeys([*LEDGER, *CONFIDENCE, "role", *NODE])]
+        wanted = [*dict.fromkeys([*LEDGER_COLUMNS, "role", *NODE])]
         columns = [name for name in wanted if name in NODES.names]
         chosen = pa.array(ids)
         parts = (self._forest.parts.read(path, columns) for path in self._forest.parts.paths())
@@ -86,19 +85,15 @@ class TreeReader:
 
     def _pairs(self, nodes: pl.DataFrame) -> pl.DataFrame:
         """Return every pair with its role and what became of it."""
-        fields = [NODES.field(name) for name in dict.fromkeys([*LEDGER, *CONFIDENCE])]
+        fields = [NODES.field(name) for name in LEDGER_COLUMNS]
         chunk = nodes.select(field.name for field in fields).to_arrow()
         chunk = pa.table({f.name: chunk[f.name].cast(f.type) for f in fields})
         ledgers = []
         for rows in self._exports:
             ledger = pl.DataFrame(rows.ledger(chunk))
-            split = pl.when("validation").then(pl.lit("validation")).otherwise(pl.lit("train"))
-            ledgers.append(
-                ledger.select(
-                    "chosen_id", "rejected_id", role=pl.lit(rows.config.role),
-                    became=pl.coalesce("reason", split),
-                )
-            )  # fmt: skip
+            became = pl.coalesce("reason", "split").alias("became")
+            role = pl.lit(rows.config.role).alias("role")
+            ledgers.append(ledger.select("chosen_id", "rejected_id", role, became))
         return pl.concat(ledgers)
 
 

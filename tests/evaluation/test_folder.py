@@ -1,6 +1,7 @@
 """A folder belongs to one evaluation: what can be added, and what is refused."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,8 @@ def test_changed_golds_and_retrained_adapters_are_refused(
     results = open_results(words[-1])
     assert results.settings == ["sa", "malt", "ma"]
     assert len(results.manifest["runs"]) == 3
+    moved = shutil.copytree(team.parent, tmp_path / "moved") / "team.toml"
+    malt(server, *words, "--settings", "malt", "--team", moved)  # the same adapters
     (team.parent / "v" / "adapter_model.safetensors").write_text("other weights")
     _, message = malt(server, *words, "--settings", "malt+mv", "--team", team, code=1)
     assert "v, which has been retrained since" in message

@@ -125,6 +125,11 @@ def test_several_teams_are_sampling_units_and_resume(
     (alone,) = [r for r in accuracy_table(open_results("out/a")) if r["setting"] == "malt"]
     assert twice["teams"] == 1  # one team in two folders is one team
     assert twice == alone
+    Path("a/team.toml").write_text(f"{Path('a/team.toml').read_text()}[own.later]\n"
+                                   'generator = "../b/generator"\n')  # fmt: skip
+    call(server, *words[:-1], "later", "--settings", "malt", "--team", "a/team.toml")
+    later = call(server, "--table", "out/a", "later")[0][0]["settings"]["malt"]
+    assert later["teams"] == 1  # further adapters do not make it another
     run = CliRunner().invoke(main, ["eval", "--table", "out/a", "out/b", "out/c", "--markdown"])
     assert run.stdout.splitlines()[0] == "|model|benchmark|sa|malt|malt+mv|"
     assert f"{100 * rows['malt']['mean']:.2f} ±" in run.stdout

@@ -9,13 +9,14 @@ from typing import Any
 
 import duckdb
 import polars as pl
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from evaluation.harness import write_questions
 from openai_server import OpenAIServer
 from synthetic import make_forest
 
-from malt_data import Results, open_results
+from malt_data import EvalError, Results, open_results
 from malt_data.evaluation.evaluate import evaluate
 from malt_data.evaluation.plan import plan_evaluation
 from malt_data.evaluation.settings import find_settings
@@ -53,6 +54,23 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
         report = evaluate(plan_evaluation(spec, settings, nobody, folder / "out", seeds=2))
     assert report["failed"] == {}
     return open_results(folder / "out")
+
+
+def test_an_evaluation_that_still_runs_counts_what_has_predictions(
+    results: Results, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(results.folder, folder)
+    table = pq.read_table(folder / "predictions.parquet")
+    pq.write_table(table.filter(pc.equal(table["seed"], 0)), folder / "predictions.parquet")
+    half = open_results(folder)
+    counts = "SELECT setting, count(*) FROM turns WHERE seed = 0 GROUP BY ALL ORDER BY ALL"
+    for query in ("SELECT setting, completions FROM cost ORDER BY ALL", counts):
+        assert half.sql(query).rows() == results.sql(query).rows()
+    assert half.sql("SELECT DISTINCT seed FROM turns").rows() == [(0,)]
+    (folder / "predictions.parquet").unlink()
+    with pytest.raises(EvalError, match="no predictions yet"):
+        open_results(folder)
 
 
 def shown(results: Results) -> dict[Any, list[list[str | None]]]:

@@ -20,6 +20,7 @@ from malt_data.exporters.fit import Fit, load_fit
 from malt_data.exporters.selection import Selection
 from malt_data.exporters.verify import verify_export
 from malt_data.forests.forest import Forest, open_forest
+from malt_data.report.report import write_report
 from malt_data.schemas.exports import VARIABLES
 from malt_data.schemas.pipeline import ChatTemplate
 
@@ -284,3 +285,6 @@ def test_rows_that_a_template_opens_wrongly_are_left_out_of_an_export(
     assert all(row["completion"][0]["reasoning_content"] for row in rows)
     assert read_report(tmp_path / "out").dropped["not_a_prefix"] > 0
     assert check(tmp_path / "out", load_fit(str(folder)))["problems"] == []
+    mine = open_forest(shutil.copytree(forest.folder, tmp_path / "mine"))
+    export(mine, "refiner_dpo", Selection(thinking=True, tokenizer=str(folder)))
+    assert write_report(mine, tmp_path / "report.html").shown == len(mine.done)

@@ -54,6 +54,9 @@ def test_turns_with_one_sample_need_not_be_mixed(tmp_path: Path) -> None:
     assert choice is not None
     assert choice.mixed == choice.turns == 2
     assert "in every turn" in choice.reason()
+    alone = instructive_tree(make_forest(tmp_path / "alone", trees=3, n=(1, 1, 1)))
+    assert alone is not None
+    assert "in no turn" in alone.reason()
 
 
 def test_it_reads_no_texts_and_a_bounded_number_of_nodes(

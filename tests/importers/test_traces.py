@@ -74,6 +74,28 @@ def test_a_reply_in_the_prompt_tells_the_parent(tmp_path: Path) -> None:
     ]
 
 
+def test_who_speaks_again_speaks_after_what_the_prompt_shows(tmp_path: Path) -> None:
+    row = episode(
+        trace("generator", "2 + 3?", "It is 6."),
+        trace("generator", "2 + 3?", "It is 7."),
+        trace("verifier", "Check: It is 6.", "No, add."),
+        trace("refiner", "It is 6. No, add.", "It is 5."),
+        trace("verifier", "Check: It is 7.", "No, count."),  # not of the refiner, who is there
+        trace("refiner", "It is 7. No, count.", "It is 8."),
+        trace("verifier", "Check: It is 5.", "Yes."),
+        trace("verifier", "Check: It is 8.", "Hardly."),
+        trace("refiner", "It is 5. Yes.", "Final Answer: 5"),
+        trace("refiner", "It is 8. Hardly.", "Final Answer: 8"),
+    )
+    _, forest = load(tmp_path, row, spec=ImportSpec(pipeline=find_pipeline("malt2")))
+    assert forest.sql(
+        "SELECT texts[1], texts[2], texts[5] FROM trajectories ORDER BY 1"
+    ).rows() == [
+        ("It is 6.", "No, add.", "Final Answer: 5"),
+        ("It is 7.", "No, count.", "Final Answer: 8"),
+    ]
+
+
 @pytest.mark.parametrize("read", ["It is 5. It is 6.", "Nothing."])
 def test_a_parent_that_cannot_be_told_is_refused(tmp_path: Path, read: str) -> None:
     row = episode(

@@ -22,6 +22,8 @@ from malt_data.errors import SpecError
 from malt_data.exporters.selection import Selection
 from malt_data.forests.forest import Forest, open_forest
 from malt_data.forests.verify import verify
+from malt_data.prompts.pipelines import find_pipeline
+from malt_data.publish.card import render_card
 from malt_data.schemas.exports import config_named
 from malt_data.storage.files import lock
 from malt_data.storage.hub import parse_repo
@@ -183,6 +185,19 @@ def test_the_card_has_measured_facts(lfs: Hub, forest: Forest) -> None:
     assert '"threshold": 0.2' in card
 
 
+def test_the_card_builds_a_pipeline_of_ones_own_with_its_own_branching(tmp_path: Path) -> None:
+    turns = (("solver", 3, "solve", ""), ("critic", 2, "criticise", "{solver}"),
+             ("solver", 2, "revise", "{solver} {critic}"))  # fmt: skip
+    file = tmp_path / "critic.toml"
+    file.write_text(
+        "".join(f"[[turns]]\nrole='{who}'\nn={n}\nprompt='{how}'\n" for who, n, how, _ in turns)
+        + "".join(f"[prompts.numeric.{how}]\nuser='{{question}} {t}'\n" for *_, how, t in turns)
+    )
+    forest = make_forest(tmp_path / "f", trees=2, pipeline=find_pipeline(file))
+    assert "--pipeline critic.toml" in render_card(forest, REPO, [])
+    assert "--n-" not in render_card(forest, REPO, [])
+
+
 # --- round trip -----------------------------------------------------------------------------------
 
 
@@ -275,6 +290,8 @@ def test_sql_on_a_forest_on_the_hub(hub: Hub, forest: Forest, tmp_path: Path) ->
 def test_stale_exports_are_rewritten_with_their_settings(lfs: Hub, forest: Forest) -> None:
     folder = forest.folder
     malt(lfs, "export", folder, "--role", "refiner", "--format", "dpo", "--strategy", "one")
+    own = folder / "exports" / "refiner_dpo_margin"  # not for the Hub, which has one per config
+    malt(lfs, "export", folder, "--role", "refiner", "--format", "dpo", "--out", own)
     malt(lfs, "push", folder, REPO)
     malt(lfs, "relabel", folder, "--threshold", "0.2")
     malt(lfs, "push", folder, REPO)

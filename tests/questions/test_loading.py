@@ -258,6 +258,13 @@ def test_a_forced_numeric_grader_asks_a_choice_question_free_form(tmp_path: Path
     assert free.question_id != choice.question_id
 
 
+def test_a_function_of_ones_own_gets_the_first_gold_if_none_can_be_read(tmp_path: Path) -> None:
+    (tmp_path / "g.py").write_text("def grade(text, question):\n    return 1.0\n")
+    row = {"question": "Why?", "answer": "because it is " + "so " * 300, "target": "who " * 200}
+    question = load_one(tmp_path, row, grader=f"{tmp_path}/g.py:grade", kind="math")
+    assert question.gold.startswith("because")
+
+
 def test_a_rows_own_kind_is_used_only_if_it_fits(tmp_path: Path) -> None:
     assert load_one(tmp_path, {**GOOD, "kind": "math"}).kind == "math"
     assert load_one(tmp_path, {**GOOD, "kind": "choice"}).kind == "numeric"

@@ -5,6 +5,7 @@ CREATE VIEW cost AS
 WITH counted AS (
     SELECT setting, count(*) AS completions
     FROM completions
+    SEMI JOIN predictions USING (setting, seed, question_id) -- not of an evaluation that still runs
     GROUP BY setting
 ),
 units AS (

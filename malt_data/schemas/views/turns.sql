@@ -1,6 +1,6 @@
 -- Every turn of every pass, with the answer of the pass if it ended there; a role that judges
 -- keeps the previous one if it has none of its own. same_as: the first pass with the same answer
--- after this turn; null if there is no answer.
+-- after this turn; null if there is no answer. Only of what has a prediction.
 CREATE VIEW turns AS
 WITH said AS (
     SELECT
@@ -29,4 +29,4 @@ SELECT
     coalesce(said.last.correct, false) AS correct,
     predictions.same_as[said.turn + 1][said.pass + 1] AS same_as
 FROM said
-LEFT JOIN predictions USING (setting, seed, question_id);
+JOIN predictions USING (setting, seed, question_id);
