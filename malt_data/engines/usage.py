@@ -15,7 +15,7 @@ from typing import Any
 
 from malt_data.engines import Completion
 
-_RSS_BYTES = 1 if sys.platform == "darwin" else 1024
+RSS_BYTES = 1 if sys.platform == "darwin" else 1024
 """The unit of getrusage's ru_maxrss."""
 
 
@@ -56,7 +56,7 @@ class Usage:
         # The larger, not the sum: a forked child starts with its parent's peak as its own.
         scopes = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
         peak = max(resource.getrusage(scope).ru_maxrss for scope in scopes)
-        self.peak_memory = peak * _RSS_BYTES
+        self.peak_memory = peak * RSS_BYTES
         self.cores = os.cpu_count()
         torch = sys.modules.get("torch")  # already imported if the engine uses it
         if torch is None or not torch.cuda.is_available():

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from malt_data import __version__
 from malt_data.errors import ForestError, MixError
 from malt_data.forests.forest import Forest, open_forest
 from malt_data.forests.parts import NodeParts
@@ -20,7 +21,7 @@ from malt_data.schemas.manifest import CURRENT, Manifest
 from malt_data.schemas.spec import BuildSpec
 from malt_data.storage.files import lock, recover, write_errors, write_text
 from malt_data.storage.parquet import write_table
-from malt_data.storage.provenance import provenance, version
+from malt_data.storage.provenance import provenance
 
 
 def create_forest(
@@ -53,7 +54,7 @@ def _create(
     _write_questions(folder, questions)
     manifest = Manifest(
         created=dt.datetime.now(dt.UTC).replace(microsecond=0),
-        malt_data=version(),
+        malt_data=__version__,
         spec=spec,
         labels=spec.labels,
         questions=report,

@@ -19,6 +19,7 @@ from typing import Any
 import jinja2
 import pyarrow as pa
 
+from malt_data import __version__
 from malt_data.display import clean, fold
 from malt_data.errors import ExportError
 from malt_data.exporters.export import ExportReport, read_report
@@ -32,7 +33,6 @@ from malt_data.schemas.exports import Config
 from malt_data.schemas.forest import NODES, QUESTIONS
 from malt_data.schemas.pipeline import DEFAULT, SHIPPED, Pipeline
 from malt_data.schemas.spec import BuildSpec
-from malt_data.storage.provenance import version
 
 _WIDTH = 100
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"),
@@ -69,7 +69,7 @@ def _facts(forest: Forest, repo: str, configs: list[Config]) -> dict[str, Any]:
     nodes = sum(row["nodes"] for row in facts["roles"])
     return dict(
         metadata=_metadata(forest, repo, [c for c in configs if reports[c.name].rows], nodes),
-        version=version(),
+        version=__version__,
         repo=repo,
         name=repo.partition("/")[2],
         manifest=forest.manifest,

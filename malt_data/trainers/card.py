@@ -7,9 +7,9 @@ from typing import Any
 
 import jinja2
 
+from malt_data import __version__
 from malt_data.display import clean
 from malt_data.exporters.selection import REASONS
-from malt_data.storage.provenance import version
 from malt_data.trainers.recipe import Recipe
 
 
@@ -45,7 +45,7 @@ def render_adapter_card(record: dict[str, Any]) -> str:
     )
     return template.render(
         metadata=data.to_yaml(),
-        version=version(),
+        version=__version__,
         record=record,
         arguments={**arguments, "max_length": record["max_length"]},
         lora=recipe.lora_arguments(),

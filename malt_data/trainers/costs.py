@@ -6,9 +6,10 @@ steps that led to the adapter, including evaluations.
 """
 
 import resource
-import sys
 import time
 from typing import Any
+
+from malt_data.engines.usage import RSS_BYTES
 
 Log = list[dict[str, Any]]
 _TOKENS = ("num_tokens", "eval_num_tokens")
@@ -59,8 +60,7 @@ def costs(log: Log) -> dict[str, Any]:
     final = last_values(log)
     seconds, tokens = final.get("seconds"), final.get("num_tokens")
     gpu = torch.cuda.is_available()
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage: bytes on macOS, KiB on Linux
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_BYTES
     fallback = "mps" if torch.backends.mps.is_available() else "cpu"
     return {
         "seconds": seconds,
