@@ -65,6 +65,9 @@ def predict_build(
         raise ForestError(
             "The pilot is not complete: it was interrupted. Run the same command again."
         )
+    if report.failed:
+        why = next(iter(report.failed.values()))
+        note(f"{len(report.failed)} of the pilot's trees failed; the plan is without them: {why}")
     return _predict(open_forest(folder), spec, asked)
 
 

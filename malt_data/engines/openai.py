@@ -216,15 +216,13 @@ class OpenAIEngine:
         for sample, completion in zip(ended, counted(stream, ended, read), strict=True):
             # The text that its children were asked with: the habits may have changed since.
             said = early.get(sample, replace(completion, latency=seconds))
-            yield (
-                sample,
-                replace(
-                    said,
-                    prompt_tokens=completion.prompt_tokens,
-                    completion_tokens=completion.completion_tokens,
-                    cached_tokens=completion.cached_tokens,
-                ),
+            told = replace(
+                said,
+                prompt_tokens=completion.prompt_tokens,
+                completion_tokens=completion.completion_tokens,
+                cached_tokens=completion.cached_tokens,
             )
+            yield sample, told
 
     def _reader(self, request: Request, seeds: Sequence[int]) -> Callable[[Any], list[Completion]]:
         return partial(completions, seeds=seeds, stop=request.stop, habits=self._habits)

@@ -1,5 +1,6 @@
 """The plan of a build: what a pilot says of the whole."""
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 import malt_data
 from malt_data.builders.pilot import PILOT_TREES, predict_build
 from malt_data.builders.predict import count, most, predict_total, simulate
+from malt_data.engines import Completion, Request
+from malt_data.errors import EngineError
 from malt_data.forests.rates import GRID, Rates
 from malt_data.schemas.spec import Labels
 
@@ -91,6 +94,23 @@ def test_long_pipelines_are_predicted_with_fewer_draws() -> None:
     even = np.full(len(GRID), 1 / len(GRID))
     found = simulate(Rates(even, (4.0,) * 7), np.tile(even, (20, 1)), (5,) * 8, Labels())
     assert 0 < len(found.pairs) <= 20
+
+
+def test_a_tree_that_cannot_be_grown_does_not_stop_a_plan(tmp_path: Path) -> None:
+    class Failing(known_rates.KnownRates):
+        async def complete(self, request: Request) -> AsyncIterator[tuple[int, Completion]]:
+            if "What is 7 less 0?" in str(request.prompt):
+                raise EngineError("The prompt is too long.")
+            async for each in super().complete(request):
+                yield each
+
+    notes: list[str] = []
+    spec = known_rates.spec(tmp_path, 20, n=2)
+    engine = Failing(DIFFICULTY["even"])
+    plan = predict_build(spec, tmp_path / "f", engine=engine, note=notes.append)
+    assert plan["pilot_trees"] == 19
+    (note,) = [note for note in notes if "1 of the pilot's trees failed" in note]
+    assert "The prompt is too long." in note
 
 
 def test_trees_that_are_there_are_the_pilot(tmp_path: Path) -> None:
