@@ -43,10 +43,10 @@ def test_an_answer_is_yes_or_no_or_first_or_second(prompt: str, completion: str,
     assert BALANCED["kind"](prompt, completion) == kind
 
 
-def test_balanced_rows_have_as_many_of_either_answer() -> None:
+def test_balanced_rows_have_as_many_of_either_answer_and_no_others() -> None:
     said = [" Yes"] * 7 + [" No"] * 3 + [" Perhaps"] * 2
     rows = pl.DataFrame({"prompt": ["Is it?"] * 12, "completion": said})
     kept = BALANCED["balanced"](rows)["completion"].to_list()
-    assert kept == [" Yes"] * 3 + [" No"] * 3 + [" Perhaps"] * 2
+    assert kept == [" Yes"] * 3 + [" No"] * 3
     one_kind = rows.filter(pl.col("completion") == " Yes")
     assert len(BALANCED["balanced"](one_kind)) == 7
