@@ -164,7 +164,8 @@ def capacity_options() -> Decorator:
             is_flag=False,
             flag_value="auto",
             metavar="[ADDRESS]",
-            help="Run the replicas on a Ray cluster.  [default ADDRESS: the one running here]",
+            help="Run the replicas on the Ray cluster at ADDRESS, e.g. head:6379, else on the one "
+            "that runs here.",
         ),
     )
 
