@@ -75,6 +75,10 @@ CONTESTS = (
     *_natural("Is it greater", "natural/greater/[0-9]/results", "malt-again+mv"),
     *_natural("Shopping", "natural/shopping/[0-9]/results", "malt-again+mv"),
     *_natural("Shopping, in the paper's order", "natural/shopping/[0-9]/results", "malt-later+mv"),
+    *_natural("Shopping in bulk", "natural/bulk/[0-9]/results", "malt-again+mv"),
+    *_natural(
+        "Shopping in bulk, in the paper's order", "natural/bulk/[0-9]/results", "malt-later+mv"
+    ),
     *_natural("Is it divisible", "natural/divisible/[0-9]/results", "malt-again+mv"),
 )
 
