@@ -61,7 +61,7 @@ if [ "$prompts" != shopping ]; then
         --out balanced/generator_sft
     more=star-sa-balanced+mv
 else
-    more=malt-later+mv
+    more=malt-later+mv,malt-both+mv
 fi
 
 cat team/team.toml "$here/adapters.toml" >team/all.toml
