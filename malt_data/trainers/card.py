@@ -1,6 +1,5 @@
 """Render the model card of an adapter: data, base model, training and results."""
 
-import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,15 @@ from malt_data.trainers.recipe import Recipe
 
 def _is_repo(name: str) -> bool:
     """Return whether a name is a repo's, not a folder's, which the Hub would refuse in a card."""
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not Path(name).exists()
+    from huggingface_hub import errors
+    from huggingface_hub import utils as hub_utils
+
+    utils: Any = hub_utils  # whose lazy exports have no types
+    try:
+        utils.validate_repo_id(name)
+    except errors.HFValidationError:
+        return False
+    return "/" in name and not Path(name).exists()
 
 
 def render_adapter_card(record: dict[str, Any]) -> str:

@@ -30,6 +30,7 @@ from malt_data.schemas.exports import config_named, recipe_configs
 from malt_data.schemas.team import Team
 from malt_data.storage.team import read_team, write_team
 from malt_data.trainers import training
+from malt_data.trainers.card import render_adapter_card
 from malt_data.trainers.dpo import require_reference, train_dpo
 from malt_data.trainers.recipe import Recipe, epochs, read_recipe
 from malt_data.trainers.sft import train_sft
@@ -180,6 +181,9 @@ def test_an_adapter_is_complete_and_documents_its_training(
     for dropped, count in record["report"]["dropped"].items():
         assert f"| {count} | {dropped} |" in card
     assert ET.parse(sft / "curves.svg").getroot().tag.endswith("svg")
+    for model, shown in {"ann/base": "ann/base", "../base": None, "a/b/c": None}.items():
+        card = render_adapter_card(record | {"model": model})
+        assert yaml.safe_load(card.split("---\n")[1]).get("base_model") == shown
 
 
 def test_the_saved_adapter_is_the_trained_one_and_the_reference_stays(

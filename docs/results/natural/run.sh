@@ -59,14 +59,14 @@ if [ "$prompts" != shopping ]; then
     python "$here/balanced.py" trees/exports balanced/rows
     train --role generator --stage sft --dataset balanced/rows/generator_sft \
         --out balanced/generator_sft
-    more=star-sa-balanced+mv
+    more=star-sa-balanced+mv against=malt-again+mv
 else
-    more=malt-later+mv,malt-both+mv
+    more=malt-later+mv,malt-both+mv against=malt-both+mv
 fi
 
 cat team/team.toml "$here/adapters.toml" >team/all.toml
 settings=sa+mv,star-sa+mv,star-ma+mv,star-sa-again+mv,star-ma-again+mv,$more
-plain eval --team team/all.toml --temperature 0.3 --seeds 1 --against malt-again+mv \
+plain eval --team team/all.toml --temperature 0.3 --seeds 1 --against "$against" \
     --settings "$settings,malt-lone+mv,malt-again+mv" --settings-file "$here/settings.toml" \
     --figures --markdown --out results "$@" >results.md
 cat results.md
