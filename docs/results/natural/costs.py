@@ -25,6 +25,7 @@ def _stages(folder: str, roles: tuple[str, ...], stage: str = "sft") -> tuple[st
 
 _STAR = ("trees", *_stages("team", _TEAM))
 _AGAIN = (*_STAR, "again-trees")
+_LATER = (*_AGAIN, *_stages("pairs", ("verifier", "refiner"), "dpo"))
 TOOK = {
     "sa": (),
     "star-sa": ("trees", *_stages("team", _ONE)),
@@ -33,7 +34,8 @@ TOOK = {
     "star-ma-again": (*_AGAIN, *_stages("again", _TEAM)),
     "star-sa-balanced": ("trees", *_stages("balanced", _ONE)),
     "malt-lone": ("trees", *_stages("team", _ONE), *_stages("pairs", _ONE, "dpo")),
-    "malt-later": (*_AGAIN, *_stages("pairs", ("verifier", "refiner"), "dpo")),
+    "malt-later": _LATER,
+    "malt-both": (*_LATER, *_stages("again", _ONE)),
     "malt-again": (*_AGAIN, *_stages("pairs", _TEAM, "dpo")),
 }
 """The trees and adapters that a setting takes. Where the generator's pairs are of the second round,
