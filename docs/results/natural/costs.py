@@ -48,7 +48,7 @@ def collect(run: Path) -> Costs:
     """Return the costs of a team's trees and adapters. Those of trees are sampled tokens."""
     found: Costs = {}
     for stage in sorted({stage for stages in TOOK.values() for stage in stages}):
-        if not (run / stage).exists():  # left out for this task
+        if not (run / stage).exists() or (run / stage).is_symlink():  # left out, or nothing to learn
             continue
         if stage.endswith("trees"):
             builds = json.loads((run / stage / "forest.json").read_text("utf-8"))["runs"]
@@ -70,11 +70,11 @@ def table(costs: Costs, results: Path) -> list[list[str]]:
     head = ["setting", "accuracy, %", "tokens per answer", "sampled tokens, thousands"]
     head += ["trained tokens, thousands", "minutes before", "memory, GiB"]
     rows = [head, ["---"] * len(head)]
-    pairs = costs["pairs/generator_dpo"].get("data", "trees")
+    pairs = costs.get("pairs/generator_dpo", {}).get("data", "trees")
     took = TOOK | (OF_AGAIN if pairs == "again-trees" else {})
     for use in open_results(results).sql("FROM cost ORDER BY accuracy, setting").to_dicts():
         stages = took[use["setting"].removesuffix("+mv")]
-        taken = [(stage.endswith("trees"), costs[stage]) for stage in stages]
+        taken = [(stage.endswith("trees"), costs[stage]) for stage in stages if stage in costs]
         sampled = sum(cost["tokens"] for tree, cost in taken if tree)
         trained = sum(cost["tokens"] for tree, cost in taken if not tree)
         row = [use["setting"], f"{use['accuracy'] * 100:.1f}", f"{use['tokens']:.0f}"]

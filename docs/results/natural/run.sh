@@ -44,11 +44,17 @@ train --role all --stage sft --dataset again-trees --out again
 # Verifier and refiner learn from pairs of trees that the team grew, the generator from those that
 # were chosen for the task (PROTOCOL.md).
 dpo() { # ROLE TREES, 40 steps but at most 10 passes, as in the paper (§A.9)
-    steps=$(python -c 'import sys, polars as pl
-rows = pl.scan_parquet(sys.argv[1]).select(pl.len()).collect().item()
-print(max(1, min(40, 10 * rows // 4)))' "$2/exports/$1_dpo/train-*.parquet")
+    rows=$(python -c 'import glob, sys, pyarrow.parquet as pq
+print(sum(pq.read_metadata(part).num_rows for part in glob.glob(sys.argv[1])))' \
+        "$2/exports/$1_dpo/train-*.parquet")
+    if [ "$rows" -eq 0 ]; then # nothing to learn from: the role stays as it is
+        mkdir -p pairs
+        ln -sfn "../team/$1_sft" "pairs/$1_dpo"
+        return
+    fi
+    steps=$((10 * rows / 4))
     train --role "$1" --stage dpo --dataset "$2" --adapter "team/$1_sft" --out "pairs/$1_dpo" \
-        --max-steps "$steps"
+        --max-steps "$((steps > 40 ? 40 : steps))"
 }
 dpo generator "$first"
 dpo verifier again-trees
