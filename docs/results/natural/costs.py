@@ -31,6 +31,7 @@ TOOK = {
     "star-sa": ("trees", *_stages("team", _ONE)),
     "star-ma": _STAR,
     "star-sa-again": (*_AGAIN, *_stages("again", _ONE)),
+    "star-sa-again-11": (*_AGAIN, *_stages("again", _ONE)),
     "star-ma-again": (*_AGAIN, *_stages("again", _TEAM)),
     "star-sa-balanced": ("trees", *_stages("balanced", _ONE)),
     "malt-lone": ("trees", *_stages("team", _ONE), *_stages("pairs", _ONE, "dpo")),
@@ -48,7 +49,9 @@ def collect(run: Path) -> Costs:
     """Return the costs of a team's trees and adapters. Those of trees are sampled tokens."""
     found: Costs = {}
     for stage in sorted({stage for stages in TOOK.values() for stage in stages}):
-        if not (run / stage).exists() or (run / stage).is_symlink():  # left out, or nothing to learn
+        if (
+            not (run / stage).exists() or (run / stage).is_symlink()
+        ):  # left out, or nothing to learn
             continue
         if stage.endswith("trees"):
             builds = json.loads((run / stage / "forest.json").read_text("utf-8"))["runs"]

@@ -67,7 +67,7 @@ if [ "$prompts" != shopping ]; then
         --out balanced/generator_sft
     more=star-sa-balanced+mv against=malt-again+mv
 else
-    more=malt-later+mv,malt-both+mv against=malt-both+mv
+    more=star-sa-again-11,malt-later+mv,malt-both+mv against=malt-both+mv
 fi
 
 cat team/team.toml "$here/adapters.toml" >team/all.toml
