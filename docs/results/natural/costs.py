@@ -49,9 +49,7 @@ def collect(run: Path) -> Costs:
     """Return the costs of a team's trees and adapters. Those of trees are sampled tokens."""
     found: Costs = {}
     for stage in sorted({stage for stages in TOOK.values() for stage in stages}):
-        if (
-            not (run / stage).exists() or (run / stage).is_symlink()
-        ):  # left out, or nothing to learn
+        if not (run / stage).exists() or (run / stage).is_symlink():  # not trained
             continue
         if stage.endswith("trees"):
             builds = json.loads((run / stage / "forest.json").read_text("utf-8"))["runs"]
