@@ -76,6 +76,12 @@ CONTESTS = (
     *_natural("Shopping", "natural/shopping/[0-9]/results", "malt-again+mv"),
     *_natural("Shopping, in the paper's order", "natural/shopping/[0-9]/results", "malt-later+mv"),
     *_natural("Shopping in bulk", "natural/bulk/[0-9]/results", "malt-both+mv"),
+    Contest(
+        "[Shopping in bulk](natural/README.md): lone agent, as many tokens",
+        *("natural/bulk/[1-9]/results",) * 2,
+        ("star-sa-again-11",),
+        "malt-both+mv",
+    ),
     *_natural("Shopping in bulk, as before", "natural/bulk/[0-9]/results", "malt-again+mv"),
     *_natural(
         "Shopping in bulk, in the paper's order", "natural/bulk/[0-9]/results", "malt-later+mv"
