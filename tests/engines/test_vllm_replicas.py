@@ -29,6 +29,7 @@ def test_two_replicas_sample_the_same_and_leave_nothing_behind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    before = psutil.Process().children(recursive=True)  # of tests that ran in this process
     started: list[psutil.Process] = []
 
     async def run() -> None:
@@ -50,7 +51,8 @@ def test_two_replicas_sample_the_same_and_leave_nothing_behind(
             assert len(of_one) >= 2  # vLLM's core and its worker
             os.kill(pid, signal.SIGKILL)
             assert not (await asyncio.to_thread(psutil.wait_procs, of_one, timeout=20))[1]
-            started.extend(psutil.Process().children(recursive=True))
+            children = psutil.Process().children(recursive=True)
+            started.extend(child for child in children if child not in before)
         finally:
             await engine.close()
 

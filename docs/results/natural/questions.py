@@ -67,7 +67,7 @@ TASKS: dict[str, Callable[[random.Random], Question]] = {
 
 
 YES_OR_NO = ("greater", "divisible")
-UNSEEN = {"larger": 2, "greater": 2, "shopping": 2, "bulk": 2, "divisible": 2}
+UNSEEN = {"larger": 2, "greater": 2, "shopping": 2, "bulk": 3, "divisible": 2}
 
 
 def rows(task: str, seed: int | None = None) -> list[dict[str, str]]:
