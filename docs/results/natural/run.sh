@@ -1,6 +1,7 @@
 #!/bin/sh
-# One team of one task: trees, adapters, baselines, evaluation, in some 80 minutes on one core. To
-# resume it after an interruption, run it again; finished steps are skipped.
+# One team of one task: trees, adapters, baselines, evaluation, in one to two and a half hours on
+# one core. To resume it after an interruption, run it again; finished steps are skipped.
+# Teams with different questions (ASKED) need different folders.
 #
 #     sh docs/results/natural/run.sh TASK SEED [FOLDER]
 #     ASKED=1 sh docs/results/natural/run.sh greater 0    # the questions of greater/0
