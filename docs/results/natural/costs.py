@@ -49,9 +49,11 @@ def collect(run: Path) -> Costs:
     """Return the costs of a team's trees and adapters. Those of trees are sampled tokens."""
     found: Costs = {}
     for stage in sorted({stage for stages in TOOK.values() for stage in stages}):
-        if not (run / stage).exists() or (run / stage).is_symlink():  # not trained
+        if not (run / stage).exists():  # left out for this task
             continue
-        if stage.endswith("trees"):
+        if (run / stage).is_symlink():  # a role without pairs, see run.sh
+            found[stage] = {"tokens": 0, "seconds": 0, "peak_memory": 0}
+        elif stage.endswith("trees"):
             builds = json.loads((run / stage / "forest.json").read_text("utf-8"))["runs"]
             found[stage] = {
                 "tokens": sum(b["prompt_tokens"] + b["completion_tokens"] for b in builds),
@@ -71,11 +73,11 @@ def table(costs: Costs, results: Path) -> list[list[str]]:
     head = ["setting", "accuracy, %", "tokens per answer", "sampled tokens, thousands"]
     head += ["trained tokens, thousands", "minutes before", "memory, GiB"]
     rows = [head, ["---"] * len(head)]
-    pairs = costs.get("pairs/generator_dpo", {}).get("data", "trees")
+    pairs = costs["pairs/generator_dpo"].get("data", "trees")
     took = TOOK | (OF_AGAIN if pairs == "again-trees" else {})
     for use in open_results(results).sql("FROM cost ORDER BY accuracy, setting").to_dicts():
         stages = took[use["setting"].removesuffix("+mv")]
-        taken = [(stage.endswith("trees"), costs[stage]) for stage in stages if stage in costs]
+        taken = [(stage.endswith("trees"), costs[stage]) for stage in stages]
         sampled = sum(cost["tokens"] for tree, cost in taken if tree)
         trained = sum(cost["tokens"] for tree, cost in taken if not tree)
         row = [use["setting"], f"{use['accuracy'] * 100:.1f}", f"{use['tokens']:.0f}"]

@@ -45,9 +45,8 @@ train --role all --stage sft --dataset again-trees --out again
 # Verifier and refiner learn from pairs of trees that the team grew, the generator from those that
 # were chosen for the task (PROTOCOL.md).
 dpo() { # ROLE TREES, 40 steps but at most 10 passes, as in the paper (§A.9)
-    rows=$(python -c 'import glob, sys, pyarrow.parquet as pq
-print(sum(pq.read_metadata(part).num_rows for part in glob.glob(sys.argv[1])))' \
-        "$2/exports/$1_dpo/train-*.parquet")
+    rows=$(python -c 'import json, sys
+print(json.load(open(sys.argv[1]))["rows"].get("train", 0))' "$2/exports/$1_dpo/export.json")
     if [ "$rows" -eq 0 ]; then # nothing to learn from: the role stays as it is
         mkdir -p pairs
         ln -sfn "../team/$1_sft" "pairs/$1_dpo"
